@@ -1,0 +1,27 @@
+"""Non-local neural networks (Wang et al., CVPR 2018) in PyTorch."""
+
+from __future__ import annotations
+
+import importlib
+
+__version__ = "0.1.0"
+
+# Loaded on first use, so that `import nonlocalnet` costs no more than `import torch`.
+_HOME = {
+    "NonLocalBlock": "blocks",
+    "affinity": "ops",
+    "create_model": "models",
+    "list_models": "models",
+    "non_local": "ops",
+}
+__all__ = sorted(_HOME)
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOME:
+        raise AttributeError(f"nonlocalnet has no {name!r}; it has {', '.join(__all__)}")
+    return getattr(importlib.import_module(f"nonlocalnet.{_HOME[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]

@@ -1,0 +1,294 @@
+"""The non-local block, z = W_z y + x, to be put into any network."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from nonlocalnet.blocks.norm import Norm, make_norm
+from nonlocalnet.errors import check_choice
+from nonlocalnet.ops import PAIRWISE, Pairwise, affinity, non_local
+from nonlocalnet.ops.pairwise import SOFTMAX_FORMS
+
+Extent = Literal["spacetime", "space", "time"]
+SubsamplePosition = Literal["before", "after"]
+
+CONV = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
+MAX_POOL = {1: F.max_pool1d, 2: F.max_pool2d, 3: F.max_pool3d}
+
+
+class NonLocalBlock(nn.Module):
+    """Add to each position what all positions tell it: z = W_z y + x.
+
+    y_i = 1/C(x) · Σ_j f(x_i, x_j) g(x_j), with θ, φ and g projections (1x1x1 convolutions) of x
+    to `inner_channels`. The block is the identity at start whatever the options, so it can be
+    put into a pretrained network.
+
+    Args:
+        channels: C, the channels of x.
+        dims: 1 for sequences (B, C, T), 2 for images (B, C, H, W), 3 for video (B, C, T, H, W).
+        pairwise: f, one of "gaussian" (on x itself: no θ and φ), "embedded_gaussian",
+            "dot_product", "concatenation".
+        inner_channels: d, by default C // 2 as in the paper (at least 1).
+        subsample: factors of the max-pooling of the keys, one per axis or one for all, for
+            example (1, 2, 2); None is none. Sizes are floored; an axis shorter than its factor
+            becomes 1.
+        subsample_position: "before" the projections φ and g, as the official code and its
+            weights, or "after" them, as the paper's text. The two are different functions.
+        norm: what follows W_z: "batch" (gamma starts at 0), "frozen" or None (W_z starts at 0).
+        scale: factor of the exponent in the softmax forms; "auto" is inner_channels ** -0.5 there
+            (official code) and None elsewhere; None is no scaling (the paper's text).
+        extent: which positions a position sees (paper, table 2d): "spacetime", those of its own
+            frame ("space"), or those at its own place in all frames ("time"). For dims=3.
+        temporal_group: cut time into consecutive groups of that many frames, each seeing only
+            itself: the memory saver of the official long-clip networks. For dims=3.
+        bias: whether the four projections have one; the official ones do.
+
+    Raises:
+        ValueError: an option that does not exist or does not fit the others.
+
+    Source: paper, sections 3.2 and 3.3; official code `lib/models/nonlocal_helper.py`. Projections
+    start from a normal distribution with standard deviation 0.01, as there.
+
+    >>> import torch, nonlocalnet as nl
+    >>> block = nl.NonLocalBlock(64, dims=3, subsample=(1, 2, 2))
+    >>> x = torch.randn(1, 64, 4, 7, 7)
+    >>> torch.equal(block(x), x)
+    True
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        dims: int = 3,
+        pairwise: Pairwise = "embedded_gaussian",
+        *,
+        inner_channels: int | None = None,
+        subsample: int | Sequence[int] | None = None,
+        subsample_position: SubsamplePosition = "before",
+        norm: Norm | None = "batch",
+        scale: float | Literal["auto"] | None = "auto",
+        extent: Extent = "spacetime",
+        temporal_group: int | None = None,
+        bias: bool = True,
+    ) -> None:
+        super().__init__()
+        check_choice("dims", dims, CONV)
+        check_choice("pairwise", pairwise, PAIRWISE)
+        check_choice("subsample_position", subsample_position, get_args(SubsamplePosition))
+        check_choice("norm", norm, (*get_args(Norm), None))
+        check_choice("extent", extent, get_args(Extent))
+        inner = max(channels // 2, 1) if inner_channels is None else inner_channels
+        for name, value in (("channels", channels), ("inner_channels", inner)):
+            if value < 1:
+                raise ValueError(f"{name} must be at least 1; got {value}")
+        if extent != "spacetime" and dims != 3:
+            raise ValueError(f"extent must be 'spacetime' for dims={dims}; got {extent!r}")
+        self.channels, self.dims, self.pairwise = channels, dims, pairwise
+        self.inner_channels, self.scale = inner, _check_scale(scale, pairwise, inner)
+        self.subsample = _check_subsample(subsample, dims, extent)
+        self.subsample_position = subsample_position
+        self.extent, self.temporal_group = extent, _check_group(temporal_group, dims, extent)
+
+        conv = CONV[dims]
+        embedded = pairwise != "gaussian"
+        self.theta = conv(channels, inner, 1, bias=bias) if embedded else None
+        self.phi = conv(channels, inner, 1, bias=bias) if embedded else None
+        self.g = conv(channels, inner, 1, bias=bias)
+        concatenation = pairwise == "concatenation"
+        self.w_f = nn.Parameter(torch.empty(2 * inner)) if concatenation else None
+        self.w_z = conv(inner, channels, 1, bias=bias)
+        self.norm = None if norm is None else make_norm(norm, channels, dims)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Start afresh: projections N(0, 0.01), biases 0, and the block the identity."""
+        for conv in (self.theta, self.phi, self.g, self.w_z):
+            if conv is not None:
+                nn.init.normal_(conv.weight, std=0.01)
+                if conv.bias is not None:
+                    nn.init.zeros_(conv.bias)
+        if self.w_f is not None:
+            nn.init.normal_(self.w_f, std=0.01)
+        if isinstance(self.norm, nn.modules.batchnorm._BatchNorm):
+            self.norm.reset_parameters()
+            nn.init.zeros_(self.norm.weight)
+        else:
+            nn.init.zeros_(self.w_z.weight)
+
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Compute z = W_z y + x.
+
+        Args:
+            x: (B, C, ...) with `dims` more axes, any floating dtype, any memory format.
+            mask: (B, ...) booleans over the same axes, True = a real position. Padding is seen by
+                nobody; what z holds at padding means nothing. A subsampled cell is real if one
+                of its positions is.
+
+        Returns:
+            z, of the shape of x.
+
+        Raises:
+            ValueError: a wrong number of axes or channels, a frame count that the temporal
+                groups do not divide, a mask that does not fit.
+        """
+        theta, phi, g, key_mask = self._embed(x, mask)
+        y = non_local(
+            theta, phi, g, self.pairwise, scale=self.scale, mask=key_mask, w_f=self.w_f
+        )  # (B', N', d)
+        z = self.w_z(self._from_rows(y, x.shape))
+        return (z if self.norm is None else self.norm(z)) + x
+
+    def affinity(
+        self, x: Tensor, queries: Tensor | None = None, mask: Tensor | None = None
+    ) -> Tensor:
+        """Compute the weights with which chosen positions see the keys.
+
+        Args:
+            x, mask: as in `forward`.
+            queries: (Q,) or (B', Q) positions within the extent, flattened; None is all.
+
+        Returns:
+            (B', Q, M'). B' is the batch times the number of frames (extent "space"), of places
+            ("time") or of temporal groups; the last axis is the flattened subsampled positions.
+        """
+        theta, phi, _, key_mask = self._embed(x, mask)
+        return affinity(
+            theta,
+            phi,
+            self.pairwise,
+            queries=queries,
+            scale=self.scale,
+            mask=key_mask,
+            w_f=self.w_f,
+        )
+
+    def key_size(self, size: Sequence[int]) -> tuple[int, ...]:
+        """Give the size of the map of keys for an x whose last axes have that size."""
+        if self.subsample is None:
+            return tuple(size)
+        return tuple(max(s // k, 1) for s, k in zip(size, self.subsample, strict=True))
+
+    def extra_repr(self) -> str:
+        return (
+            f"{self.channels}, dims={self.dims}, pairwise={self.pairwise!r}, "
+            f"inner_channels={self.inner_channels}, subsample={self.subsample}, "
+            f"subsample_position={self.subsample_position!r}, scale={self.scale}, "
+            f"extent={self.extent!r}, temporal_group={self.temporal_group}"
+        )
+
+    def _embed(
+        self, x: Tensor, mask: Tensor | None
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+        """Project x to rows: theta (B', N', d), phi (B', M', d), g (B', M', d), mask (B', M')."""
+        self._check_input(x, mask)
+        keys, key_mask = x, mask
+        if self.subsample_position == "before":
+            keys, key_mask = self._pool(x, mask)
+        theta = x if self.theta is None else self.theta(x)
+        phi = keys if self.phi is None else self.phi(keys)
+        g = self.g(keys)
+        if self.subsample_position == "after":
+            (phi, key_mask), (g, _) = self._pool(phi, mask), self._pool(g, mask)
+        rows = None if key_mask is None else self._to_rows(key_mask.unsqueeze(1)).squeeze(2)
+        return self._to_rows(theta), self._to_rows(phi), self._to_rows(g), rows
+
+    def _pool(self, x: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """Max-pool the keys; padding takes no part."""
+        if self.subsample is None:
+            return x, mask
+        kernel = [min(k, s) for k, s in zip(self.subsample, x.shape[2:], strict=True)]
+        pool = MAX_POOL[self.dims]
+        if mask is None:
+            return pool(x, kernel), None
+        x = pool(x.masked_fill(~mask.unsqueeze(1), torch.finfo(x.dtype).min), kernel)
+        mask = pool(mask.unsqueeze(1).float(), kernel) > 0
+        return x.masked_fill(~mask, 0), mask.squeeze(1)
+
+    def _to_rows(self, x: Tensor) -> Tensor:
+        """Lay positions that see each other in a row: (B, c, ...) -> (B', N', c)."""
+        if self.extent == "space":
+            return x.permute(0, 2, 3, 4, 1).flatten(2, 3).flatten(0, 1)
+        if self.extent == "time":
+            return x.permute(0, 3, 4, 2, 1).flatten(0, 2)
+        if self.temporal_group is not None:
+            x = x.unflatten(2, (-1, self.temporal_group))
+            return x.permute(0, 2, 3, 4, 5, 1).flatten(2, 4).flatten(0, 1)
+        return x.flatten(2).transpose(1, 2)
+
+    def _from_rows(self, y: Tensor, shape: torch.Size) -> Tensor:
+        """Undo `_to_rows` for an x of that shape: (B', N', c) -> (B, c, ...)."""
+        batch, _, *size = shape
+        if self.extent == "space":
+            return y.unflatten(0, (batch, size[0])).unflatten(2, size[1:]).permute(0, 4, 1, 2, 3)
+        if self.extent == "time":
+            return y.unflatten(0, (batch, *size[1:])).permute(0, 4, 3, 1, 2)
+        if self.temporal_group is not None:
+            y = y.unflatten(0, (batch, -1)).flatten(1, 2)
+        return y.transpose(1, 2).unflatten(2, size)
+
+    def _check_input(self, x: Tensor, mask: Tensor | None) -> None:
+        if x.ndim != self.dims + 2 or x.shape[1] != self.channels:
+            axes = {1: "T", 2: "H, W", 3: "T, H, W"}[self.dims]
+            raise ValueError(
+                f"x must be (B, {self.channels}, {axes}) for this block; got {tuple(x.shape)}"
+            )
+        if self.temporal_group is not None and x.shape[2] % self.temporal_group:
+            raise ValueError(
+                f"temporal_group={self.temporal_group} must divide the number of frames; "
+                f"got {x.shape[2]}"
+            )
+        if mask is not None and (
+            mask.dtype != torch.bool or mask.shape != (x.shape[0], *x.shape[2:])
+        ):
+            raise ValueError(
+                f"mask must be booleans of shape {(x.shape[0], *x.shape[2:])}; "
+                f"got {mask.dtype} of {tuple(mask.shape)}"
+            )
+
+
+def _check_scale(scale: float | str | None, pairwise: str, inner: int) -> float | None:
+    softmax = pairwise in SOFTMAX_FORMS
+    if scale == "auto":
+        return inner**-0.5 if softmax else None
+    if isinstance(scale, str) or (scale is not None and not softmax):
+        allowed = "a number, None or 'auto'" if softmax else "None or 'auto'"
+        raise ValueError(f"scale must be {allowed} for pairwise={pairwise!r}; got {scale!r}")
+    return scale
+
+
+def _check_subsample(
+    subsample: int | Sequence[int] | None, dims: int, extent: str
+) -> tuple[int, ...] | None:
+    if subsample is None:
+        return None
+    factors = (subsample,) * dims if isinstance(subsample, int) else tuple(subsample)
+    if len(factors) != dims or any(k < 1 for k in factors):
+        raise ValueError(
+            f"subsample must be one positive factor, or {dims} of them for dims={dims}; "
+            f"got {subsample!r}"
+        )
+    if extent == "space" and factors[0] != 1:
+        raise ValueError(f"extent='space' keeps every frame: subsample[0] must be 1; got {factors}")
+    if extent == "time" and factors[1:] != (1, 1):
+        raise ValueError(
+            f"extent='time' keeps every place: subsample[1:] must be (1, 1); got {factors}"
+        )
+    return factors
+
+
+def _check_group(group: int | None, dims: int, extent: str) -> int | None:
+    if group is None:
+        return None
+    if dims != 3 or extent != "spacetime":
+        raise ValueError(
+            f"temporal_group goes with dims=3 and extent='spacetime'; "
+            f"got dims={dims}, extent={extent!r}"
+        )
+    if group < 1:
+        raise ValueError(f"temporal_group must be at least 1; got {group}")
+    return group

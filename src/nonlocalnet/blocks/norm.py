@@ -1,0 +1,48 @@
+"""Norms by the number of axes, and the frozen norm of the long-clip networks."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+Norm = Literal["batch", "frozen"]
+BATCH_NORM = {1: nn.BatchNorm1d, 2: nn.BatchNorm2d, 3: nn.BatchNorm3d}
+EPS = 1.0000001e-5  # the official code's
+
+
+class FrozenNorm(nn.Module):
+    """Scale and shift each channel by constants: y = weight · x + bias.
+
+    A batch norm whose statistics and parameters are frozen and folded:
+    weight = gamma / √(var + eps), bias = beta - mean · weight. Both are buffers, (C,), so no
+    optimiser sees them.
+
+    Source: paper, section 4 ("we freeze the BN layers"); official code `AffineNd`.
+
+    >>> import torch
+    >>> FrozenNorm(4)(torch.ones(2, 4, 3)).shape
+    torch.Size([2, 4, 3])
+    """
+
+    weight: Tensor
+    bias: Tensor
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.register_buffer("weight", torch.ones(channels))
+        self.register_buffer("bias", torch.zeros(channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, ...) -> (B, C, ...), any number of axes."""
+        shape = (-1, *[1] * (x.ndim - 2))
+        return x * self.weight.view(shape) + self.bias.view(shape)
+
+    def extra_repr(self) -> str:
+        return str(self.weight.numel())
+
+
+def make_norm(norm: Norm, channels: int, dims: int = 3) -> nn.Module:
+    """Make the norm layer of that name for (B, C, and `dims` more axes)."""
+    return FrozenNorm(channels) if norm == "frozen" else BATCH_NORM[dims](channels, eps=EPS)

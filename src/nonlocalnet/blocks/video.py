@@ -1,0 +1,61 @@
+"""The bottleneck of the paper's video ResNets."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from nonlocalnet.blocks.norm import Norm, make_norm
+
+
+class Bottleneck(nn.Module):
+    """Compute relu(shortcut(x) + c(b(a(x)))), a residual block in space and time.
+
+    a is kx1x1, b is k'x3x3 with the stage's spatial stride, c is 1x1x1; each is followed by a
+    norm, a and b by ReLU. I3D (3x1x1) sets k = 3, I3D (3x3x3) sets k' = 3, C2D neither.
+    The shortcut is a 1x1x1 convolution and a norm where the shape changes.
+
+    Source: paper, table 1 and section 4; official code `bottleneck_transformation_3d`. The stage's
+    stride sits in b, as in the official code and in torchvision.
+
+    >>> import torch
+    >>> Bottleneck(64, 16, 64)(torch.randn(1, 64, 2, 5, 5)).shape
+    torch.Size([1, 64, 2, 5, 5])
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        width: int,
+        out_channels: int,
+        *,
+        stride: int = 1,
+        kernel_a: int = 1,
+        kernel_b: int = 1,
+        norm: Norm = "batch",
+    ) -> None:
+        super().__init__()
+        time_a, time_b = (kernel_a, 1, 1), (kernel_b, 3, 3)
+        padding_a, padding_b = (kernel_a // 2, 0, 0), (kernel_b // 2, 1, 1)
+        strides = (1, stride, stride)
+        self.conv_a = nn.Conv3d(in_channels, width, time_a, padding=padding_a, bias=False)
+        self.norm_a = make_norm(norm, width)
+        self.conv_b = nn.Conv3d(width, width, time_b, strides, padding_b, bias=False)
+        self.norm_b = make_norm(norm, width)
+        self.conv_c = nn.Conv3d(width, out_channels, 1, bias=False)
+        self.norm_c = make_norm(norm, out_channels)
+        self.shortcut = None
+        if stride != 1 or in_channels != out_channels:
+            conv = nn.Conv3d(in_channels, out_channels, 1, strides, bias=False)
+            self.shortcut = nn.Sequential(
+                OrderedDict(conv=conv, norm=make_norm(norm, out_channels))
+            )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, in, T, H, W) -> (B, out, T, H / stride, W / stride), rounded up."""
+        out = F.relu(self.norm_a(self.conv_a(x)), inplace=True)
+        out = F.relu(self.norm_b(self.conv_b(out)), inplace=True)
+        out = self.norm_c(self.conv_c(out))
+        return F.relu(out + (x if self.shortcut is None else self.shortcut(x)), inplace=True)

@@ -1,0 +1,1 @@
+"""Checkpoints of other code bases, dict to dict, no network access."""

@@ -1,0 +1,173 @@
+"""Every network by name: one table, from which `create_model` builds and `list_models` lists."""
+
+from __future__ import annotations
+
+import fnmatch
+import inspect
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from nonlocalnet.errors import check_choice
+from nonlocalnet.models.video_resnet import VideoResNet
+
+CLIPS = ("8x8", "32x2", "32x4", "128x1")
+DENSE_CLIPS = ("32x2", "128x1")  # conv1 and pool1 halve the frame rate
+LONG_CLIP_GROUP = 4  # frames; official code, with frozen norm and in res3 only
+
+DEPTHS = {"r50": (3, 4, 6, 3), "r101": (3, 4, 23, 3)}
+
+# After which residual blocks the non-local blocks stand (paper, section 3.3; official code,
+# `layer_mod`). One block stands right before a stage's last residual block; R101's ten, which the
+# official code cannot express, are spread evenly over res4.
+PLACES = {
+    "r50": {
+        "": {},
+        "_nl1": {"res4": (4,)},
+        "_nl1_res2": {"res2": (1,)},
+        "_nl1_res3": {"res3": (2,)},
+        "_nl1_res5": {"res5": (1,)},
+        "_nl5": {"res3": (1, 3), "res4": (1, 3, 5)},
+        "_nl10": {"res3": (0, 1, 2, 3), "res4": (0, 1, 2, 3, 4, 5)},
+    },
+    "r101": {
+        "": {},
+        "_nl1": {"res4": (21,)},
+        "_nl1_res2": {"res2": (1,)},
+        "_nl1_res3": {"res3": (2,)},
+        "_nl1_res5": {"res5": (1,)},
+        "_nl5": {"res3": (1, 3), "res4": (6, 13, 20)},
+        "_nl10": {"res3": (0, 1, 2, 3), "res4": (2, 6, 10, 14, 18, 22)},
+    },
+}
+
+
+def temporal_kernels(depths: Sequence[int]) -> tuple[tuple[int, ...], ...]:
+    """Give each block's temporal kernel in an I3D: all of res2, then every second block.
+
+    Source: official code, `obtain_arc`; res5 has its middle block inflated.
+
+    >>> temporal_kernels((3, 4, 6, 3))
+    ((3, 3, 3), (3, 1, 3, 1), (3, 1, 3, 1, 3, 1), (1, 3, 1))
+    """
+    inflated = {
+        "res2": lambda i: True,
+        "res3": lambda i: i % 2 == 0,
+        "res4": lambda i: i % 2 == 0,
+        "res5": lambda i: i % 2 == 1,
+    }
+    stages = zip(inflated.values(), depths, strict=False)
+    return tuple(tuple(3 if rule(i) else 1 for i in range(depth)) for rule, depth in stages)
+
+
+def _paper_rows() -> Iterator[tuple[str, dict[str, Any]]]:
+    for depth, depths in DEPTHS.items():
+        kernels = temporal_kernels(depths)
+        families: dict[str, dict[str, Any]] = {
+            "c2d": {},
+            "i3d": {"conv1_kernel": (5, 7), "kernels_a": kernels},
+            "i3d3x3x3": {"conv1_kernel": (5, 7), "kernels_b": kernels},
+        }
+        for family, fields in families.items():
+            for suffix, places in PLACES[depth].items():
+                row = {"depths": depths, **fields, "non_local": places}
+                yield f"{family}_{depth}{suffix}", row
+
+
+def _small_rows() -> Iterator[tuple[str, dict[str, Any]]]:
+    """Small networks of three stages, for tests, the demo and small data."""
+    sizes: dict[str, dict[str, Any]] = {
+        "tiny": {"depths": (1, 1, 1), "widths": (8, 16, 16), "conv1_channels": 16},
+        "small": {"depths": (1, 2, 2), "widths": (16, 32, 64), "conv1_channels": 32},
+    }
+    for size, fields in sizes.items():
+        depths = fields["depths"]
+        last = {stage: (depths[int(stage[-1]) - 2] - 1,) for stage in ("res3", "res4")}
+        for family in ("c2d", "i3d"):
+            row: dict[str, Any] = {**fields, "conv1_kernel": (1, 3)}
+            if family == "i3d":
+                row |= {"conv1_kernel": (5, 3), "kernels_a": temporal_kernels(depths)}
+            yield f"{family}_{size}", row | {"non_local": {}}
+            yield f"{family}_{size}_nl2", row | {"non_local": last}
+
+
+_TABLE: dict[str, dict[str, Any]] = {}
+
+
+def register(name: str, fields: Mapping[str, Any]) -> None:
+    """Add a network to the table: `fields` are the arguments of `VideoResNet`.
+
+    Raises:
+        ValueError: the name is taken.
+    """
+    if name in _TABLE:
+        raise ValueError(f"model {name!r} is in the table already; choose another name")
+    _TABLE[name] = dict(fields)
+
+
+for _name, _fields in (*_paper_rows(), *_small_rows()):
+    register(_name, _fields)
+
+
+def list_models(pattern: str = "*") -> list[str]:
+    """List the names of the table that match a shell pattern, in the table's order.
+
+    >>> list_models("c2d_r50_nl?")
+    ['c2d_r50_nl1', 'c2d_r50_nl5']
+    """
+    return fnmatch.filter(_TABLE, pattern)
+
+
+def create_model(
+    name: str,
+    *,
+    num_classes: int = 400,
+    clip: str = "8x8",
+    crop: int = 224,
+    **options: Any,
+) -> VideoResNet:
+    """Build a network of the table.
+
+    Args:
+        name: a row of the table; `list_models` gives them.
+        num_classes: K.
+        clip: "FRAMESxRATE", the clip it is for: "8x8", "32x2", "32x4", "128x1" or another. The
+            dense ones, 32x2 and 128x1, get temporal strides of 2 in conv1 and pool1.
+        crop: side of the training crop in pixels; fixes the window of fully convolutional testing.
+        options: any other argument of `VideoResNet`, over the row's own: pairwise, extent, scale,
+            subsample, subsample_position, norm, stem_padding, temporal_stride, temporal_group,
+            dropout, non_local ...
+
+    Returns:
+        The network, newly initialised; `.config` holds the arguments that build it again.
+
+    Raises:
+        ValueError: an unknown name or option, with the nearest that exists.
+
+    With norm="frozen", res3's non-local blocks see groups of 4 frames, as in the official long-clip
+    networks; temporal_group=None undoes it.
+
+    >>> import torch, nonlocalnet as nl
+    >>> model = nl.create_model("c2d_tiny_nl2", num_classes=10, clip="4x2", crop=32)
+    >>> model(torch.randn(2, 3, 4, 32, 32)).shape
+    torch.Size([2, 10])
+    """
+    check_choice("model", name, _TABLE)
+    if not re.fullmatch(r"[1-9]\d*x[1-9]\d*", clip):
+        raise ValueError(
+            f"clip must be FRAMESxRATE such as {', '.join(map(repr, CLIPS))}; got {clip!r}"
+        )
+    allowed = [k for k in inspect.signature(VideoResNet).parameters if k != "num_classes"]
+    for option in options:
+        check_choice("option", option, allowed)
+    row = _TABLE[name]
+    fields: dict[str, Any] = {"temporal_stride": 2 if clip in DENSE_CLIPS else 1}
+    if options.get("norm") == "frozen":
+        fields["temporal_group"] = LONG_CLIP_GROUP
+    if options.get("extent") == "time":
+        fields["subsample"] = None  # it would pool places, which are apart in this extent
+    stride = 2 ** (len(row["depths"]) + 1)
+    fields["window"] = -(-crop // stride)
+    model = VideoResNet(num_classes=num_classes, **(fields | row | options))
+    model.config = {"name": name, "num_classes": num_classes, "clip": clip, "crop": crop, **options}
+    return model
