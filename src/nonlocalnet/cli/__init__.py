@@ -1,0 +1,61 @@
+"""The command `nonlocalnet`: one thin module a subcommand, loaded when it is asked for."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Sequence
+
+import nonlocalnet
+
+COMMANDS = {
+    "models": "list the networks, with parameters and multiply-adds",
+    "train": "train a network on video files",
+    "test": "test a network on many clips and crops of each video",
+    "predict": "classify videos",
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a subcommand; errors of use and of input are one sentence on stderr, exit code 2."""
+    args = list(sys.argv[1:] if argv is None else argv)
+    if not args or args[0] in ("-h", "--help"):
+        print(_usage())
+        return 0
+    name, rest = args[0], args[1:]
+    if name == "--version":
+        print(f"nonlocalnet {nonlocalnet.__version__}")
+        return 0
+    if name not in COMMANDS:
+        print(f"nonlocalnet: no command {name!r}; there are {', '.join(COMMANDS)}", file=sys.stderr)
+        return 2
+    try:
+        import tyro
+
+        module = importlib.import_module(f"nonlocalnet.cli.{name}")
+        return tyro.cli(
+            module.command, args=rest, prog=f"nonlocalnet {name}", description=module.__doc__
+        )
+    except KeyboardInterrupt:
+        print("nonlocalnet: interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # the reader of our output has seen enough
+        sys.stderr.close()
+        return 0
+    except ModuleNotFoundError as error:
+        print(
+            f"nonlocalnet: {error.name} is needed for {name} and not installed: "
+            "pip install 'nonlocalnet[video]'",
+            file=sys.stderr,
+        )
+        return 2
+    except (ValueError, OSError, RuntimeError) as error:
+        print(f"nonlocalnet: {error}", file=sys.stderr)
+        return 2
+
+
+def _usage() -> str:
+    lines = [f"  {name:<9} {text}" for name, text in COMMANDS.items()]
+    return "\n".join(
+        ["usage: nonlocalnet COMMAND ...", "", *lines, "", "nonlocalnet COMMAND --help says more."]
+    )

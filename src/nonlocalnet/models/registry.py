@@ -74,21 +74,30 @@ def _paper_rows() -> Iterator[tuple[str, dict[str, Any]]]:
                 yield f"{family}_{depth}{suffix}", row
 
 
+# Small networks of three stages, for the demo, tests and small data: fields, and where the two
+# blocks of "_nl2" stand.
+SMALL: dict[str, tuple[dict[str, Any], dict[str, tuple[int, ...]]]] = {
+    "tiny": (
+        {"depths": (1, 2, 1), "widths": (8, 16, 16), "conv1_channels": 16},
+        {"res3": (0, 1)},
+    ),
+    "small": (
+        {"depths": (1, 2, 2), "widths": (16, 32, 64), "conv1_channels": 32},
+        {"res3": (1,), "res4": (1,)},
+    ),
+}
+
+
 def _small_rows() -> Iterator[tuple[str, dict[str, Any]]]:
-    """Small networks of three stages, for tests, the demo and small data."""
-    sizes: dict[str, dict[str, Any]] = {
-        "tiny": {"depths": (1, 1, 1), "widths": (8, 16, 16), "conv1_channels": 16},
-        "small": {"depths": (1, 2, 2), "widths": (16, 32, 64), "conv1_channels": 32},
-    }
-    for size, fields in sizes.items():
-        depths = fields["depths"]
-        last = {stage: (depths[int(stage[-1]) - 2] - 1,) for stage in ("res3", "res4")}
-        for family in ("c2d", "i3d"):
-            row: dict[str, Any] = {**fields, "conv1_kernel": (1, 3)}
-            if family == "i3d":
-                row |= {"conv1_kernel": (5, 3), "kernels_a": temporal_kernels(depths)}
-            yield f"{family}_{size}", row | {"non_local": {}}
-            yield f"{family}_{size}_nl2", row | {"non_local": last}
+    for size, (fields, places) in SMALL.items():
+        kernels = temporal_kernels(fields["depths"])
+        families: dict[str, dict[str, Any]] = {
+            "c2d": {"conv1_kernel": (1, 3)},
+            "i3d": {"conv1_kernel": (5, 3), "kernels_a": kernels},
+        }
+        for family, inflation in families.items():
+            yield f"{family}_{size}", fields | inflation | {"non_local": {}}
+            yield f"{family}_{size}_nl2", fields | inflation | {"non_local": places}
 
 
 _TABLE: dict[str, dict[str, Any]] = {}

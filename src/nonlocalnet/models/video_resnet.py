@@ -51,6 +51,7 @@ class VideoResNet(nn.Module):
     """
 
     config: dict[str, Any]  # what builds it again; set by `create_model`
+    info: Any  # what its weights file says; set by `load`
 
     def __init__(
         self,

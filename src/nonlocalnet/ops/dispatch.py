@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import torch
 from torch import Tensor
 
@@ -66,7 +68,7 @@ def non_local(
             f"g must be (B, M, c) with the B and M of phi, {tuple(phi.shape[:2])}; "
             f"got {tuple(g.shape)}"
         )
-    with torch.autocast(theta.device.type, enabled=False):
+    with _full_precision(theta.device.type):
         theta, phi, wide_g, w_f = _widen(theta, phi, g, w_f)
         y = reference.non_local(theta, phi, wide_g, pairwise, scale=scale, mask=mask, w_f=w_f)
     return y.to(g.dtype)
@@ -109,7 +111,7 @@ def affinity(
     _check(theta, phi, pairwise, scale, mask, w_f)
     if queries is not None:
         theta = _take(theta, queries)
-    with torch.autocast(theta.device.type, enabled=False):
+    with _full_precision(theta.device.type):
         theta, phi, w_f = _widen(theta, phi, w_f)
         return reference.affinity(theta, phi, pairwise, scale=scale, mask=mask, w_f=w_f)
 
@@ -147,6 +149,13 @@ def _check(
             raise ValueError(f"w_f must be (2d,) = ({2 * d},) for concatenation; got {got}")
     elif w_f is not None:
         raise ValueError(f"w_f belongs to pairwise='concatenation'; got it with {pairwise!r}")
+
+
+def _full_precision(device_type: str) -> contextlib.AbstractContextManager:
+    """Switch autocast off; devices without it, such as meta, need nothing."""
+    if not torch.amp.is_autocast_available(device_type):
+        return contextlib.nullcontext()
+    return torch.autocast(device_type, enabled=False)
 
 
 def _widen(*tensors: Tensor | None) -> tuple[Tensor, ...]:

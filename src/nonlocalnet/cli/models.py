@@ -1,0 +1,76 @@
+"""List the networks, with parameters and multiply-adds of one clip."""
+
+from __future__ import annotations
+
+import functools
+import json
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+import tyro
+from rich.table import Table
+
+from nonlocalnet.evaluation.cost import Cost, cost
+from nonlocalnet.models.registry import list_models
+from nonlocalnet.runtime.log import console
+
+
+@dataclass(frozen=True)
+class Options:
+    """Options of `nonlocalnet models`."""
+
+    pattern: tyro.conf.Positional[str] = "*"
+    """A shell pattern, such as "*r50_nl*"."""
+    clip: str = "32x2"
+    """FRAMESxRATE of the clip that multiply-adds are counted for."""
+    crop: int = 224
+    """Its side in pixels."""
+    json: bool = False
+    """Print JSON instead of a table."""
+
+
+def command(options: Annotated[Options, tyro.conf.arg(name="")]) -> int:
+    names = list_models(options.pattern)
+    if not names:
+        raise ValueError(f"no model matches {options.pattern!r}; nonlocalnet models lists all")
+    rows = [_row(name, options.clip, options.crop) for name in names]
+    if options.json:
+        print(json.dumps(rows, indent=2))
+        return 0
+    table = Table(
+        "model",
+        "parameters (M)",
+        "multiply-adds (G)",
+        "ratio to C2D",
+        title=f"{options.clip}, {options.crop} x {options.crop}, 400 classes",
+    )
+    for row in rows:
+        ratios = row["ratio_to_c2d"]
+        table.add_row(
+            str(row["model"]),
+            f"{row['parameters'] / 1e6:.2f}",
+            f"{row['multiply_adds'] / 1e9:.2f}",
+            " / ".join(f"{ratio:.2f}" for ratio in ratios),
+        )
+    console.print(table)
+    return 0
+
+
+def _row(name: str, clip: str, crop: int) -> dict[str, Any]:
+    """Count a network, and relate it to the C2D of its depth as the paper's table 2e does."""
+    own = _cost(name, clip, crop)
+    base = _cost(f"c2d_{name.split('_')[1]}", clip, crop)
+    return {
+        "model": name,
+        "parameters": own.parameters,
+        "multiply_adds": own.multiply_adds,
+        "ratio_to_c2d": (
+            own.parameters / base.parameters,
+            own.multiply_adds / base.multiply_adds,
+        ),
+    }
+
+
+@functools.cache
+def _cost(name: str, clip: str, crop: int) -> Cost:
+    return cost(name, clip=clip, crop=crop)

@@ -1,0 +1,77 @@
+"""Open a video file, or say in one sentence why it is none."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import av
+
+MAX_PIXELS = 64_000_000  # a frame beyond is a broken or hostile header, not a video
+
+
+class VideoError(ValueError):
+    """Say which video cannot be read, and why: "PATH: reason"."""
+
+    def __init__(self, path: str | Path, reason: str = "") -> None:
+        super().__init__(path, reason)
+        self.path = Path(path)
+        self.reason = reason
+
+    def __str__(self) -> str:
+        # a DataLoader rebuilds a worker's error from its text alone: then there is no reason
+        return f"{self.path}: {self.reason}" if self.reason else str(self.args[0])
+
+
+def open_video(
+    path: Path, *, threads: int = 1
+) -> tuple[av.container.InputContainer, av.VideoStream]:
+    """Open the first video stream of a local file, to be decoded with `threads` threads.
+
+    Cover pictures of audio files are no video streams. Raises VideoError for a file that is
+    missing, empty or no video, and for frames beyond MAX_PIXELS.
+    """
+    if not path.exists():
+        raise VideoError(path, "no such file")
+    if not path.is_file():
+        raise VideoError(path, "is a directory" if path.is_dir() else "not a regular file")
+    if path.stat().st_size == 0:
+        raise VideoError(path, "the file is empty")
+    try:
+        # absolute, so that a colon in the name is not read as a protocol
+        container = av.open(
+            str(path.absolute()),
+            metadata_errors="ignore",
+            options={"protocol_whitelist": "file"},
+        )
+    except (av.FFmpegError, OSError) as error:
+        raise VideoError(path, f"not a readable video ({error.strerror})") from error
+    try:
+        return container, _video_stream(path, container, threads)
+    except BaseException:
+        container.close()
+        raise
+
+
+def _video_stream(
+    path: Path, container: av.container.InputContainer, threads: int
+) -> av.VideoStream:
+    if container.format.name == "tty":  # FFmpeg renders text files as video
+        raise VideoError(path, "a text file, not a video")
+    cover = av.stream.Disposition.attached_pic
+    streams = [s for s in container.streams.video if not s.disposition & cover]
+    if not streams:
+        raise VideoError(path, "holds no video stream")
+    context = streams[0].codec_context
+    if context is None:
+        raise VideoError(path, "no decoder for its video codec")
+    height, width = context.height, context.width
+    if height < 1 or width < 1:
+        raise VideoError(path, "its header gives no frame size")
+    if height * width > MAX_PIXELS:
+        raise VideoError(
+            path, f"frames of {width}x{height} are beyond the limit of {MAX_PIXELS:,} pixels"
+        )
+    context.thread_count = threads
+    # the container's header is one promise, the coded data another
+    context.options = {"max_pixels": str(MAX_PIXELS)}
+    return streams[0]

@@ -1,0 +1,148 @@
+"""From uint8 frames to network input: resize, crop, flip, normalise; one draw for a whole clip.
+
+Resizing is bilinear on uint8 without antialiasing, as OpenCV's in the official code, so that
+published weights see the sharpness that they were trained on. Where `decode` has already scaled
+large frames down (swscale's bilinear, which does average), only the rest of the way is done here.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torchvision.transforms.v2 import InterpolationMode
+from torchvision.transforms.v2 import functional as F
+
+from nonlocalnet.data.sampling import crop_offsets, short_side_size
+
+MEAN = (0.45,) * 3
+STD = (0.225,) * 3
+
+
+def normalize(frames: Tensor) -> Tensor:
+    """Map uint8 values to network input: (v / 255 - MEAN) / STD, RGB.
+
+    Any shape, uint8 -> float32. The official code's (v - 114.75) / 57.375.
+
+    >>> normalize(torch.tensor([0, 255], dtype=torch.uint8))
+    tensor([-2.0000,  2.4444])
+    """
+    _check_uint8(frames)
+    # one number for all three channels, so the layout does not matter
+    return (frames.float() - 255 * MEAN[0]) / (255 * STD[0])
+
+
+def denormalize(x: Tensor) -> Tensor:
+    """Undo `normalize`, for pictures: float, any shape -> uint8, rounded and clamped.
+
+    >>> denormalize(normalize(torch.tensor([7], dtype=torch.uint8)))
+    tensor([7], dtype=torch.uint8)
+    """
+    return (x * (255 * STD[0]) + 255 * MEAN[0]).round().clamp(0, 255).to(torch.uint8)
+
+
+def resize_short_side(frames: Tensor, short_side: int) -> Tensor:
+    """Resize frames so that the shorter side is `short_side`; the aspect ratio stays.
+
+    uint8 (T, 3, H, W) -> uint8 (T, 3, h, w), bilinear, no antialiasing.
+    """
+    size = short_side_size(frames.shape[-2], frames.shape[-1], short_side)
+    if size == tuple(frames.shape[-2:]):
+        return frames
+    return F.resize(frames, list(size), InterpolationMode.BILINEAR, antialias=False)
+
+
+class TrainTransform:
+    """Augment a training clip: one scale, one crop, one flip for all of its frames.
+
+    uint8 (T, 3, H, W) RGB -> float32 (3, T, crop, crop). The short side is an integer drawn
+    uniformly from `short_side`, both ends included (a single number: always that one), the crop's
+    place uniformly, the mirror image with probability `flip`. No other jitter: official code, and
+    section 3.3 of the paper. Draws come from torch's global generator, which a DataLoader seeds
+    per worker and epoch.
+
+    >>> clip = torch.zeros(2, 3, 30, 40, dtype=torch.uint8)
+    >>> TrainTransform(crop=16, short_side=(20, 24))(clip).shape
+    torch.Size([3, 2, 16, 16])
+
+    Raises ValueError where the crop does not fit the smallest short side.
+    """
+
+    def __init__(
+        self, crop: int = 224, short_side: tuple[int, int] | int = (256, 320), flip: float = 0.5
+    ) -> None:
+        low, high = (short_side, short_side) if isinstance(short_side, int) else short_side
+        if not 1 <= crop <= low <= high:
+            raise ValueError(
+                f"the crop must fit the smallest short side: 1 <= crop <= low <= high, "
+                f"got crop {crop} and short_side ({low}, {high})"
+            )
+        if not 0 <= flip <= 1:
+            raise ValueError(f"flip is a probability between 0 and 1, got {flip}")
+        self.crop, self.short_side, self.flip = crop, (low, high), flip
+
+    @property
+    def largest_short_side(self) -> int:
+        """The largest short side that is ever used: no need to decode larger frames."""
+        return self.short_side[1]
+
+    def __call__(self, frames: Tensor) -> Tensor:
+        _check_clip(frames)
+        frames = resize_short_side(frames, _draw(*self.short_side))
+        top = _draw(0, frames.shape[2] - self.crop)
+        left = _draw(0, frames.shape[3] - self.crop)
+        frames = F.crop(frames, top, left, self.crop, self.crop)
+        if torch.rand(()).item() < self.flip:
+            frames = F.horizontal_flip(frames)
+        return normalize(frames.transpose(0, 1).contiguous())
+
+
+class TestTransform:
+    """Cut the test crops of a clip: no chance in it.
+
+    uint8 (T, 3, H, W) RGB -> float32 (num_crops, 3, T, crop, crop), at the places of
+    `crop_offsets`. The README's accuracies: short side 256, 3 crops of 256.
+
+    >>> clip = torch.zeros(2, 3, 30, 40, dtype=torch.uint8)
+    >>> TestTransform(crop=16, short_side=16, num_crops=3)(clip).shape
+    torch.Size([3, 3, 2, 16, 16])
+
+    Raises ValueError where the crop does not fit, or num_crops is neither 1 nor 3.
+    """
+
+    __test__ = False  # not a test, whatever pytest thinks of the name
+
+    def __init__(self, crop: int = 256, short_side: int = 256, num_crops: int = 1) -> None:
+        if not 1 <= crop <= short_side:
+            raise ValueError(
+                f"the crop must fit the short side: 1 <= crop <= short_side, "
+                f"got crop {crop} and short_side {short_side}"
+            )
+        crop_offsets(short_side, short_side, crop, num_crops)
+        self.crop, self.short_side, self.num_crops = crop, short_side, num_crops
+
+    @property
+    def largest_short_side(self) -> int:
+        """The short side that is used: no need to decode larger frames."""
+        return self.short_side
+
+    def __call__(self, frames: Tensor) -> Tensor:
+        _check_clip(frames)
+        frames = resize_short_side(frames, self.short_side)
+        offsets = crop_offsets(frames.shape[2], frames.shape[3], self.crop, self.num_crops)
+        crops = [F.crop(frames, top, left, self.crop, self.crop) for top, left in offsets]
+        return normalize(torch.stack(crops).transpose(1, 2).contiguous())
+
+
+def _draw(low: int, high: int) -> int:
+    return int(torch.randint(low, high + 1, ()).item())
+
+
+def _check_uint8(frames: Tensor) -> None:
+    if frames.dtype != torch.uint8:
+        raise ValueError(f"frames must be uint8, 0 to 255, got {frames.dtype}")
+
+
+def _check_clip(frames: Tensor) -> None:
+    _check_uint8(frames)
+    if frames.dim() != 4 or frames.shape[1] != 3:
+        raise ValueError(f"a clip must be (T, 3, H, W), got {tuple(frames.shape)}")

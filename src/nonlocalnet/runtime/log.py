@@ -1,0 +1,112 @@
+"""What a run says: metrics.jsonl for machines, a progress bar or plain lines for people."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections import deque
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+console = Console(highlight=False)
+
+
+class MetricsLog:
+    """Append one JSON object a line to a file; each line is flushed as it is written."""
+
+    def __init__(self, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self.path = path
+
+    def write(self, kind: str, **values: Any) -> None:
+        """Add a line {"kind": kind, ...}; numbers that JSON lacks become null."""
+        clean = {
+            key: None if isinstance(value, float) and not math.isfinite(value) else value
+            for key, value in values.items()
+        }
+        with self.path.open("a") as file:
+            file.write(json.dumps({"kind": kind, **clean}) + "\n")
+
+    def truncate(self, iteration: int) -> None:
+        """Drop the lines past an iteration: a resumed run writes them again."""
+        if not self.path.exists():
+            return
+        kept = []
+        for line in self.path.read_text().splitlines(keepends=True):
+            try:
+                if json.loads(line).get("iteration", 0) <= iteration:
+                    kept.append(line)
+            except json.JSONDecodeError:  # the line that a crash cut
+                continue
+        self.path.write_text("".join(kept))
+
+
+def read_metrics(path: Path, kind: str) -> list[dict[str, Any]]:
+    """Read the lines of one kind from a metrics.jsonl."""
+    lines = (json.loads(line) for line in path.read_text().splitlines())
+    return [line for line in lines if line["kind"] == kind]
+
+
+class Bar:
+    """Show progress: a live bar on a terminal, a line every `every` seconds elsewhere."""
+
+    def __init__(self, title: str, total: int, done: int = 0, every: float = 30.0) -> None:
+        self.title, self.total, self.every = title, total, every
+        self.done, self.text, self._said = done, "", time.monotonic()
+        self._start, self._done_at_start = time.monotonic(), done
+        self._progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TextColumn("{task.completed:.0f}/{task.total:.0f}"),
+            TextColumn("{task.fields[text]}"),
+            TimeRemainingColumn(),
+            console=console,
+            transient=True,
+            disable=not console.is_terminal,
+        )
+        self._task = self._progress.add_task(title, total=total, completed=done, text="")
+
+    def __enter__(self) -> Bar:
+        self._progress.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._progress.stop()
+
+    def advance(self, steps: int = 1, text: str = "") -> None:
+        """Move on by that many steps, with a few words on how it goes."""
+        self.done, self.text = self.done + steps, text or self.text
+        self._progress.update(self._task, completed=self.done, text=self.text)
+        now = time.monotonic()
+        if not console.is_terminal and now - self._said >= self.every:
+            self._said = now
+            rate = (self.done - self._done_at_start) / (now - self._start)
+            left = (self.total - self.done) / rate if rate else math.inf
+            console.print(
+                f"{self.title} {self.done}/{self.total}  {self.text}  {left:.0f} s left",
+                soft_wrap=True,
+            )
+
+
+class RunningMean:
+    """Mean of the last `length` values."""
+
+    def __init__(self, length: int) -> None:
+        self._values: deque[float] = deque(maxlen=length)
+
+    def add(self, value: float) -> None:
+        self._values.append(value)
+
+    @property
+    def mean(self) -> float:
+        return sum(self._values) / len(self._values) if self._values else math.nan

@@ -1,0 +1,47 @@
+"""SGD as in the paper: Nesterov, steps by iteration, no weight decay on norms."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+
+
+def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict]:
+    """Split parameters in two: norms, which are not decayed, and the rest, which is.
+
+    Biases of convolutions and of fc are decayed. Source: official code, `WEIGHT_DECAY_BN` 0.
+    """
+    norms: list[nn.Parameter] = []
+    others: list[nn.Parameter] = []
+    for module in model.modules():
+        is_norm = isinstance(module, nn.modules.batchnorm._NormBase)
+        (norms if is_norm else others).extend(module.parameters(recurse=False))
+    return [
+        {"params": others, "weight_decay": weight_decay},
+        {"params": norms, "weight_decay": 0.0},
+    ]
+
+
+def make_optimizer(
+    model: nn.Module, lr: float, *, momentum: float = 0.9, weight_decay: float = 1e-4
+) -> torch.optim.SGD:
+    """Make SGD with Nesterov momentum over `parameter_groups`. Source: official configs."""
+    groups = parameter_groups(model, weight_decay)
+    return torch.optim.SGD(groups, lr=lr, momentum=momentum, nesterov=momentum > 0)
+
+
+def learning_rate(
+    iteration: int, base: float, steps: Sequence[int], *, warmup: int = 0, factor: float = 0.1
+) -> float:
+    """Give the rate at an iteration: base · factor^(steps passed), linear from 0 in the warm-up.
+
+    Source: official configs (steps at 150,000 and 300,000 of 400,000, no warm-up).
+
+    >>> [learning_rate(i, 0.01, (150, 300)) for i in (0, 149, 150)]
+    [0.01, 0.01, 0.001]
+    """
+    if iteration < warmup:
+        return base * (iteration + 1) / warmup
+    return base * factor ** sum(iteration >= step for step in steps)

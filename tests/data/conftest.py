@@ -1,0 +1,71 @@
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder of real data, beside the repository."""
+    default = Path(__file__).parents[3] / "shared"
+    folder = Path(os.environ.get("NONLOCALNET_SHARED", default))
+    if not (folder / "data").is_dir():
+        pytest.skip(f"real data absent: no folder {folder / 'data'}; set NONLOCALNET_SHARED")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def moving() -> np.ndarray:
+    """40 frames of 48x64 of which no two are alike: a texture that slides and brightens."""
+    rng = np.random.default_rng(0)
+    texture = rng.integers(0, 120, (48, 128, 3), dtype=np.uint8)
+    return np.stack([texture[:, i : i + 64] + 3 * i for i in range(40)]).astype(np.uint8)
+
+
+@pytest.fixture(scope="session")
+def encode() -> Callable[..., Path]:
+    """encode(path, frames, ...): write a video with any codec, time stamps and rotation."""
+
+    def write(
+        path: Path,
+        frames: np.ndarray,
+        codec: str = "libx264",
+        options: dict[str, str] | None = None,
+        pts: list[int] | None = None,
+        rate: int = 25,
+        turn: tuple[float, bool] | None = None,
+        container: dict[str, str] | None = None,
+        pix_fmt: str = "yuv420p",
+    ) -> Path:
+        with av.open(str(path), "w", options=container or {}) as file:
+            stream = file.add_stream(codec, rate=rate, options=options or {})
+            stream.height, stream.width = frames.shape[1:3]
+            stream.pix_fmt = pix_fmt
+            if turn is not None:
+                stream.set_display_rotation(turn[0], hflip=turn[1])
+            for i, array in enumerate(frames):
+                frame = av.VideoFrame.from_ndarray(array, format="rgb24")
+                if pts is not None:
+                    frame.pts = pts[i]
+                file.mux(stream.encode(frame))
+            file.mux(stream.encode(None))
+        return path
+
+    return write
+
+
+@pytest.fixture(scope="session")
+def in_order() -> Callable[[Path], np.ndarray]:
+    """in_order(path): all frames (T, H, W, 3), by nothing but PyAV's own plain loop."""
+
+    def read(path: Path) -> np.ndarray:
+        with av.open(str(path), metadata_errors="ignore") as file:
+            file.streams.video[0].codec_context.thread_count = 1
+            return np.stack([f.to_ndarray(format="rgb24") for f in file.decode(video=0)])
+
+    return read
