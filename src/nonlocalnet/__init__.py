@@ -12,6 +12,9 @@ _HOME = {
     "affinity": "ops",
     "create_model": "models",
     "list_models": "models",
+    "load": "models.weights",
+    "load_weights": "models.weights",
+    "predict": "evaluation.multiview",
     "non_local": "ops",
 }
 __all__ = sorted(_HOME)

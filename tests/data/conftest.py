@@ -1,22 +1,11 @@
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 
 import av
 import numpy as np
 import pytest
-
-
-@pytest.fixture(scope="session")
-def shared() -> Path:
-    """The folder of real data, beside the repository."""
-    default = Path(__file__).parents[3] / "shared"
-    folder = Path(os.environ.get("NONLOCALNET_SHARED", default))
-    if not (folder / "data").is_dir():
-        pytest.skip(f"real data absent: no folder {folder / 'data'}; set NONLOCALNET_SHARED")
-    return folder
 
 
 @pytest.fixture(scope="session")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import av
+from av.stream import Disposition
 
 MAX_PIXELS = 64_000_000  # a frame beyond is a broken or hostile header, not a video
 
@@ -57,7 +58,7 @@ def _video_stream(
 ) -> av.VideoStream:
     if container.format.name == "tty":  # FFmpeg renders text files as video
         raise VideoError(path, "a text file, not a video")
-    cover = av.stream.Disposition.attached_pic
+    cover = Disposition.attached_pic
     streams = [s for s in container.streams.video if not s.disposition & cover]
     if not streams:
         raise VideoError(path, "holds no video stream")

@@ -232,7 +232,7 @@ class _NotAsIndexed(Exception):
 
 
 def _upright(image: np.ndarray, frame: av.VideoFrame) -> np.ndarray:
-    side_data = frame.side_data.get(SideDataType.DISPLAYMATRIX)
+    side_data = frame.side_data.get(SideDataType.DISPLAYMATRIX)  # ty: ignore[no-matching-overload]
     if side_data is None:
         return image
     # a pixel (x, y) is shown at (a x + c y, b x + d y): libavutil/display.h

@@ -58,13 +58,14 @@ def index_frames(container: av.container.InputContainer, stream: av.VideoStream)
     guessed = "avi" in container.format.name and stream.codec_context.has_b_frames
     if guessed or not stamps or len(stamps) < len(shown) or stamps[0] not in keys:
         return FrameIndex(len(shown), unusable, (), (), 0.0)
+    tick = stream.time_base or 0
     last = next(duration for stamp, duration, _ in shown if stamp == stamps[-1])
     return FrameIndex(
         len(shown),
         unusable,
         stamps=tuple(stamps),
         keys=tuple(i for i, stamp in enumerate(stamps) if stamp in keys),
-        duration=float((stamps[-1] - stamps[0] + last) * stream.time_base) if last else 0.0,
+        duration=float((stamps[-1] - stamps[0] + last) * tick) if last else 0.0,
     )
 
 

@@ -87,7 +87,8 @@ def test_clips(num_frames: int, clip: ClipSpec, num_clips: int) -> list[list[int
     return [_indices(j * num_frames // num_clips, num_frames, clip) for j in range(num_clips)]
 
 
-test_clips.__test__ = False  # pytest collects whatever is called test_*
+# pytest collects whatever is called test_*
+test_clips.__test__ = False  # ty: ignore[missing-attribute]
 
 
 def crop_offsets(height: int, width: int, crop: int, num_crops: int) -> list[tuple[int, int]]:

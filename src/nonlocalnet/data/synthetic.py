@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import cast
 
 import av
 import numpy as np
@@ -45,7 +46,7 @@ def write_video(
     try:
         with av.open(str(partial.absolute()), "w") as container:
             options = {"crf": "10", "preset": "veryfast"} if codec == "libx264" else {}
-            stream = container.add_stream(codec, rate=fps, options=options)
+            stream = cast("av.VideoStream", container.add_stream(codec, rate=fps, options=options))
             stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
             stream.codec_context.thread_count = 1  # the same bytes on every machine
             for frame in frames:

@@ -95,7 +95,8 @@ class VideoDataset(Dataset):
     def __len__(self) -> int:
         return len(self.records)
 
-    def __getitem__(self, i: int) -> tuple[Tensor, Tensor, int]:
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor, int]:
+        i = index
         if not self.train:
             return self._views(i), self._target(i), i
         while True:
@@ -183,9 +184,8 @@ class VideoDataset(Dataset):
             self._cache.append(video)
 
     def _fail_cache(self, i: int, error: VideoError) -> None:
-        if not self.train:
-            raise error
-        self._record_bad(i, error)
+        if self.train:  # a test item raises when it is asked for, cached or not
+            self._record_bad(i, error)
 
 
 def _check_labels(records: Sequence[VideoRecord], num_classes: int, multi_label: bool) -> None:

@@ -12,7 +12,6 @@ from nonlocalnet.errors import check_choice
 from nonlocalnet.models.video_resnet import VideoResNet
 
 CLIPS = ("8x8", "32x2", "32x4", "128x1")
-DENSE_CLIPS = ("32x2", "128x1")  # conv1 and pool1 halve the frame rate
 LONG_CLIP_GROUP = 4  # frames; official code, with frozen norm and in res3 only
 
 DEPTHS = {"r50": (3, 4, 6, 3), "r101": (3, 4, 23, 3)}
@@ -140,8 +139,9 @@ def create_model(
     Args:
         name: a row of the table; `list_models` gives them.
         num_classes: K.
-        clip: "FRAMESxRATE", the clip it is for: "8x8", "32x2", "32x4", "128x1" or another. The
-            dense ones, 32x2 and 128x1, get temporal strides of 2 in conv1 and pool1.
+        clip: "FRAMESxRATE", the clip it is for: "8x8", "32x2", "32x4", "128x1" or another. Dense
+            clips (32 frames or more, rate 1 or 2) get temporal strides of 2 in conv1 and pool1, as
+            the paper's 32x2 and 128x1; sparse ones none.
         crop: side of the training crop in pixels; fixes the window of fully convolutional testing.
         options: any other argument of `VideoResNet`, over the row's own: pairwise, extent, scale,
             subsample, subsample_position, norm, stem_padding, temporal_stride, temporal_group,
@@ -162,7 +162,8 @@ def create_model(
     torch.Size([2, 10])
     """
     check_choice("model", name, _TABLE)
-    if not re.fullmatch(r"[1-9]\d*x[1-9]\d*", clip):
+    match = re.fullmatch(r"([1-9]\d*)x([1-9]\d*)", clip)
+    if match is None:
         raise ValueError(
             f"clip must be FRAMESxRATE such as {', '.join(map(repr, CLIPS))}; got {clip!r}"
         )
@@ -170,7 +171,8 @@ def create_model(
     for option in options:
         check_choice("option", option, allowed)
     row = _TABLE[name]
-    fields: dict[str, Any] = {"temporal_stride": 2 if clip in DENSE_CLIPS else 1}
+    dense = int(match[1]) >= 32 and int(match[2]) <= 2
+    fields: dict[str, Any] = {"temporal_stride": 2 if dense else 1}
     if options.get("norm") == "frozen":
         fields["temporal_group"] = LONG_CLIP_GROUP
     if options.get("extent") == "time":
