@@ -1,0 +1,99 @@
+"""Pictures of attention: the paper's Figure 3 for one query."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+from matplotlib.patches import ConnectionPatch, Rectangle
+
+from nonlocalnet.inspection.affinity import Attention
+
+INK, QUERY = "#111111", "#ff2d55"
+
+
+def figure3(frames: torch.Tensor, attention: Attention, *, top: int = 8, title: str = "") -> Figure:
+    """Draw the clip in a row, the query, the weights as heat, and arrows to the heaviest keys.
+
+    Each key is drawn where its cell lies when the map is laid evenly over the clip. Heat is
+    |weight| relative to the largest. Arrows are wider for larger weights.
+
+    Args:
+        frames: (T, 3, H, W) uint8 RGB, the clip that attention was computed for.
+        attention: from `attend`.
+        top: how many arrows.
+        title: above the row.
+
+    Returns:
+        A matplotlib figure, to be saved or shown.
+    """
+    count, _, height, width = frames.shape
+    figure = Figure(figsize=(1.55 * count, 2.25), dpi=120)
+    axes = np.atleast_1d(figure.subplots(1, count))
+    weights = attention.weights.abs().numpy()
+    heat = weights / max(weights.max(), 1e-12)
+    steps, rows, columns = weights.shape
+    for t, axis in enumerate(axes):
+        step = t * steps // count
+        axis.imshow(frames[t].permute(1, 2, 0).numpy(), extent=(0, width, height, 0))
+        axis.imshow(
+            heat[step],
+            extent=(0, width, height, 0),
+            cmap="inferno",
+            vmin=0,
+            vmax=1,
+            alpha=0.15 + 0.45 * heat[step],
+        )
+        axis.set(xlim=(0, width), ylim=(height, 0), xticks=[], yticks=[])
+        share = weights[step].sum() / max(weights.sum(), 1e-12) * steps / count
+        axis.set_xlabel(f"frame {t}: {share:.0%}", fontsize=8)
+    t, row, column = attention.query
+    size = attention.size
+    cell = (width / size[2], height / size[1])
+    query_frame = min((2 * t + 1) * count // (2 * size[0]), count - 1)
+    corner = (column * cell[0], row * cell[1])
+    axes[query_frame].add_patch(
+        Rectangle(corner, *cell, fill=False, edgecolor=QUERY, linewidth=2.5)
+    )
+    start = (corner[0] + cell[0] / 2, corner[1] + cell[1] / 2)
+    for flat in np.argsort(-weights, axis=None)[:top]:
+        step, key_row, key_column = np.unravel_index(flat, weights.shape)
+        key_frame = int((2 * step + 1) * count // (2 * steps))
+        end = ((key_column + 0.5) * width / columns, (key_row + 0.5) * height / rows)
+        figure.add_artist(
+            ConnectionPatch(
+                start,
+                end,
+                "data",
+                "data",
+                axesA=axes[query_frame],
+                axesB=axes[min(key_frame, count - 1)],
+                arrowstyle="-|>",
+                mutation_scale=9,
+                linewidth=0.6 + 1.8 * float(heat[step, key_row, key_column]),
+                color=QUERY,
+                alpha=0.35 + 0.6 * float(heat[step, key_row, key_column]),
+                zorder=5,
+            )
+        )
+    kind = "share of the weight" if attention.normalised else "share of |weight|"
+    figure.suptitle(title or f"{attention.block}: {kind} by frame", fontsize=9, color=INK)
+    figure.subplots_adjust(left=0.01, right=0.99, top=0.86, bottom=0.1, wspace=0.06)
+    return figure
+
+
+def curves(runs: dict[str, list[tuple[list[int], list[float]]]], *, ylabel: str) -> Figure:
+    """Draw one line a run, one colour a group: {group: [(iterations, values), ...]}."""
+    figure = Figure(figsize=(7, 3.2), dpi=120)
+    axis = figure.subplots()
+    colours = ("#8e8e93", "#0a66c2", "#d97706", "#15803d")
+    for (name, lines), colour in zip(runs.items(), colours, strict=False):
+        for k, (iterations, values) in enumerate(lines):
+            label = name if k == 0 else None
+            axis.plot(iterations, values, color=colour, linewidth=1.6, label=label)
+    axis.set(xlabel="iteration", ylabel=ylabel)
+    axis.grid(alpha=0.25)
+    axis.spines[["top", "right"]].set_visible(False)
+    axis.legend(frameon=False)
+    figure.tight_layout()
+    return figure
