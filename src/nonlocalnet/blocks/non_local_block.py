@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from nonlocalnet.blocks.norm import Norm, make_norm
+from nonlocalnet.blocks.norm import Norm, NormLayer, make_norm
 from nonlocalnet.errors import check_choice
 from nonlocalnet.ops import PAIRWISE, Pairwise, affinity, non_local
 from nonlocalnet.ops.pairwise import SOFTMAX_FORMS
@@ -92,7 +92,8 @@ class NonLocalBlock(nn.Module):
         self.inner_channels, self.scale = inner, _check_scale(scale, pairwise, inner)
         self.subsample = _check_subsample(subsample, dims, extent)
         self.subsample_position = subsample_position
-        self.extent, self.temporal_group = extent, _check_group(temporal_group, dims, extent)
+        self.extent = extent
+        self.temporal_group = _check_group(temporal_group, dims, extent, self.subsample)
 
         conv = CONV[dims]
         embedded = pairwise != "gaussian"
@@ -102,7 +103,7 @@ class NonLocalBlock(nn.Module):
         concatenation = pairwise == "concatenation"
         self.w_f = nn.Parameter(torch.empty(2 * inner)) if concatenation else None
         self.w_z = conv(inner, channels, 1, bias=bias)
-        self.norm = None if norm is None else make_norm(norm, channels, dims)
+        self.norm: NormLayer | None = None if norm is None else make_norm(norm, channels, dims)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -114,8 +115,9 @@ class NonLocalBlock(nn.Module):
                     nn.init.zeros_(conv.bias)
         if self.w_f is not None:
             nn.init.normal_(self.w_f, std=0.01)
-        if isinstance(self.norm, nn.modules.batchnorm._BatchNorm):
+        if self.norm is not None:
             self.norm.reset_parameters()
+        if isinstance(self.norm, nn.modules.batchnorm._BatchNorm):
             nn.init.zeros_(self.norm.weight)
         else:
             nn.init.zeros_(self.w_z.weight)
@@ -127,7 +129,8 @@ class NonLocalBlock(nn.Module):
             x: (B, C, ...) with `dims` more axes, any floating dtype, any memory format.
             mask: (B, ...) booleans over the same axes, True = a real position. Padding is seen by
                 nobody; what z holds at padding means nothing. A subsampled cell is real if one
-                of its positions is.
+                of its positions is. Padding still counts in the statistics of a batch norm, and
+                must be finite when gradients are wanted.
 
         Returns:
             z, of the shape of x.
@@ -194,8 +197,16 @@ class NonLocalBlock(nn.Module):
         g = self.g(keys)
         if self.subsample_position == "after":
             (phi, key_mask), (g, _) = self._pool(phi, mask), self._pool(g, mask)
-        rows = None if key_mask is None else self._to_rows(key_mask.unsqueeze(1)).squeeze(2)
-        return self._to_rows(theta), self._to_rows(phi), self._to_rows(g), rows
+        group = self.temporal_group
+        if group is not None and self.subsample is not None:
+            group //= self.subsample[0]
+        rows = None if key_mask is None else self._to_rows(key_mask.unsqueeze(1), group).squeeze(2)
+        return (
+            self._to_rows(theta, self.temporal_group),
+            self._to_rows(phi, group),
+            self._to_rows(g, group),
+            rows,
+        )
 
     def _pool(self, x: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """Max-pool the keys; padding takes no part."""
@@ -209,14 +220,14 @@ class NonLocalBlock(nn.Module):
         mask = pool(mask.unsqueeze(1).float(), kernel) > 0
         return x.masked_fill(~mask, 0), mask.squeeze(1)
 
-    def _to_rows(self, x: Tensor) -> Tensor:
+    def _to_rows(self, x: Tensor, group: int | None) -> Tensor:
         """Lay positions that see each other in a row: (B, c, ...) -> (B', N', c)."""
         if self.extent == "space":
             return x.permute(0, 2, 3, 4, 1).flatten(2, 3).flatten(0, 1)
         if self.extent == "time":
             return x.permute(0, 3, 4, 2, 1).flatten(0, 2)
-        if self.temporal_group is not None:
-            x = x.unflatten(2, (-1, self.temporal_group))
+        if group is not None:
+            x = x.unflatten(2, (-1, group))
             return x.permute(0, 2, 3, 4, 5, 1).flatten(2, 4).flatten(0, 1)
         return x.flatten(2).transpose(1, 2)
 
@@ -281,7 +292,9 @@ def _check_subsample(
     return factors
 
 
-def _check_group(group: int | None, dims: int, extent: str) -> int | None:
+def _check_group(
+    group: int | None, dims: int, extent: str, subsample: tuple[int, ...] | None
+) -> int | None:
     if group is None:
         return None
     if dims != 3 or extent != "spacetime":
@@ -291,4 +304,9 @@ def _check_group(group: int | None, dims: int, extent: str) -> int | None:
         )
     if group < 1:
         raise ValueError(f"temporal_group must be at least 1; got {group}")
+    if subsample is not None and group % subsample[0]:
+        raise ValueError(
+            f"subsample[0] must divide temporal_group, or a key would lie in two groups; "
+            f"got subsample={subsample}, temporal_group={group}"
+        )
     return group

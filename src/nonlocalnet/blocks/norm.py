@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
+
+from nonlocalnet.errors import check_choice
 
 Norm = Literal["batch", "frozen"]
 BATCH_NORM = {1: nn.BatchNorm1d, 2: nn.BatchNorm2d, 3: nn.BatchNorm3d}
@@ -34,6 +36,11 @@ class FrozenNorm(nn.Module):
         self.register_buffer("weight", torch.ones(channels))
         self.register_buffer("bias", torch.zeros(channels))
 
+    def reset_parameters(self) -> None:
+        """Start afresh: scale 1, shift 0."""
+        self.weight.fill_(1)
+        self.bias.zero_()
+
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, ...) -> (B, C, ...), any number of axes."""
         shape = (-1, *[1] * (x.ndim - 2))
@@ -43,6 +50,10 @@ class FrozenNorm(nn.Module):
         return str(self.weight.numel())
 
 
-def make_norm(norm: Norm, channels: int, dims: int = 3) -> nn.Module:
+NormLayer = FrozenNorm | nn.modules.batchnorm._BatchNorm
+
+
+def make_norm(norm: Norm, channels: int, dims: int = 3) -> NormLayer:
     """Make the norm layer of that name for (B, C, and `dims` more axes)."""
+    check_choice("norm", norm, get_args(Norm))
     return FrozenNorm(channels) if norm == "frozen" else BATCH_NORM[dims](channels, eps=EPS)

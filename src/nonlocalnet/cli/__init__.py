@@ -50,8 +50,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
         return 2
     except (ValueError, OSError, RuntimeError) as error:
-        print(f"nonlocalnet: {error}", file=sys.stderr)
+        print(f"nonlocalnet: {_sentence(error)}", file=sys.stderr)
         return 2
+
+
+def _sentence(error: Exception) -> str:
+    """Put the system's errors, "[Errno 13] Permission denied: 'x'", into words."""
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+    return str(error)
 
 
 def _usage() -> str:

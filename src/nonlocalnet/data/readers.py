@@ -30,6 +30,10 @@ def read_videos(
     cannot be read, FileNotFoundError where there is nothing at `source`.
     """
     source = Path(source)
+    if not source.exists():
+        raise FileNotFoundError(
+            f"no videos at {source}: name a folder of classes, a list file or a Charades-style .csv"
+        )
     if source.is_dir():
         if root is not None or classes is not None:
             raise ValueError(f"{source} is a folder of classes: root and classes do not apply")

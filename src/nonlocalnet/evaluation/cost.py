@@ -30,7 +30,7 @@ def cost(
     pixels. Source: the counting of the paper's table 2e.
 
     >>> cost("c2d_r50").parameters
-    24270784
+    24274112
     """
     with torch.device("meta"):
         model = create_model(name, clip=clip, crop=crop, num_classes=num_classes, **options)

@@ -144,8 +144,8 @@ def create_model(
             the paper's 32x2 and 128x1; sparse ones none.
         crop: side of the training crop in pixels; fixes the window of fully convolutional testing.
         options: any other argument of `VideoResNet`, over the row's own: pairwise, extent, scale,
-            subsample, subsample_position, norm, stem_padding, temporal_stride, temporal_group,
-            dropout, non_local ...
+            subsample, subsample_position, bias, block_norm, norm, stem_padding, temporal_stride,
+            temporal_group, dropout, non_local ...
 
     Returns:
         The network, newly initialised; `.config` holds the arguments that build it again.
@@ -173,12 +173,19 @@ def create_model(
     row = _TABLE[name]
     dense = int(match[1]) >= 32 and int(match[2]) <= 2
     fields: dict[str, Any] = {"temporal_stride": 2 if dense else 1}
-    if options.get("norm") == "frozen":
+    if options.get("norm") == "frozen" and options.get("extent", "spacetime") == "spacetime":
         fields["temporal_group"] = LONG_CLIP_GROUP
     if options.get("extent") == "time":
         fields["subsample"] = None  # it would pool places, which are apart in this extent
-    stride = 2 ** (len(row["depths"]) + 1)
-    fields["window"] = -(-crop // stride)
+    fields["window"] = _last_side(crop, len(row["depths"]), options.get("stem_padding", 0))
     model = VideoResNet(num_classes=num_classes, **(fields | row | options))
     model.config = {"name": name, "num_classes": num_classes, "clip": clip, "crop": crop, **options}
     return model
+
+
+def _last_side(crop: int, stages: int, stem_padding: int) -> int:
+    """Follow a crop's side to the last feature map: conv1, pool1, then all stages but the first."""
+    side = (-(-crop // 2) + 2 * stem_padding - 3) // 2 + 1
+    for _ in range(stages - 1):
+        side = -(-side // 2)
+    return max(side, 1)

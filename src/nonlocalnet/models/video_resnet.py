@@ -37,9 +37,11 @@ class VideoResNet(nn.Module):
         kernels_a: per stage and block, the temporal kernel of the first convolution.
         kernels_b: the same of the middle one.
         non_local: for each stage by name, the blocks after which a non-local block stands.
-        pairwise, extent, scale, subsample, subsample_position: options of every non-local block.
-        norm: "batch", or "frozen" for long clips: every norm is a constant scale and shift, and
-            the non-local blocks have none.
+        pairwise, extent, scale, subsample, subsample_position: of every non-local block.
+        bias: whether the projections of the non-local blocks have one.
+        block_norm: norm of the non-local blocks; "auto" is "batch" in a network of batch norms and
+            None in a frozen one, as in the official code.
+        norm: "batch", or "frozen" for long clips: every norm is a constant scale and shift.
         temporal_group: frames that see each other in res3's non-local blocks; None is all.
         window: side of the average pooling's window in fully convolutional testing, which is
             the last feature map's side at the training crop.
@@ -71,12 +73,16 @@ class VideoResNet(nn.Module):
         scale: float | Literal["auto"] | None = "auto",
         subsample: Sequence[int] | None = (1, 2, 2),
         subsample_position: SubsamplePosition = "before",
+        bias: bool = True,
+        block_norm: Norm | Literal["auto"] | None = "auto",
         norm: Norm = "batch",
         temporal_group: int | None = None,
         window: int = 7,
         dropout: float = 0.5,
     ) -> None:
         super().__init__()
+        if block_norm == "auto":
+            block_norm = "batch" if norm == "batch" else None
         time, space = conv1_kernel
         self.conv1 = nn.Conv3d(
             3,
@@ -114,7 +120,8 @@ class VideoResNet(nn.Module):
                         scale=scale,
                         subsample=subsample,
                         subsample_position=subsample_position,
-                        norm="batch" if norm == "batch" else None,
+                        norm=block_norm,
+                        bias=bias,
                         temporal_group=temporal_group if stage == "res3" else None,
                     )
             self.add_module(stage, nn.Sequential(blocks))
@@ -131,7 +138,7 @@ class VideoResNet(nn.Module):
             if isinstance(module, nn.Conv3d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
             elif isinstance(module, Bottleneck) and norm == "batch":
-                nn.init.zeros_(module.norm_c.weight)  # ty: ignore
+                nn.init.zeros_(module.norm_c.weight)
         for module in self.modules():
             if isinstance(module, NonLocalBlock):
                 module.reset_parameters()

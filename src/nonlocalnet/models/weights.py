@@ -79,7 +79,11 @@ def read_info(path: str | os.PathLike) -> WeightsInfo:
 
 
 def load_weights(
-    model: nn.Module, path: str | os.PathLike, *, new_classifier: bool = False
+    model: nn.Module,
+    path: str | os.PathLike,
+    *,
+    new_classifier: bool = False,
+    new_blocks: bool = False,
 ) -> LoadReport:
     """Fill a model from a file; nothing is left or unused silently.
 
@@ -87,6 +91,8 @@ def load_weights(
         model: the network.
         path: a safetensors file with the model's names.
         new_classifier: leave `fc` as it is, for other classes.
+        new_blocks: leave non-local blocks that the file lacks as they are, the identity at start,
+            as when a network starts from one without them (paper, section 4.1).
 
     Returns:
         The keys loaded, left and unused.
@@ -100,6 +106,7 @@ def load_weights(
         state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
     target = model.state_dict()
     left = [key for key in target if new_classifier and key.startswith("fc.")]
+    left += [key for key in target if new_blocks and ".non_local" in key and key not in state]
     unused = [key for key in left if key in state]
     wrong = [f"{key} is not in the file" for key in target if key not in state and key not in left]
     wrong += [f"{key} is not in the network" for key in state if key not in target]

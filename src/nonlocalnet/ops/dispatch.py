@@ -168,13 +168,14 @@ def _take(theta: Tensor, queries: Tensor) -> Tensor:
     batch, n, d = theta.shape
     if queries.ndim == 1:
         queries = queries.expand(batch, -1)
-    if queries.ndim != 2 or queries.shape[0] != batch or queries.is_floating_point():
+    integers = queries.dtype in (torch.int64, torch.int32)
+    if queries.ndim != 2 or queries.shape[0] != batch or not integers:
         raise ValueError(
-            f"queries must be integers of shape (Q,) or (B, Q) with B = {batch}; "
+            f"queries must be integers (int64 or int32) of shape (Q,) or (B, Q) with B = {batch}; "
             f"got {queries.dtype} of {tuple(queries.shape)}"
         )
     if queries.numel() and not (int(queries.min()) >= 0 and int(queries.max()) < n):
         raise ValueError(
             f"queries must lie in [0, {n}); got {int(queries.min())} to {int(queries.max())}"
         )
-    return theta.gather(1, queries.unsqueeze(2).expand(-1, -1, d))
+    return theta.gather(1, queries.unsqueeze(2).expand(-1, -1, d).long())

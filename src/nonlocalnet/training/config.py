@@ -6,11 +6,12 @@ import dataclasses
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from nonlocalnet.blocks.non_local_block import Extent
 from nonlocalnet.blocks.norm import Norm
 from nonlocalnet.errors import check_choice
+from nonlocalnet.models.registry import list_models
 from nonlocalnet.ops import Pairwise
 
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
@@ -51,7 +52,8 @@ class TrainConfig:
     dropout: float = 0.5
     """Before the classifier."""
     init: Path | None = None
-    """Weights to start from; the classifier is left if it is for other classes."""
+    """Weights to start from. The classifier is new if its classes are others, and so are non-local
+    blocks that the file lacks: the identity at start."""
 
     iterations: int = 400_000
     """Updates of the weights."""
@@ -101,7 +103,8 @@ class TrainConfig:
             raise ValueError(f"lr must be positive; got {self.lr}")
         if self.workers < 0:
             raise ValueError(f"workers must be 0 or more; got {self.workers}")
-        check_choice("precision", self.precision, ("auto", "fp32", "bf16", "fp16"))
+        check_choice("precision", self.precision, get_args(Precision))
+        check_choice("model", self.model, list_models())
 
     @property
     def steps(self) -> tuple[int, ...]:

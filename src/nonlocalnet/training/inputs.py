@@ -57,15 +57,19 @@ def read_batches(
         batch_size=batch_size,
         sampler=_Shuffled(len(dataset), seed, start),
         num_workers=workers,
-        worker_init_fn=_ignore_interrupt,
+        worker_init_fn=_leave_signals_to_the_main_process,
         pin_memory=pin_memory,
     )
     return iter(loader)
 
 
-def _ignore_interrupt(worker: int) -> None:
-    """Leave Ctrl-C to the main process, which ends the workers."""
+def _leave_signals_to_the_main_process(worker: int) -> None:
+    """Let Ctrl-C, or a SIGTERM to the whole process group, end the run in order.
+
+    The main process saves, then ends the workers; with a second SIGTERM where one does not hear.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda number, _: signal.signal(number, signal.SIG_DFL))
 
 
 def read_data(config: TrainConfig) -> tuple[VideoDataset, VideoDataset | None, list[str]]:

@@ -70,7 +70,10 @@ def train(config: TrainConfig) -> Result:
     )
     if config.init is not None:
         report = load_weights(
-            model, config.init, new_classifier=read_info(config.init).classes != classes
+            model,
+            config.init,
+            new_classifier=read_info(config.init).classes != classes,
+            new_blocks=True,
         )
         console.print(f"weights from {config.init}: {report}")
     # the layout that convolutions are fastest in; on a CPU too (docs/results.md)

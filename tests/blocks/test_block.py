@@ -1,0 +1,484 @@
+"""The block against einsum over explicit groups of positions, in float64."""
+
+import itertools
+from typing import get_args
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+import nonlocalnet as nl
+from nonlocalnet.blocks.non_local_block import Extent, SubsamplePosition
+from nonlocalnet.blocks.norm import Norm
+from nonlocalnet.ops import Pairwise
+
+FORMS, EXTENTS = get_args(Pairwise), get_args(Extent)
+POSITIONS, NORMS = get_args(SubsamplePosition), (*get_args(Norm), None)
+SIZE = {1: (7,), 2: (5, 6), 3: (4, 3, 5)}
+MAX_POOL = {1: F.max_pool1d, 2: F.max_pool2d, 3: F.max_pool3d}
+
+
+def video(*size, batch=2, channels=6, seed=0, dtype=torch.float64) -> Tensor:
+    rng = torch.Generator().manual_seed(seed)
+    return torch.randn((batch, channels, *size), generator=rng, dtype=torch.float64).to(dtype)
+
+
+def awake(*arguments, seed=1, **options) -> nl.NonLocalBlock:
+    """A block in float64 whose every number is random: not the identity."""
+    block = nl.NonLocalBlock(*arguments, **options).double().eval()
+    rng = torch.Generator().manual_seed(seed)
+    for name, value in block.state_dict().items():
+        if value.is_floating_point():
+            fresh = torch.randn(value.shape, generator=rng, dtype=torch.float64)
+            value.copy_(fresh.abs() + 0.5 if name.endswith("running_var") else 0.7 * fresh)
+    return block
+
+
+def groups(size, extent, temporal_group):
+    """Lists of the positions that see each other."""
+    every = list(itertools.product(*map(range, size)))
+    if extent == "space":
+        keys = [p[:1] for p in every]
+    elif extent == "time":
+        keys = [p[1:] for p in every]
+    elif temporal_group:
+        keys = [(p[0] // temporal_group,) for p in every]
+    else:
+        keys = [()] * len(every)
+    return {key: [p for p, k in zip(every, keys, strict=True) if k == key] for key in keys}
+
+
+def at(x: Tensor, positions) -> Tensor:
+    """(B, C, ...) -> (B, C, len(positions))."""
+    return x[(..., *map(list, zip(*positions, strict=True)))]
+
+
+def straightforward(
+    block: nl.NonLocalBlock,
+    x: Tensor,
+    *,
+    subsample=None,
+    position="before",
+    extent="spacetime",
+    temporal_group=None,
+    pairwise="embedded_gaussian",
+    scale="auto",
+) -> Tensor:
+    """z = norm(W_z y) + x from the block's numbers by the paper's names, options as words."""
+    p = block.state_dict()
+
+    def project(name, x):
+        if f"{name}.weight" not in p:
+            return x  # the plain Gaussian has no theta and phi
+        z = torch.einsum("oc,bc...->bo...", p[f"{name}.weight"].flatten(1), x)
+        if f"{name}.bias" in p:
+            z = z + p[f"{name}.bias"].view(-1, *[1] * (x.ndim - 2))
+        return z
+
+    def pool(x):
+        if subsample is None:
+            return x
+        kernel = [min(k, s) for k, s in zip(subsample, x.shape[2:], strict=True)]
+        return MAX_POOL[x.ndim - 2](x, kernel)
+
+    theta = project("theta", x)
+    if position == "before":
+        phi, g = project("phi", pool(x)), project("g", pool(x))
+    else:
+        phi, g = pool(project("phi", x)), pool(project("g", x))
+
+    shrink = 1 if temporal_group is None or subsample is None else subsample[0]
+    key_groups = groups(phi.shape[2:], extent, temporal_group and temporal_group // shrink)
+    y = torch.zeros_like(project("g", x))
+    for name, seers in groups(x.shape[2:], extent, temporal_group).items():
+        t, f, v = at(theta, seers), at(phi, key_groups[name]), at(g, key_groups[name])
+        s = torch.einsum("bdi,bdj->bij", t, f)
+        if pairwise == "concatenation":
+            w_theta, w_phi = p["w_f"].chunk(2)
+            s = torch.einsum("d,bdi->bi", w_theta, t)[:, :, None]
+            s = (s + torch.einsum("d,bdj->bj", w_phi, f)[:, None]).clamp(min=0) / f.shape[2]
+        elif pairwise == "dot_product":
+            s = s / f.shape[2]
+        else:
+            s = s * (block.inner_channels**-0.5 if scale == "auto" else scale or 1)
+            s = s.exp() / s.exp().sum(2, keepdim=True)
+        rows = torch.einsum("bij,bdj->bdi", s, v)
+        y[(..., *map(list, zip(*seers, strict=True)))] = rows
+
+    z = project("w_z", y)
+    shape = (-1, *[1] * (x.ndim - 2))
+    if "norm.running_mean" in p:
+        mean, var = p["norm.running_mean"].view(shape), p["norm.running_var"].view(shape)
+        z = (z - mean) / (var + 1.0000001e-5).sqrt()
+    if "norm.weight" in p:
+        z = z * p["norm.weight"].view(shape) + p["norm.bias"].view(shape)
+    return z + x
+
+
+def same(actual, expected, tolerance=1e-10):
+    torch.testing.assert_close(actual, expected, rtol=tolerance, atol=tolerance)
+
+
+def options_grid():
+    """Every extent with the subsamplings and groups that it allows, for dims=3."""
+    yield "spacetime", None, None
+    yield "spacetime", (1, 2, 2), None
+    yield "spacetime", (2, 2, 3), None
+    yield "spacetime", None, 2
+    yield "spacetime", (1, 2, 2), 2
+    yield "spacetime", (1, 2, 2), 1
+    yield "spacetime", (1, 2, 2), 4
+    yield "space", None, None
+    yield "space", (1, 2, 2), None
+    yield "time", None, None
+    yield "time", (2, 1, 1), None
+
+
+@pytest.mark.parametrize("train", [True, False])
+@pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize("pairwise", FORMS)
+@pytest.mark.parametrize("dims", [1, 2, 3])
+def test_block_starts_as_the_identity(dims, pairwise, norm, train):
+    x = video(*SIZE[dims], dtype=torch.float32)
+    for position, subsample in itertools.product(POSITIONS, (None, 2)):
+        block = nl.NonLocalBlock(
+            6, dims, pairwise, norm=norm, subsample=subsample, subsample_position=position
+        )
+        assert torch.equal(block.train(train)(x), x)
+
+
+@pytest.mark.parametrize("extent", EXTENTS)
+@pytest.mark.parametrize("norm", NORMS)
+def test_block_starts_as_the_identity_in_each_extent(norm, extent):
+    x = video(4, 5, 6, dtype=torch.float32)
+    assert torch.equal(nl.NonLocalBlock(6, extent=extent, norm=norm)(x), x)
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_reset_brings_the_identity_back(norm):
+    block = awake(6, norm=norm)
+    x = video(2, 3, 3)
+    assert not torch.equal(block(x), x)
+    block.reset_parameters()
+    assert torch.equal(block(x), x)
+
+
+@pytest.mark.parametrize("position", POSITIONS)
+@pytest.mark.parametrize(("extent", "subsample", "group"), [*options_grid()])
+@pytest.mark.parametrize("pairwise", FORMS)
+def test_video_block_equals_the_straightforward_one(pairwise, extent, subsample, group, position):
+    block = awake(
+        6, 3, pairwise, subsample=subsample, subsample_position=position, extent=extent,
+        temporal_group=group,
+    )  # fmt: skip
+    x = video(4, 5, 6)
+    expected = straightforward(
+        block, x, pairwise=pairwise, subsample=subsample, position=position, extent=extent,
+        temporal_group=group,
+    )  # fmt: skip
+    assert (expected - x).abs().max() > 0.1
+    same(block(x), expected)
+
+
+@pytest.mark.parametrize("position", POSITIONS)
+@pytest.mark.parametrize("subsample", [None, 2])
+@pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize("pairwise", FORMS)
+@pytest.mark.parametrize("dims", [1, 2])
+def test_sequences_and_images(dims, pairwise, norm, subsample, position):
+    block = awake(6, dims, pairwise, norm=norm, subsample=subsample, subsample_position=position)
+    x = video(*SIZE[dims])
+    factors = None if subsample is None else (subsample,) * dims
+    same(
+        block(x),
+        straightforward(block, x, pairwise=pairwise, subsample=factors, position=position),
+    )
+
+
+def test_temporal_groups_with_temporal_subsampling():
+    block = awake(6, subsample=(2, 1, 1), temporal_group=4)
+    x = video(8, 2, 3)
+    same(block(x), straightforward(block, x, subsample=(2, 1, 1), temporal_group=4))
+
+
+def test_training_mode_normalises_with_the_batch():
+    block = awake(6).train()
+    x = video(2, 3, 3)
+    with torch.no_grad():
+        z = block(x) - x
+    gamma, beta = block.norm.weight, block.norm.bias
+    same(z.mean((0, 2, 3, 4)), beta.detach())
+    same(z.var((0, 2, 3, 4), unbiased=False).sqrt(), gamma.detach().abs(), 1e-4)
+
+
+@pytest.mark.parametrize("scale", [0.3, None])
+@pytest.mark.parametrize("pairwise", ["gaussian", "embedded_gaussian"])
+def test_scale_of_the_softmax_forms(pairwise, scale):
+    block, x = awake(6, 2, pairwise, scale=scale), video(3, 3)
+    same(block(x), straightforward(block, x, pairwise=pairwise, scale=scale))
+
+
+def test_inner_width_is_half_by_default():
+    assert [nl.NonLocalBlock(c).inner_channels for c in (1, 2, 7, 64)] == [1, 1, 3, 32]
+    block, x = awake(6, inner_channels=5), video(2, 3, 3)
+    assert block.g.weight.shape[:2] == (5, 6)
+    same(block(x), straightforward(block, x))
+
+
+@pytest.mark.parametrize("position", POSITIONS)
+@pytest.mark.parametrize("size", [(3, 1, 1), (1, 1, 1), (2, 1, 5), (3, 3, 7)])
+def test_maps_smaller_than_the_factor_become_one(size, position):
+    block = awake(6, subsample=(1, 2, 2), subsample_position=position)
+    x = video(*size)
+    same(block(x), straightforward(block, x, subsample=(1, 2, 2), position=position))
+
+
+def test_pooling_before_and_after_the_projections_differ():
+    before = awake(6, subsample=2, subsample_position="before")
+    after = awake(6, subsample=2, subsample_position="after")
+    after.load_state_dict(before.state_dict())
+    x = video(4, 4, 4)
+    assert (before(x) - after(x)).abs().max() > 0.1
+
+
+def test_batch_of_one_is_a_slice_of_the_batch():
+    block, x = awake(6, subsample=(1, 2, 2)), video(3, 4, 4)
+    same(block(x[:1]), block(x)[:1])
+
+
+@pytest.mark.parametrize("extent", EXTENTS)
+def test_memory_layout_does_not_matter(extent):
+    block, x = awake(6, extent=extent), video(3, 4, 5)
+    expected = block(x)
+    permuted = x.permute(0, 2, 3, 4, 1).contiguous().permute(0, 4, 1, 2, 3)
+    frames_first = x.transpose(1, 2).contiguous().transpose(1, 2)
+    for y in (permuted, frames_first, x.contiguous(memory_format=torch.channels_last_3d)):
+        assert not y.is_contiguous()
+        same(block(y), expected)
+    same(block.to(memory_format=torch.channels_last_3d)(permuted), expected)
+
+
+def test_images_in_channels_last():
+    block, x = awake(6, 2, subsample=2), video(4, 5)
+    same(block(x.contiguous(memory_format=torch.channels_last)), block(x))
+
+
+TOLERANCE = {torch.float32: 1e-5, torch.float16: 2e-2, torch.bfloat16: 0.15}
+
+
+@pytest.mark.parametrize("position", POSITIONS)
+@pytest.mark.parametrize("dtype", TOLERANCE)
+@pytest.mark.parametrize("pairwise", FORMS)
+def test_module_in_lower_precision(pairwise, dtype, position):
+    # weights and input are whole multiples of 1/8, the same numbers in every dtype
+    block = awake(6, 3, pairwise, subsample=(1, 2, 2), subsample_position=position)
+    for value in block.state_dict().values():
+        if value.is_floating_point():
+            value.copy_((value * 8).round().clamp(-8, 8) / 8)
+    block.norm.running_var.fill_(1)
+    x = (video(2, 4, 4) * 8).round() / 8
+    expected = straightforward(block, x, pairwise=pairwise, subsample=(1, 2, 2), position=position)
+    z = block.to(dtype)(x.to(dtype))
+    assert z.dtype == dtype
+    error = (z.double() - expected).abs().max() / expected.abs().max()
+    assert error < TOLERANCE[dtype]
+
+
+@pytest.mark.parametrize("position", POSITIONS)
+@pytest.mark.parametrize("pairwise", FORMS)
+def test_autocast_to_bfloat16(pairwise, position):
+    block = awake(6, 3, pairwise, subsample=(1, 2, 2), subsample_position=position)
+    x = video(2, 4, 4)
+    expected = straightforward(block, x, pairwise=pairwise, subsample=(1, 2, 2), position=position)
+    mask = torch.ones(2, 2, 4, 4, dtype=torch.bool)
+    block = block.float()
+    for given in (None, mask):
+        with torch.autocast("cpu", torch.bfloat16):
+            z = block(x.float(), mask=given)
+        assert z.dtype == torch.float32
+        assert (z.double() - expected).abs().max() / expected.abs().max() < 0.15
+    z.sum().backward()
+    assert all(p.grad.isfinite().all() for p in block.parameters())
+
+
+@pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize("pairwise", FORMS)
+def test_parameters_bear_the_papers_names(pairwise, norm):
+    block = nl.NonLocalBlock(6, 2, pairwise, norm=norm)
+    projections = ["g", "w_z"] if pairwise == "gaussian" else ["theta", "phi", "g", "w_z"]
+    names = {f"{p}.{kind}" for p in projections for kind in ("weight", "bias")}
+    names |= {"w_f"} if pairwise == "concatenation" else set()
+    if norm is not None:
+        names |= {"norm.weight", "norm.bias"}
+    if norm == "batch":
+        names |= {"norm.running_mean", "norm.running_var", "norm.num_batches_tracked"}
+    assert set(block.state_dict()) == names
+    trained = {name for name, _ in block.named_parameters()}
+    assert trained == {n for n in names if not n.startswith("norm.") or norm == "batch"} - {
+        "norm.running_mean",
+        "norm.running_var",
+        "norm.num_batches_tracked",
+    }
+
+
+@pytest.mark.parametrize("pairwise", FORMS)
+def test_without_biases(pairwise):
+    block, x = awake(6, 3, pairwise, bias=False), video(2, 3, 3)
+    assert {n for n in block.state_dict() if n.endswith("bias")} == {"norm.bias"}
+    same(block(x), straightforward(block, x, pairwise=pairwise))
+
+
+def test_new_projections_are_normal_with_the_official_deviation():
+    torch.manual_seed(0)
+    block = nl.NonLocalBlock(256)
+    for conv in (block.theta, block.phi, block.g, block.w_z):
+        assert conv.weight.std().item() == pytest.approx(0.01, rel=0.05)
+        assert conv.bias.abs().max() == 0
+    assert block.norm.eps == 1.0000001e-5
+    assert block.norm.momentum == 0.1  # Caffe2's 0.9
+
+
+@pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize("pairwise", FORMS)
+def test_gradients_reach_every_parameter(pairwise, norm):
+    block = awake(6, 3, pairwise, norm=norm, subsample=(1, 2, 2))
+    block(video(2, 4, 4)).square().sum().backward()
+    # a bias of phi moves all scores of a row alike: no gradient in a softmax, by mathematics
+    silent = {"phi.bias"} if pairwise == "embedded_gaussian" else set()
+    for name, parameter in block.named_parameters():
+        reached = parameter.grad is not None and bool(parameter.grad.abs().max() > 1e-9)
+        assert reached == (name not in silent), name
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_the_first_step_can_leave_the_identity(norm):
+    block = nl.NonLocalBlock(6, norm=norm)
+    x = video(2, 3, 3, dtype=torch.float32)
+    (block(x) * x).sum().backward()
+    gate = block.norm.weight if norm == "batch" else block.w_z.weight
+    assert gate.grad.abs().max() > 0
+
+
+@pytest.mark.parametrize("pairwise", FORMS)
+def test_gradcheck(pairwise):
+    block = awake(2, 3, pairwise, subsample=(1, 2, 2), norm="frozen")
+    x = video(2, 2, 2, channels=2, batch=1).requires_grad_()
+    names, values = zip(*block.named_parameters(), strict=True)
+
+    def f(x, *values):
+        named = dict(zip(names, values, strict=True))
+        return torch.func.functional_call(block, named, (x,))
+
+    assert torch.autograd.gradcheck(f, (x, *values))
+
+
+@pytest.mark.parametrize("pairwise", FORMS)
+@pytest.mark.parametrize(
+    ("extent", "group", "subsample", "shape"),
+    [
+        ("spacetime", None, (1, 2, 2), (2, 4 * 5 * 6, 4 * 2 * 3)),
+        ("spacetime", 2, (1, 2, 2), (2 * 2, 2 * 5 * 6, 2 * 2 * 3)),
+        ("space", None, (1, 2, 2), (2 * 4, 5 * 6, 2 * 3)),
+        ("time", None, (2, 1, 1), (2 * 5 * 6, 4, 2)),
+    ],
+)
+def test_affinity_has_a_row_for_each_position(pairwise, extent, group, subsample, shape):
+    block = awake(6, 3, pairwise, extent=extent, temporal_group=group, subsample=subsample)
+    x = video(4, 5, 6)
+    a = block.affinity(x)
+    assert a.shape == shape
+    if pairwise.endswith("gaussian"):
+        same(a.sum(2), torch.ones(shape[:2], dtype=torch.float64))
+    chosen = torch.tensor([shape[1] - 1, 0])
+    same(block.affinity(x, queries=chosen), a[:, chosen])
+
+
+@pytest.mark.parametrize("pairwise", FORMS)
+def test_affinity_is_what_forward_weighs_g_with(pairwise):
+    block = awake(6, 2, pairwise, subsample=2, norm=None)
+    x = video(5, 6)
+    a = block.affinity(x)
+    g = block.g(F.max_pool2d(x, 2)).flatten(2)
+    y = torch.einsum("bij,bdj->bdi", a, g).unflatten(2, (5, 6))
+    same(block(x), block.w_z(y) + x)
+
+
+@pytest.mark.parametrize(
+    ("subsample", "size", "expected"),
+    [
+        (None, (4, 5, 6), (4, 5, 6)),
+        (2, (4, 5, 6), (2, 2, 3)),
+        ((1, 2, 2), (4, 28, 28), (4, 14, 14)),
+        ((1, 2, 2), (4, 1, 1), (4, 1, 1)),
+        ((1, 2, 2), [4, 1, 7], (4, 1, 3)),
+    ],
+)
+def test_key_size_is_the_size_of_the_keys(subsample, size, expected):
+    block = nl.NonLocalBlock(2, subsample=subsample)
+    assert block.key_size(size) == expected
+    keys = block.affinity(torch.zeros(1, 2, *size)).shape[2]
+    assert keys == expected[0] * expected[1] * expected[2]
+
+
+def test_compiles_and_exports():
+    block, x = awake(6, subsample=(1, 2, 2)).eval(), video(2, 4, 4)
+    torch.compiler.reset()
+    same(torch.compile(block, fullgraph=True, backend="eager")(x), block(x))
+    same(torch.export.export(block, (x,)).module()(x), block(x))
+
+
+def test_repr_tells_the_options():
+    text = repr(nl.NonLocalBlock(8, 2, "dot_product", subsample=2, subsample_position="after"))
+    for word in ("8, dims=2", "'dot_product'", "subsample=(2, 2)", "'after'", "scale=None"):
+        assert word in text
+
+
+WRONG = [
+    ({"dims": 4}, ["dims", "1, 2, 3", "4"]),
+    ({"pairwise": "gausian"}, ["pairwise", "'gausian'", "did you mean 'gaussian'"]),
+    ({"subsample_position": "befor"}, ["subsample_position", "'befor'", "'before', 'after'"]),
+    ({"norm": "bach"}, ["norm", "'bach'", "'batch', 'frozen', None"]),
+    ({"extent": "times"}, ["extent", "'times'", "'spacetime', 'space', 'time'"]),
+    ({"channels": 0}, ["channels", "at least 1", "0"]),
+    ({"inner_channels": 0}, ["inner_channels", "at least 1", "0"]),
+    ({"dims": 2, "extent": "space"}, ["extent", "'spacetime'", "dims=2", "'space'"]),
+    ({"scale": 0.5, "pairwise": "dot_product"}, ["scale", "None or 'auto'", "0.5"]),
+    ({"scale": "automatic"}, ["scale", "a number", "'automatic'"]),
+    ({"subsample": 0}, ["subsample", "positive", "0"]),
+    ({"subsample": (2, 2)}, ["subsample", "3 of them", "(2, 2)"]),
+    ({"subsample": (2, 2, 2), "extent": "space"}, ["subsample[0]", "1", "(2, 2, 2)"]),
+    ({"subsample": 2, "extent": "time"}, ["subsample[1:]", "(1, 1)", "(2, 2, 2)"]),
+    ({"temporal_group": 0}, ["temporal_group", "at least 1", "0"]),
+    ({"temporal_group": 2, "dims": 2}, ["temporal_group", "dims=3", "dims=2"]),
+    ({"temporal_group": 2, "extent": "time"}, ["temporal_group", "extent='spacetime'", "'time'"]),
+    ({"temporal_group": 3, "subsample": (2, 1, 1)}, ["temporal_group", "subsample"]),
+]
+
+
+@pytest.mark.parametrize(("change", "words"), WRONG)
+def test_wrong_option_is_named_with_what_is_allowed(change, words):
+    with pytest.raises(ValueError) as error:  # noqa: PT011 (the words are the check)
+        nl.NonLocalBlock(**({"channels": 8} | change))
+    assert [word for word in words if word not in str(error.value)] == []
+
+
+REAL = torch.ones(2, 4, 3, 3, dtype=torch.bool)
+
+
+@pytest.mark.parametrize(
+    ("x", "mask", "words"),
+    [
+        (torch.zeros(2, 8, 3, 3), None, ["x must", "(B, 8, T, H, W)", "(2, 8, 3, 3)"]),
+        (torch.zeros(2, 4, 4, 3, 3), None, ["x must", "(B, 8, T, H, W)", "(2, 4, 4, 3, 3)"]),
+        (torch.zeros(2, 8, 3, 3, 3), None, ["temporal_group=2", "divide", "3"]),
+        (torch.zeros(2, 8, 4, 3, 3), REAL[0], ["mask", "(2, 4, 3, 3)", "(4, 3, 3)"]),
+        (torch.zeros(2, 8, 4, 3, 3), REAL.float(), ["mask", "booleans", "float32"]),
+    ],
+)
+def test_wrong_input_is_named_with_what_is_allowed(x, mask, words):
+    block = nl.NonLocalBlock(8, temporal_group=2)
+    for call in (block, block.affinity):
+        with pytest.raises(ValueError) as error:  # noqa: PT011
+            call(x, mask=mask)
+        assert [word for word in words if word not in str(error.value)] == []

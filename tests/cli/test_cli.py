@@ -1,0 +1,162 @@
+import csv
+import json
+import subprocess
+import sys
+
+import pytest
+
+from nonlocalnet.cli import COMMANDS, main
+from nonlocalnet.data.synthetic import write_same_colour
+from nonlocalnet.training.config import TrainConfig
+from nonlocalnet.training.loop import train
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A folder with videos and the weights of a network that saw them twice."""
+    folder = tmp_path_factory.mktemp("run")
+    videos = write_same_colour(folder / "videos", 6, seed=0)
+    train(
+        TrainConfig(
+            data=videos,
+            out=folder / "out",
+            model="c2d_tiny_nl2",
+            clip="4x2",
+            crop=32,
+            short_side=(32, 32),
+            iterations=2,
+            batch_size=4,
+            lr=0.01,
+            workers=0,
+            device="cpu",
+        )
+    )
+    return folder
+
+
+@pytest.fixture
+def weights(run):
+    return str(run / "out" / "model.safetensors")
+
+
+def test_without_words_it_says_what_there_is(capsys):
+    assert main([]) == 0
+    said = capsys.readouterr().out
+    assert all(command in said for command in COMMANDS)
+
+
+def test_an_unknown_command(capsys):
+    assert main(["trian"]) == 2
+    assert "no command 'trian'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_help(command, capsys):
+    with pytest.raises(SystemExit) as ended:
+        main([command, "--help"])
+    assert ended.value.code == 0
+    assert f"nonlocalnet {command}" in capsys.readouterr().out
+
+
+def test_models_prints_what_the_paper_counts(capsys):
+    assert main(["models", "c2d_r101", "--json"]) == 0
+    row = json.loads(capsys.readouterr().out)[0]
+    assert row["parameters"] / 1e6 == pytest.approx(43.2, abs=0.05)  # paper, table 2e
+    assert main(["models", "c2d_tiny*"]) == 0
+    assert "c2d_tiny_nl2" in capsys.readouterr().out
+
+
+def test_models_without_a_match(capsys):
+    assert main(["models", "resnext*"]) == 2
+    assert "no model matches 'resnext*'" in capsys.readouterr().err
+
+
+def test_train_from_words(run, tmp_path, capsys):
+    words = ["--data", str(run / "videos"), "--out", str(tmp_path / "r"), "--model", "c2d_tiny"]
+    words += ["--clip", "4x2", "--crop", "32", "--short-side", "32", "32", "--iterations", "1"]
+    words += ["--batch-size", "2", "--workers", "0", "--lr-steps", "1", "2", "--device", "cpu"]
+    assert main(["train", *words]) == 0
+    assert "6 training videos, 2 classes" in capsys.readouterr().out
+    assert json.loads((tmp_path / "r" / "config.json").read_text())["lr_steps"] == [1, 2]
+
+
+def test_test_prints_a_table_and_writes_predictions(run, weights, tmp_path, capsys):
+    words = ["--data", str(run / "videos"), "--weights", weights, "--num-clips", "2"]
+    words += ["--num-crops", "3", "--workers", "0", "--device", "cpu"]
+    assert main(["test", *words, "--out", str(tmp_path / "p.csv")]) == 0
+    said = capsys.readouterr().out
+    assert "top1" in said
+    assert "2 x 3" in said
+    with (tmp_path / "p.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 6
+    for row in rows:
+        assert float(row["different"]) + float(row["same"]) == pytest.approx(1, abs=2e-6)
+        assert row["video"].startswith(("same/", "different/"))
+    hits = sum((float(r["same"]) > float(r["different"])) == (r["labels"] == "1") for r in rows)
+    assert main(["test", *words, "--out", str(tmp_path / "s.json")]) == 0
+    assert json.loads((tmp_path / "s.json").read_text())["top1"] == pytest.approx(100 * hits / 6)
+
+
+def test_test_skips_and_names_unreadable_videos(run, weights, tmp_path, capsys):
+    good = sorted((run / "videos").rglob("*.mp4"))[0]
+    (tmp_path / "bad.mp4").write_bytes(b"")
+    (tmp_path / "l.txt").write_text(f"{good} 0\nbad.mp4 1\n")
+    words = ["--data", str(tmp_path / "l.txt"), "--weights", weights, "--workers", "0"]
+    assert main(["test", *words, "--device", "cpu"]) == 0
+    said = capsys.readouterr().out
+    assert "bad.mp4: the file is empty" in said
+
+
+def test_predict_names_classes_with_probabilities(run, weights, capsys):
+    video = str(sorted((run / "videos").rglob("*.mp4"))[0])
+    words = ["predict", video, "--weights", weights, "--device", "cpu"]
+    assert main([*words, "--json"]) == 0
+    classes = json.loads(capsys.readouterr().out)["classes"]
+    assert set(classes) == {"same", "different"}
+    assert sum(classes.values()) == pytest.approx(1, abs=1e-5)
+    assert main([*words, "--top", "1"]) == 0
+    said = capsys.readouterr().out
+    assert max(classes, key=classes.get) in said
+
+
+def test_predict_goes_on_after_a_bad_file(run, weights, tmp_path, capsys):
+    video = str(sorted((run / "videos").rglob("*.mp4"))[0])
+    bad = tmp_path / "notes.mp4"
+    bad.write_text("hello")
+    words = ["predict", str(bad), video, "--weights", weights, "--device", "cpu", "--json"]
+    assert main(words) == 2
+    streams = capsys.readouterr()
+    assert "notes.mp4" in streams.err
+    assert json.loads(streams.out)["video"] == video
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["predict", "x.mp4", "--weights", "none.safetensors"], "no weights file"),
+        (["predict", "--weights", "none.safetensors"], "name at least one video"),
+        (["train", "--data", "nowhere", "--out", "o", "--model", "c3d"], "c2d"),
+        (["train", "--data", "nowhere", "--out", "o"], "nowhere"),
+        (["test", "--data", "nowhere", "--weights", "none"], "no weights file"),
+    ],
+)
+def test_errors_of_use_are_one_sentence(words, said, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "empty").mkdir()
+    assert main(words) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("nonlocalnet: ")
+    assert error.count("\n") == 1
+    assert said in error
+
+
+def test_a_missing_extra_is_one_sentence(tmp_path):
+    code = (
+        "import sys; sys.modules['tyro'] = None\n"
+        "from nonlocalnet.cli import main; sys.exit(main(['models']))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1
+    assert "pip install 'nonlocalnet[video]'" in done.stderr

@@ -1,0 +1,210 @@
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+import nonlocalnet as nl
+from nonlocalnet.models.weights import (
+    KEY,
+    WeightsInfo,
+    load,
+    load_weights,
+    read_classes,
+    read_info,
+    save_weights,
+)
+
+OPTIONS = {"num_classes": 3, "clip": "4x2", "crop": 32}
+
+
+def network(name="c2d_tiny_nl2", seed=0, **options):
+    torch.manual_seed(seed)
+    model = nl.create_model(name, **(OPTIONS | options))
+    for value in model.state_dict().values():
+        if value.is_floating_point():
+            value.uniform_(0.5, 1)
+    return model.eval()
+
+
+def info_of(model, **fields) -> WeightsInfo:
+    return WeightsInfo(config=model.config, classes=["run", "jump", "naïve"], **fields)
+
+
+@pytest.fixture
+def file(tmp_path) -> Path:
+    model = network()
+    save_weights(model, tmp_path / "a.safetensors", info_of(model))
+    return tmp_path / "a.safetensors"
+
+
+def state(model):
+    return {key: value.clone() for key, value in model.state_dict().items()}
+
+
+def same(a, b):
+    return a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"norm": "frozen", "clip": "8x2"},
+        {"pairwise": "concatenation"},
+        {"extent": "time", "crop": 64},
+    ],
+)
+def test_round_trip_gives_the_same_network_and_description(tmp_path, options):
+    model = network(**options)
+    info = info_of(model, multi_label=True, short_side=40, facts={"top-1": 0.5, "data": "x"})
+    path = tmp_path / "b.safetensors"
+    save_weights(model, path, info)
+    again = load(path)
+    x = torch.randn(1, 3, 8, 32, 32)
+    assert torch.equal(again(x), model(x))
+    assert same(state(again), state(model))
+    assert read_info(path) == again.info == info
+    assert not again.training
+    assert again.config == model.config
+
+
+def test_paths_may_be_words(file):
+    assert same(state(load(str(file))), state(load(file)))
+
+
+def test_saving_makes_channels_last_and_shared_memory_no_matter(tmp_path):
+    model = network().to(memory_format=torch.channels_last_3d)
+    save_weights(model, tmp_path / "c", info_of(model))
+    assert same(state(load(tmp_path / "c")), state(model))
+
+
+def test_class_name_falls_back_on_the_number():
+    info = WeightsInfo(config={}, classes=["run"])
+    assert [info.class_name(i) for i in (0, 1)] == ["run", "1"]
+
+
+def test_report_names_what_was_loaded(file):
+    model = network(seed=1)
+    report = load_weights(model, file)
+    assert set(report.loaded) == set(model.state_dict())
+    assert (report.left, report.unused) == ([], [])
+    assert str(report) == f"{len(model.state_dict())} loaded, 0 left, 0 unused"
+
+
+def test_new_classifier_keeps_fc_and_loads_the_rest(file):
+    model = network(seed=1, num_classes=7)
+    before = state(model)
+    report = load_weights(model, file, new_classifier=True)
+    fc = {"fc.weight", "fc.bias"}
+    assert set(report.left) == set(report.unused) == fc
+    assert set(report.loaded) == set(before) - fc
+    stored = load_file(file)
+    for key, value in model.state_dict().items():
+        assert torch.equal(value, before[key] if key in fc else stored[key])
+
+
+def change(file, edit):
+    tensors = load_file(file)
+    edit(tensors)
+    save_file(tensors, file, metadata={KEY: json.dumps({"config": network().config})})
+
+
+BROKEN = {
+    "wrong shape": (
+        lambda t: t.update({"fc.weight": torch.zeros(4, 64)}),
+        ["fc.weight", "(4, 64)", "(3, 64)"],
+    ),
+    "same number of elements": (
+        lambda t: t.update({"fc.weight": t["fc.weight"].mT.contiguous()}),
+        ["fc.weight", "(64, 3)", "(3, 64)"],
+    ),
+    "missing": (lambda t: t.pop("conv1.weight"), ["conv1.weight is not in the file"]),
+    "unknown": (lambda t: t.update(extra=torch.zeros(1)), ["extra is not in the network"]),
+    "all": (lambda t: t.clear() or t.update(a=torch.zeros(1)), ["and", "more", "not in the file"]),
+}
+
+
+@pytest.mark.parametrize(
+    ("case", "new_classifier"),
+    [*((case, False) for case in BROKEN), *((case, True) for case in ("missing", "unknown"))],
+)
+def test_file_that_does_not_fit_is_refused_and_the_model_unchanged(file, case, new_classifier):
+    edit, words = BROKEN[case]
+    change(file, edit)
+    model = network(seed=1)
+    before = state(model)
+    with pytest.raises(ValueError, match="does not fit the network") as error:
+        load_weights(model, file, new_classifier=new_classifier)
+    assert [word for word in [str(file), *words] if word not in str(error.value)] == []
+    assert same(state(model), before)
+
+
+def test_weights_of_another_network_are_refused(file):
+    with pytest.raises(ValueError, match=r"res3\.non_local0\..* is not in the network"):
+        load_weights(network("c2d_tiny"), file)
+
+
+CORRUPT = {
+    "text": b"hello, I am no weights file\n",
+    "empty": b"",
+    "pickle": b"\x80\x02}q\x00.",
+    "huge header": (2**62).to_bytes(8, "little") + b"{}",
+}
+
+
+@pytest.mark.parametrize("reader", [read_info, load, lambda p: load_weights(network(), p)])
+@pytest.mark.parametrize("content", CORRUPT)
+def test_what_is_no_safetensors_file_is_named(tmp_path, content, reader):
+    path = tmp_path / "x.safetensors"
+    path.write_bytes(CORRUPT[content])
+    with pytest.raises(ValueError, match=r"x\.safetensors is not a safetensors file"):
+        reader(path)
+
+
+@pytest.mark.parametrize("reader", [read_info, load, lambda p: load_weights(network(), p)])
+def test_truncated_file_is_named(file, reader):
+    file.write_bytes(file.read_bytes()[:-10])
+    with pytest.raises(ValueError, match=r"a\.safetensors is not a safetensors file"):
+        reader(file)
+
+
+@pytest.mark.parametrize("reader", [read_info, load, lambda p: load_weights(network(), p)])
+def test_missing_file_is_named(tmp_path, reader):
+    for path in (tmp_path / "none.safetensors", tmp_path):
+        with pytest.raises(FileNotFoundError, match=f"no weights file at {path}"):
+            reader(path)
+
+
+@pytest.mark.parametrize("metadata", [None, {"format": "pt"}])
+def test_foreign_safetensors_file_is_named(tmp_path, metadata):
+    path = tmp_path / "timm.safetensors"
+    save_file({"a": torch.zeros(1)}, path, metadata=metadata)
+    with pytest.raises(ValueError, match="does not say which network it is for"):
+        load(path)
+
+
+@pytest.mark.parametrize("text", ["{", "{}", '{"config": {}, "new_field": 1}', "[1]", "null"])
+def test_damaged_description_is_named(tmp_path, text):
+    path = tmp_path / "d.safetensors"
+    save_file({"a": torch.zeros(1)}, path, metadata={KEY: text})
+    with pytest.raises(ValueError, match="damaged description"):
+        read_info(path)
+
+
+def test_description_of_an_unknown_network_is_named(tmp_path):
+    path = tmp_path / "e.safetensors"
+    text = json.dumps({"config": {"name": "c2d_r99"}})
+    save_file({"a": torch.zeros(1)}, path, metadata={KEY: text})
+    with pytest.raises(ValueError, match="'c2d_r99'"):
+        load(path)
+
+
+def test_class_names_are_read_one_a_line(tmp_path):
+    path = tmp_path / "classes.txt"
+    path.write_text("run\n\n  jump high \n", encoding="utf-8")
+    assert read_classes(path) == ["run", "jump high"]
+    path.write_text("\n \n")
+    with pytest.raises(ValueError, match="has no class names"):
+        read_classes(path)

@@ -1,0 +1,245 @@
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+
+import nonlocalnet as nl
+from nonlocalnet.data.synthetic import write_same_colour
+from nonlocalnet.models.weights import read_info
+from nonlocalnet.runtime.checkpoint import load_checkpoint
+from nonlocalnet.runtime.log import read_metrics
+from nonlocalnet.training.config import TrainConfig
+from nonlocalnet.training.loop import train
+
+
+@pytest.fixture(scope="module")
+def videos(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("videos")
+    write_same_colour(folder / "train", 12, seed=0)
+    write_same_colour(folder / "val", 6, seed=1)
+    return folder
+
+
+@pytest.fixture
+def config(videos, tmp_path):
+    return TrainConfig(
+        data=videos / "train",
+        val=videos / "val",
+        out=tmp_path / "run",
+        model="c2d_tiny_nl2",
+        clip="4x2",
+        crop=32,
+        short_side=(32, 36),
+        iterations=6,
+        batch_size=4,
+        lr=0.05,
+        workers=0,
+        log_every=2,
+        eval_every=3,
+        device="cpu",
+    )
+
+
+def test_a_run_leaves_everything_that_is_needed(config):
+    result = train(config)
+    assert result.iteration == 6
+    assert not result.interrupted
+    lines = read_metrics(config.out / "metrics.jsonl", "train")
+    assert [line["iteration"] for line in lines] == [2, 4, 6]
+    assert [line["lr"] for line in lines] == pytest.approx([0.05, 0.005, 0.0005])
+    scores = read_metrics(config.out / "metrics.jsonl", "val")
+    assert [line["iteration"] for line in scores] == [3, 6]
+    assert json.loads((config.out / "config.json").read_text())["model"] == "c2d_tiny_nl2"
+    info = read_info(result.weights)
+    assert info.classes == ["different", "same"]
+    assert info.short_side == 32
+    assert info.facts["validation"] == result.scores
+    assert {path.name for path in config.out.iterdir()} == {
+        "config.json",
+        "metrics.jsonl",
+        "checkpoint.pt",
+        "model.safetensors",
+    }
+
+
+def test_training_lowers_the_loss(config):
+    train(dataclasses.replace(config, iterations=60, lr=0.1, dropout=0.0, log_every=60))
+    # 12 videos can be learned by heart; guessing costs ln 2 = 0.69 (mean over the last 50 updates)
+    assert read_metrics(config.out / "metrics.jsonl", "train")[-1]["loss"] < 0.65
+
+
+def test_the_same_seed_gives_the_same_network(config, tmp_path):
+    other = dataclasses.replace(config, out=tmp_path / "other")
+    first, second = nl.load(train(config).weights), nl.load(train(other).weights)
+    for a, b in zip(first.state_dict().values(), second.state_dict().values(), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_resume_goes_on(config):
+    whole = dataclasses.replace(config, iterations=6)
+    train(dataclasses.replace(config, iterations=3, lr_steps=whole.steps))
+    state = load_checkpoint(config.out / "checkpoint.pt")
+    assert state["iteration"] == 3
+    result = train(dataclasses.replace(whole, resume=True))
+    assert result.iteration == 6
+    lines = read_metrics(config.out / "metrics.jsonl", "train")
+    assert [line["iteration"] for line in lines] == [2, 4, 6]
+
+
+def test_resume_without_augmentation_equals_an_unbroken_run(config, tmp_path):
+    # one fixed view of each video: nothing is drawn but the order, which resume must keep
+    plain = dataclasses.replace(
+        config, clip="8x1", short_side=(32, 32), flip=0.0, dropout=0.0, lr_steps=(4,), val=None
+    )
+    unbroken = train(plain).weights
+    parts = dataclasses.replace(plain, out=tmp_path / "parts")
+    train(dataclasses.replace(parts, iterations=3))
+    resumed = train(dataclasses.replace(parts, resume=True)).weights
+    for a, b in zip(
+        nl.load(unbroken).state_dict().values(), nl.load(resumed).state_dict().values(), strict=True
+    ):
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)
+
+
+def test_a_run_is_not_overwritten(config):
+    train(dataclasses.replace(config, iterations=1))
+    with pytest.raises(ValueError, match=r"holds a run already.*--resume"):
+        train(config)
+
+
+def test_resume_without_a_checkpoint(config):
+    with pytest.raises(FileNotFoundError, match="start without --resume"):
+        train(dataclasses.replace(config, resume=True))
+
+
+def test_resume_of_another_network(config):
+    train(dataclasses.replace(config, iterations=1))
+    with pytest.raises(ValueError, match="another network"):
+        train(dataclasses.replace(config, model="c2d_tiny", resume=True))
+
+
+def test_a_damaged_checkpoint(config):
+    train(dataclasses.replace(config, iterations=1))
+    checkpoint = config.out / "checkpoint.pt"
+    checkpoint.write_bytes(checkpoint.read_bytes()[:1000])
+    with pytest.raises(ValueError, match="not a readable checkpoint"):
+        train(dataclasses.replace(config, resume=True))
+
+
+def test_init_takes_weights_and_a_new_classifier(config, tmp_path, videos):
+    weights = train(dataclasses.replace(config, iterations=2, val=None)).weights
+    records = sorted((videos / "train").rglob("*.mp4"))
+    file = tmp_path / "list.txt"
+    file.write_text("".join(f"{path} {i % 3}\n" for i, path in enumerate(records)))
+    fresh = dataclasses.replace(
+        config, data=file, val=None, out=tmp_path / "b", init=weights, iterations=1, lr=1e-12
+    )
+    model, source = nl.load(train(fresh).weights), nl.load(weights)
+    assert model.fc.out_features == 3
+    torch.testing.assert_close(model.conv1.weight, source.conv1.weight)
+
+
+def test_multi_label_from_a_charades_table(config, tmp_path, videos):
+    names = [path.stem for path in (videos / "train" / "same").glob("*.mp4")]
+    table = tmp_path / "labels.csv"
+    rows = [f"{name},1.0,{'c000 0 1;c002 0 1' if i % 2 else ''}" for i, name in enumerate(names)]
+    table.write_text("\n".join(["id,length,actions", *rows]) + "\n")
+    result = train(
+        dataclasses.replace(config, data=table, val=table, root=videos / "train" / "same")
+    )
+    assert set(result.scores) == {"map"}
+    assert nl.load(result.weights).info.multi_label
+
+
+def test_unreadable_videos_are_replaced_counted_and_limited(config, tmp_path, videos):
+    good = sorted((videos / "train").rglob("*.mp4"))
+    broken = tmp_path / "broken.mp4"
+    broken.write_text("not a video")
+    file = tmp_path / "list.txt"
+    file.write_text("".join(f"{path} 0\n" for path in [*good, broken]))
+    training = dataclasses.replace(config, data=file, val=None, iterations=8)
+    train(training)
+    assert read_metrics(config.out / "metrics.jsonl", "train")[-1]["unreadable"] == 1
+    strict = dataclasses.replace(training, out=tmp_path / "strict", max_bad=0.01)
+    with pytest.raises(RuntimeError, match=r"1 of 13 videos cannot be read.*broken\.mp4"):
+        train(strict)
+
+
+def test_an_unreadable_validation_video_does_not_end_the_run(config, tmp_path, videos):
+    good = sorted((videos / "val").rglob("*.mp4"))
+    file = tmp_path / "val.txt"
+    file.write_text("".join(f"{path} 0\n" for path in [*good, tmp_path / "gone.mp4"]))
+    lists = tmp_path / "train.txt"
+    lists.write_text("".join(f"{p} {i % 2}\n" for i, p in enumerate(good)))
+    train(dataclasses.replace(config, data=lists, val=file, iterations=1))
+    assert read_metrics(config.out / "metrics.jsonl", "val")[-1]["unreadable"] == 1
+
+
+def test_a_loss_that_is_not_finite_ends_with_a_word_on_the_rate(config):
+    with pytest.raises(RuntimeError, match="lower --lr"):
+        train(dataclasses.replace(config, lr=1e30, iterations=50, val=None))
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "said"),
+    [
+        ("iterations", 0, "iterations must be at least 1"),
+        ("lr", -1.0, "lr must be positive"),
+        ("workers", -1, "workers must be 0 or more"),
+        ("precision", "fp8", "precision must be one of"),
+        ("eval_every", 0, "eval_every must be at least 1"),
+    ],
+)
+def test_wrong_options(config, field, value, said):
+    with pytest.raises(ValueError, match=said):
+        dataclasses.replace(config, **{field: value})
+
+
+def test_bf16_trains(config):
+    result = train(dataclasses.replace(config, precision="bf16", iterations=2, val=None))
+    assert result.iteration == 2
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupt_leaves_a_checkpoint_and_resume_ends_the_run(config, number):
+    command = [sys.executable, "-m", "nonlocalnet", "train"]
+    options = {
+        "data": config.data,
+        "out": config.out,
+        "model": config.model,
+        "clip": config.clip,
+        "crop": 32,
+        "short-side": "32 36",
+        "iterations": 100_000,
+        "batch-size": 4,
+        "workers": 1,
+        "log-every": 1,
+        "device": "cpu",
+    }
+    words = [w for key, value in options.items() for w in (f"--{key}", *str(value).split())]
+    process = subprocess.Popen(
+        [*command, *words],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    log = config.out / "metrics.jsonl"
+    deadline = time.monotonic() + 90
+    while not (log.exists() and log.stat().st_size) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    os.killpg(process.pid, number)  # Ctrl-C reaches the workers too
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 130, err
+    assert "interrupted at iteration" in out
+    assert "Traceback" not in err
+    done = load_checkpoint(config.out / "checkpoint.pt")["iteration"]
+    assert done >= 1
+    last = dataclasses.replace(config, resume=True, iterations=done + 1, val=None)
+    assert train(last).iteration == done + 1
