@@ -49,7 +49,7 @@ class Options:
     """Folder to write to; what a former demo wrote there is replaced."""
     seeds: int = 3
     """Runs of each network."""
-    iterations: int = 600
+    iterations: int = 650
     """Updates of each run, 32 clips each."""
     smoke: bool = False
     """A few updates on a few videos, to see that it runs."""

@@ -1,11 +1,15 @@
 """The README's Python blocks run, top to bottom, in one namespace, as a reader would type them."""
 
+import json
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-README = Path(__file__).parents[2] / "README.md"
+ROOT = Path(__file__).parents[2]
+README = ROOT / "README.md"
 BLOCK = re.compile(r"^```(\w*)[^\n]*\n(.*?)^```[ \t]*$", re.MULTILINE | re.DOTALL)
 SKIP = re.compile(r"<!--\s*test:\s*skip\b.*?-->\s*\Z", re.DOTALL)
 
@@ -27,11 +31,29 @@ def test_blocks_are_found_and_skipped_as_told():
     assert python_blocks(text) == [(3, "x = 1\n"), (16, "assert x == 1\n")]
 
 
-def test_readme_runs(tmp_path, monkeypatch):
+@pytest.fixture(scope="module")
+def after_the_demo(tmp_path_factory):
+    """A folder where `make demo` has run, in little: the README goes on from there."""
+    folder = tmp_path_factory.mktemp("readme")
+    command = [sys.executable, ROOT / "examples" / "demo.py", "--smoke", "--out", "demo"]
+    subprocess.run(command, cwd=folder, check=True, capture_output=True, timeout=200)
+    return folder
+
+
+def test_the_demo_leaves_what_it_says(after_the_demo):
+    demo = after_the_demo / "demo"
+    results = json.loads((demo / "results.json").read_text())
+    assert set(results["test_accuracy"]) == {"c2d_tiny", "c2d_tiny_nl2"}
+    page = (demo / "report.html").read_text()
+    assert page.count('<img alt="') == 2
+    assert "http" not in page.replace("http-equiv", "")  # nothing is fetched
+    assert (demo / "attention.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_readme_runs(after_the_demo, monkeypatch):
     blocks = python_blocks(README.read_text(encoding="utf-8"))
-    if not blocks:
-        pytest.skip("README.md has no Python block to run")
-    monkeypatch.chdir(tmp_path)
+    assert len(blocks) >= 2
+    monkeypatch.chdir(after_the_demo)
     namespace = {"__name__": "readme"}
     for line, code in blocks:
         # blank lines before it, so that a traceback shows the README's own line

@@ -1,0 +1,54 @@
+import json
+import math
+
+import pytest
+import torch
+
+from nonlocalnet.runtime import log
+from nonlocalnet.runtime.device import pick_device, pick_precision
+
+
+def test_every_line_is_json_and_nan_is_null(tmp_path):
+    metrics = log.MetricsLog(tmp_path / "m.jsonl")
+    metrics.write("train", iteration=1, loss=math.nan)
+    metrics.write("val", iteration=1, top1=50.0)
+    lines = [json.loads(line) for line in metrics.path.read_text().splitlines()]
+    assert lines[0] == {"kind": "train", "iteration": 1, "loss": None}
+    assert log.read_metrics(metrics.path, "val") == [lines[1]]
+
+
+def test_truncate_drops_later_lines_and_a_cut_one(tmp_path):
+    metrics = log.MetricsLog(tmp_path / "m.jsonl")
+    for iteration in (10, 20, 30):
+        metrics.write("train", iteration=iteration)
+    with metrics.path.open("a") as file:
+        file.write('{"kind": "tr')
+    metrics.truncate(20)
+    assert [line["iteration"] for line in log.read_metrics(metrics.path, "train")] == [10, 20]
+
+
+def test_without_a_terminal_the_bar_speaks_in_lines(capsys, monkeypatch):
+    monkeypatch.setattr(log, "console", log.Console(force_terminal=False, highlight=False))
+    with log.Bar("train", total=4, every=0.0) as bar:
+        bar.advance(1, "loss 1.000")
+        bar.advance(1)
+    said = capsys.readouterr().out.splitlines()
+    assert said[0].startswith("train 1/4  loss 1.000  ")
+    assert said[1].startswith("train 2/4  loss 1.000  ")
+    assert said[1].endswith("s left")
+
+
+def test_running_mean_forgets():
+    mean = log.RunningMean(2)
+    assert math.isnan(mean.mean)
+    for value in (1.0, 2.0, 4.0):
+        mean.add(value)
+    assert mean.mean == 3.0
+
+
+def test_devices_and_precisions():
+    assert pick_device("cpu") == torch.device("cpu")
+    with pytest.raises(ValueError, match="'nonsense' cannot be used here"):
+        pick_device("nonsense")
+    assert pick_precision("auto", torch.device("cpu")) is None
+    assert pick_precision("bf16", torch.device("cpu")) == torch.bfloat16
