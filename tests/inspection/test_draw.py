@@ -46,10 +46,10 @@ def test_shares_of_the_frames_add_up():
     assert sum(shares) == pytest.approx(100, abs=4)  # each is rounded
 
 
-def test_the_heat_lights_the_heaviest_cell():
+def test_the_heaviest_cell_is_the_brightest():
     weights = torch.full((1, 2, 2), 0.01)
     weights[0, 1, 0] = 1.0
-    frames = torch.zeros(1, 3, 32, 32, dtype=torch.uint8)
+    frames = torch.full((1, 3, 32, 32), 200, dtype=torch.uint8)
     figure = figure3(frames, attention(weights, (0, 0, 0), (1, 4, 4)), top=1)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png")

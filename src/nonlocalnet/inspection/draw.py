@@ -10,18 +10,19 @@ from matplotlib.patches import ConnectionPatch, Rectangle
 from nonlocalnet.inspection.affinity import Attention
 
 INK, QUERY = "#111111", "#ff2d55"
+FAINT = 0.02  # relative to the heaviest; no arrow below
 
 
 def figure3(frames: torch.Tensor, attention: Attention, *, top: int = 8, title: str = "") -> Figure:
-    """Draw the clip in a row, the query, the weights as heat, and arrows to the heaviest keys.
+    """Draw the clip in a row, the query framed, and arrows to the heaviest keys.
 
-    Each key is drawn where its cell lies when the map is laid evenly over the clip. Heat is
-    |weight| relative to the largest. Arrows are wider for larger weights.
+    Each key is drawn where its cell lies when the map is laid evenly over the clip. Cells are the
+    darker the smaller their |weight| relative to the largest. Arrows are wider for larger weights.
 
     Args:
         frames: (T, 3, H, W) uint8 RGB, the clip that attention was computed for.
         attention: from `attend`.
-        top: how many arrows.
+        top: at most how many arrows; a key below 2% of the heaviest gets none.
         title: above the row.
 
     Returns:
@@ -36,14 +37,9 @@ def figure3(frames: torch.Tensor, attention: Attention, *, top: int = 8, title: 
     for t, axis in enumerate(axes):
         step = t * steps // count
         axis.imshow(frames[t].permute(1, 2, 0).numpy(), extent=(0, width, height, 0))
-        axis.imshow(
-            heat[step],
-            extent=(0, width, height, 0),
-            cmap="inferno",
-            vmin=0,
-            vmax=1,
-            alpha=0.15 + 0.45 * heat[step],
-        )
+        shade = np.zeros((rows, columns, 4))
+        shade[..., 3] = 0.5 * (1 - heat[step])
+        axis.imshow(shade, extent=(0, width, height, 0), interpolation="nearest")
         axis.set(xlim=(0, width), ylim=(height, 0), xticks=[], yticks=[])
         share = weights[step].sum() / max(weights.sum(), 1e-12) * steps / count
         axis.set_xlabel(f"frame {t}: {share:.0%}", fontsize=8)
@@ -58,6 +54,8 @@ def figure3(frames: torch.Tensor, attention: Attention, *, top: int = 8, title: 
     start = (corner[0] + cell[0] / 2, corner[1] + cell[1] / 2)
     for flat in np.argsort(-weights, axis=None)[:top]:
         step, key_row, key_column = np.unravel_index(flat, weights.shape)
+        if heat[step, key_row, key_column] < FAINT:
+            break
         key_frame = int((2 * step + 1) * count // (2 * steps))
         end = ((key_column + 0.5) * width / columns, (key_row + 0.5) * height / rows)
         figure.add_artist(
