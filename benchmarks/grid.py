@@ -158,8 +158,7 @@ def finish(options: Options, config: TrainConfig, task: str, kind: str, seed: in
     """Train, test with 1 and 10 views, and note the result; nothing if that is done."""
     weights = config.out / "model.safetensors"
     key, file = f"{task}/{kind}/{seed}", options.out / "results.json"
-    results = json.loads(file.read_text()) if file.exists() else {}
-    if key in results:
+    if key in read_runs(file):
         return weights
     started = time.monotonic()
     result = train(config)
@@ -168,16 +167,29 @@ def finish(options: Options, config: TrainConfig, task: str, kind: str, seed: in
     seconds = time.monotonic() - started
     test = Path(str(config.data).replace("_train", "_test"))
     scores = {f"{views}x1": test_score(weights, test, config.root, views) for views in (1, 10)}
-    results = json.loads(file.read_text()) if file.exists() else {}
-    results[key] = {
-        **scores,
-        "seconds": round(seconds),
+    runs = read_runs(file)
+    runs[key] = {**scores, "seconds": round(seconds)}
+    results = {
+        "machine": machine(),
+        "torch": torch.__version__,
         "threads": options.threads,
-        "machine": platform.processor() or platform.machine(),
+        "runs": dict(sorted(runs.items())),
     }
-    file.write_text(json.dumps(dict(sorted(results.items())), indent=2) + "\n")
+    file.write_text(json.dumps(results, indent=2) + "\n")
     console.print(f"{key}: {scores}, {seconds:.0f} s")
     return weights
+
+
+def read_runs(file: Path) -> dict[str, dict[str, float]]:
+    return json.loads(file.read_text())["runs"] if file.exists() else {}
+
+
+def machine() -> str:
+    """Name the processor, where the system does."""
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+    names = [line.split(": ")[1] for line in lines if line.startswith("model name")]
+    return f"{names[0]}, {len(names)} cores" if names else platform.machine()
 
 
 def test_score(weights: Path, data: Path, root: Path | None, views: int) -> float:

@@ -23,7 +23,12 @@ __all__ = sorted(_HOME)
 def __getattr__(name: str) -> object:
     if name not in _HOME:
         raise AttributeError(f"nonlocalnet has no {name!r}; it has {', '.join(__all__)}")
-    return getattr(importlib.import_module(f"nonlocalnet.{_HOME[name]}"), name)
+    try:
+        return getattr(importlib.import_module(f"nonlocalnet.{_HOME[name]}"), name)
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            f"nl.{name} needs {error.name}: pip install 'nonlocalnet[video]'", name=error.name
+        ) from None
 
 
 def __dir__() -> list[str]:

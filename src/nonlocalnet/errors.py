@@ -1,11 +1,9 @@
-"""Errors that speak to a colleague: what was given, what is allowed, what to do."""
+"""How an unknown choice is refused: what was given, what is allowed, what is nearest."""
 
 from __future__ import annotations
 
 import difflib
-import importlib
 from collections.abc import Iterable
-from types import ModuleType
 
 
 def check_choice(name: str, value: object, allowed: Iterable[object]) -> None:
@@ -17,14 +15,3 @@ def check_choice(name: str, value: object, allowed: Iterable[object]) -> None:
     near = difflib.get_close_matches(value, words, n=1) if isinstance(value, str) else []
     hint = f"; did you mean {near[0]!r}?" if near else ""
     raise ValueError(f"{name} must be one of {', '.join(map(repr, allowed))}; got {value!r}{hint}")
-
-
-def require(module: str, extra: str = "video") -> ModuleType:
-    """Import a module of an extra, or say in one sentence how to install it."""
-    try:
-        return importlib.import_module(module)
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(
-            f"{error.name} is needed here and not installed: pip install 'nonlocalnet[{extra}]'",
-            name=error.name,
-        ) from None

@@ -66,3 +66,11 @@ def test_operation_block_and_networks_load_torch_alone():
     assert packages - sys.stdlib_module_names == {"nonlocalnet"}
     heavy = {"torchvision", "av", "rich", "tyro", "matplotlib", "safetensors"}
     assert not heavy & packages
+
+
+def test_a_missing_extra_is_one_sentence():
+    code = "import sys; sys.modules['av'] = None\nimport nonlocalnet as nl; nl.predict"
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert "nl.predict needs av: pip install 'nonlocalnet[video]'" in done.stderr
+    assert "During handling" not in done.stderr

@@ -12,7 +12,7 @@ from rich.table import Table
 
 from nonlocalnet.evaluation.cost import Cost, cost
 from nonlocalnet.models.registry import list_models
-from nonlocalnet.runtime.log import console
+from nonlocalnet.runtime.log import Bar, console
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,11 @@ def command(options: Annotated[Options, tyro.conf.arg(name="")]) -> int:
     names = list_models(options.pattern)
     if not names:
         raise ValueError(f"no model matches {options.pattern!r}; nonlocalnet models lists all")
-    rows = [_row(name, options.clip, options.crop) for name in names]
+    rows = []
+    with Bar("counting", len(names)) as bar:
+        for name in names:
+            rows.append(_row(name, options.clip, options.crop))
+            bar.advance(text=name)
     if options.json:
         print(json.dumps(rows, indent=2))
         return 0
