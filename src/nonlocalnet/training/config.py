@@ -83,7 +83,7 @@ class TrainConfig:
     log_every: int = 10
     """Iterations between lines of metrics.jsonl."""
     eval_every: int | None = None
-    """Iterations between validations; by default a twentieth of the run."""
+    """Iterations between validations; by default a twentieth of the run, at least 50."""
     checkpoint_every: int | None = None
     """Iterations between checkpoints; by default with each validation."""
     device: str = "auto"
@@ -116,7 +116,7 @@ class TrainConfig:
     @property
     def eval_interval(self) -> int:
         """Iterations between validations."""
-        return self.eval_every or max(self.iterations // 20, 1)
+        return self.eval_every or max(self.iterations // 20, 50)
 
     @property
     def checkpoint_interval(self) -> int:
