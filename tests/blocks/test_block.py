@@ -482,3 +482,12 @@ def test_wrong_input_is_named_with_what_is_allowed(x, mask, words):
         with pytest.raises(ValueError) as error:  # noqa: PT011
             call(x, mask=mask)
         assert [word for word in words if word not in str(error.value)] == []
+
+
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+def test_the_output_has_the_memory_format_of_the_input(memory_format):
+    # else the next convolution of a pretrained network rounds otherwise than without the block
+    x = torch.randn(2, 8, 5, 6).contiguous(memory_format=memory_format)
+    for options in ({}, {"norm": None}, {"subsample": 2}):
+        z = nl.NonLocalBlock(8, dims=2, **options)(x)
+        assert z.stride() == x.stride()

@@ -71,8 +71,8 @@ def test_five_blocks_cost_what_the_sheet_says():
 def test_biases_and_norms_do_not_count():
     # conv1 1x3x3 3->16; res2 16->8->8->32 and its shortcut; res3: two blocks; res4; fc 64->5
     res2 = 16 * 8 + 9 * 8 * 8 + 8 * 32 + 16 * 32
-    res3 = 32 * 16 + 9 * 16 * 16 + 16 * 64 + 32 * 64 + 64 * 16 + 9 * 16 * 16 + 16 * 64
-    res4 = 64 * 16 + 9 * 16 * 16 + 16 * 64 + 64 * 64
+    res3 = 32 * 32 + 9 * 32 * 32 + 32 * 128 + 32 * 128 + 128 * 32 + 9 * 32 * 32 + 32 * 128
+    res4 = 128 * 16 + 9 * 16 * 16 + 16 * 64 + 128 * 64
     by_hand = 27 * 16 + res2 + res3 + res4 + 64 * 5
     for norm in ("batch", "frozen"):
         assert cost("c2d_tiny", num_classes=5, norm=norm).parameters == by_hand
@@ -81,13 +81,13 @@ def test_biases_and_norms_do_not_count():
 def test_multiply_adds_by_hand():
     # a 2x32x32 clip: conv1 2x16x16, pool1 2x7x7, pool2 1x7x7, res3 1x4x4, res4 1x2x2
     conv1, res2 = 2 * 256 * 27 * 16, 2 * 49 * (16 * 8 + 9 * 8 * 8 + 8 * 32 + 16 * 32)
-    res3 = 49 * 32 * 16 + 16 * (9 * 16 * 16 + 16 * 64 + 32 * 64)
-    res3 += 16 * (64 * 16 + 9 * 16 * 16 + 16 * 64)
-    res4 = 16 * 64 * 16 + 4 * (9 * 16 * 16 + 16 * 64 + 64 * 64)
+    res3 = 49 * 32 * 32 + 16 * (9 * 32 * 32 + 32 * 128 + 32 * 128)
+    res3 += 16 * (128 * 32 + 9 * 32 * 32 + 32 * 128)
+    res4 = 16 * 128 * 16 + 4 * (9 * 16 * 16 + 16 * 64 + 128 * 64)
     expected = conv1 + res2 + res3 + res4 + 64 * 5
     assert cost("c2d_tiny", clip="2x1", crop=32, num_classes=5).multiply_adds == expected
-    # two blocks on 4x4 maps with 2x2 keys, 64 -> 32: theta, phi and g, w_z, theta·phi, a·g
-    block = 16 * 64 * 32 + 2 * 4 * 64 * 32 + 16 * 32 * 64 + 2 * 16 * 4 * 32
+    # two blocks on 4x4 maps with 2x2 keys, 128 -> 64: theta, phi and g, w_z, theta·phi, a·g
+    block = 16 * 128 * 64 + 2 * 4 * 128 * 64 + 16 * 64 * 128 + 2 * 16 * 4 * 64
     blocks = cost("c2d_tiny_nl2", clip="2x1", crop=32, num_classes=5)
     assert blocks.multiply_adds == expected + 2 * block
 

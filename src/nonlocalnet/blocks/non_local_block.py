@@ -144,7 +144,8 @@ class NonLocalBlock(nn.Module):
             theta, phi, g, self.pairwise, scale=self.scale, mask=key_mask, w_f=self.w_f
         )  # (B', N', d)
         z = self.w_z(self._from_rows(y, x.shape))
-        return (z if self.norm is None else self.norm(z)) + x
+        # x first: the sum has its memory format, and later layers round as without the block
+        return x + (z if self.norm is None else self.norm(z))
 
     def affinity(
         self, x: Tensor, queries: Tensor | None = None, mask: Tensor | None = None
