@@ -39,5 +39,5 @@ format: setup  ## rewrite the code in the house style
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-clean:  ## remove what was built
-	rm -rf .venv demo runs dist .pytest_cache .ruff_cache
+clean:  ## remove what was built; your runs/ stay
+	rm -rf .venv demo dist .pytest_cache .ruff_cache

@@ -160,3 +160,17 @@ def test_a_missing_extra_is_one_sentence(tmp_path):
     assert done.returncode == 2
     assert done.stderr.count("\n") == 1
     assert "pip install 'nonlocalnet[video]'" in done.stderr
+
+
+def test_where_to_write_is_checked_before_the_test(run, weights, tmp_path, capsys):
+    words = ["--data", str(run / "videos"), "--weights", weights, "--out", str(tmp_path / "p.txt")]
+    assert main(["test", *words]) == 2
+    streams = capsys.readouterr()
+    assert "out must end in .csv" in streams.err
+    assert "top1" not in streams.out
+
+
+def test_no_class_asked_for(run, weights, capsys):
+    video = str(sorted((run / "videos").rglob("*.mp4"))[0])
+    assert main(["predict", video, "--weights", weights, "--top", "0", "--device", "cpu"]) == 2
+    assert "top and num_clips must be at least 1" in capsys.readouterr().err

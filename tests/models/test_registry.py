@@ -330,3 +330,17 @@ def test_wrong_argument_is_named_with_what_is_allowed(change, words):
 
 def test_number_of_classes_is_an_argument_not_an_option():
     assert nl.create_model("c2d_tiny", num_classes=3).fc.out_features == 3
+
+
+def test_a_row_has_the_same_rules_as_options(monkeypatch):
+    from nonlocalnet.models import registry
+
+    monkeypatch.setattr(registry, "_TABLE", dict(registry._TABLE))
+    base = registry._TABLE["c2d_tiny_nl2"]
+    for options in ({"norm": "frozen"}, {"extent": "time"}, {"stem_padding": 1}):
+        name = "row_" + "_".join(options)
+        registry.register(name, base | options)
+        row = nl.create_model(name, num_classes=2, clip="8x1", crop=32)
+        given = nl.create_model("c2d_tiny_nl2", num_classes=2, clip="8x1", crop=32, **options)
+        assert row.window == given.window
+        assert str(row) == str(given)

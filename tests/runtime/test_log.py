@@ -28,11 +28,14 @@ def test_truncate_drops_later_lines_and_a_cut_one(tmp_path):
 
 
 def test_without_a_terminal_the_bar_speaks_in_lines(capsys, monkeypatch):
-    monkeypatch.setattr(log, "console", log.Console(force_terminal=False, highlight=False))
+    plain = log.Console(force_terminal=False, highlight=False, stderr=True)
+    monkeypatch.setattr(log, "progress_console", plain)
     with log.Bar("train", total=4, every=0.0) as bar:
         bar.advance(1, "loss 1.000")
         bar.advance(1)
-    said = capsys.readouterr().out.splitlines()
+    streams = capsys.readouterr()
+    assert streams.out == ""  # results alone, so that --json can be read by a machine
+    said = streams.err.splitlines()
     assert said[0].startswith("train 1/4  loss 1.000  ")
     assert said[1].startswith("train 2/4  loss 1.000  ")
     assert said[1].endswith("s left")

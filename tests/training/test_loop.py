@@ -243,3 +243,9 @@ def test_an_interrupt_leaves_a_checkpoint_and_resume_ends_the_run(config, number
     assert done >= 1
     last = dataclasses.replace(config, resume=True, iterations=done + 1, val=None)
     assert train(last).iteration == done + 1
+
+
+def test_resuming_a_finished_run_does_not_rewrite_its_options(config):
+    train(dataclasses.replace(config, iterations=1, val=None))
+    train(dataclasses.replace(config, iterations=1, val=None, resume=True, lr=9.0))
+    assert json.loads((config.out / "config.json").read_text())["lr"] == config.lr

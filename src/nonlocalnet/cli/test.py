@@ -45,6 +45,8 @@ class Options:
 
 
 def command(options: Annotated[Options, tyro.conf.arg(name="")]) -> int:
+    if options.out is not None and options.out.suffix not in (".csv", ".json"):
+        raise ValueError(f"out must end in .csv (predictions) or .json (scores); got {options.out}")
     model = load(options.weights).to(pick_device(options.device))
     info = model.info
     names = info.classes if options.data.is_file() and info.classes else None
@@ -92,7 +94,7 @@ def _write(path: Path, scores, predictions: Predictions, dataset: VideoDataset, 
     if path.suffix == ".json":
         facts = {"videos": len(predictions.indices), "unreadable": len(predictions.unreadable)}
         path.write_text(json.dumps(scores | facts, indent=2) + "\n")
-    elif path.suffix == ".csv":
+    else:
         with path.open("w", newline="") as file:
             writer = csv.writer(file)
             classes = [class_name(k) for k in range(predictions.probabilities.shape[1])]
@@ -101,5 +103,3 @@ def _write(path: Path, scores, predictions: Predictions, dataset: VideoDataset, 
                 record = dataset.records[int(index)]
                 labels = " ".join(map(str, record.labels))
                 writer.writerow([record.name, labels, *(f"{float(v):.6f}" for v in p)])
-    else:
-        raise ValueError(f"out must end in .csv (predictions) or .json (scores); got {path}")

@@ -132,6 +132,8 @@ def predict(
     info = getattr(model, "info", None)
     if info is None:
         raise ValueError("this model does not know its clip and classes: load it with nl.load")
+    if top < 1 or num_clips < 1:
+        raise ValueError(f"top and num_clips must be at least 1; got {top} and {num_clips}")
     clip = ClipSpec.parse(info.config["clip"])
     transform = TestTransform(info.short_side, info.short_side, num_crops)
     with VideoReader(Path(path)) as reader:

@@ -171,15 +171,15 @@ def create_model(
     allowed = [k for k in inspect.signature(VideoResNet).parameters if k != "num_classes"]
     for option in options:
         check_choice("option", option, allowed)
-    row = _TABLE[name]
+    row = _TABLE[name] | options
     dense = int(match[1]) >= 32 and int(match[2]) <= 2
     fields: dict[str, Any] = {"temporal_stride": 2 if dense else 1}
-    if options.get("norm") == "frozen" and options.get("extent", "spacetime") == "spacetime":
+    if row.get("norm") == "frozen" and row.get("extent", "spacetime") == "spacetime":
         fields["temporal_group"] = LONG_CLIP_GROUP
-    if options.get("extent") == "time":
+    if row.get("extent") == "time":
         fields["subsample"] = None  # it would pool places, which are apart in this extent
-    fields["window"] = _last_side(crop, len(row["depths"]), options.get("stem_padding", 0))
-    model = VideoResNet(num_classes=num_classes, **(fields | row | options))
+    fields["window"] = _last_side(crop, len(row["depths"]), row.get("stem_padding", 0))
+    model = VideoResNet(num_classes=num_classes, **(fields | row))
     model.config = {"name": name, "num_classes": num_classes, "clip": clip, "crop": crop, **options}
     return model
 

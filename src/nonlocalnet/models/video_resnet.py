@@ -192,7 +192,7 @@ class VideoResNet(nn.Module):
         (B, 3, T, H, W) -> (B, K): softmax (multi-label: sigmoid) at every position of
         `logits_map`, then the mean over positions. Not the other way round.
 
-        Source: official code, `lib/utils/metrics.py` and the test net's `pred` (sheet 3.2).
+        Source: official code, `lib/utils/metrics.py` and the test net's `pred`.
         """
         logits = self.logits_map(x)
         p = logits.sigmoid() if multi_label else logits.softmax(dim=1)

@@ -49,7 +49,7 @@ def train(config: TrainConfig) -> Result:
         FileNotFoundError: data, weights or checkpoint that are not there.
         RuntimeError: too many videos cannot be read, or the loss is not finite.
 
-    Source: paper, section 4 and official configs (the sheet's section 3.1). Unlike the official
+    Source: paper, section 4, and the official configs. Unlike the official
     code, whose validation clips are random crops, ours are the middle clip and crop.
     """
     torch.manual_seed(config.seed)
@@ -129,7 +129,8 @@ class _Run:
             )
         self.config.out.mkdir(parents=True, exist_ok=True)
         self.log.path.touch()
-        self.config.save(self.config.out / "config.json")
+        if self.iteration < self.config.iterations:  # else these options change nothing
+            self.config.save(self.config.out / "config.json")
 
     def fit(self, training: VideoDataset) -> Result:
         """Update until the last iteration or an interrupt; save what there is."""
