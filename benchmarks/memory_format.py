@@ -1,8 +1,8 @@
-"""Time forward and backward of the small networks in the two memory formats, on one CPU thread.
+"""Time a training step of the small networks by memory format and precision, on one CPU thread.
 
     python benchmarks/memory_format.py
 
-Both formats run in the same process, in turn; the best of three is printed, and the ratio.
+All run in the same process, in turn; the best of three is printed, with its ratio to the default.
 """
 
 from __future__ import annotations
@@ -14,10 +14,14 @@ import torch
 import nonlocalnet as nl
 
 CLIPS, FRAMES, SIDE, REPEATS = 16, 37, 64, 3
-FORMATS = {"default": torch.contiguous_format, "channels_last_3d": torch.channels_last_3d}
+SETTINGS = {
+    "default": (torch.contiguous_format, torch.float32),
+    "channels_last_3d": (torch.channels_last_3d, torch.float32),
+    "channels_last_3d, bfloat16 autocast": (torch.channels_last_3d, torch.bfloat16),
+}
 
 
-def step_seconds(name: str, memory_format: torch.memory_format) -> float:
+def step_seconds(name: str, memory_format: torch.memory_format, dtype: torch.dtype) -> float:
     """Time one step, after one to warm up."""
     torch.manual_seed(0)
     model = nl.create_model(
@@ -27,7 +31,9 @@ def step_seconds(name: str, memory_format: torch.memory_format) -> float:
     seconds = []
     for _ in range(REPEATS + 1):
         start = time.perf_counter()
-        model(clips).sum().backward()
+        with torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16):
+            loss = model(clips).sum()
+        loss.backward()
         seconds.append(time.perf_counter() - start)
     return min(seconds[1:])
 
@@ -35,6 +41,7 @@ def step_seconds(name: str, memory_format: torch.memory_format) -> float:
 if __name__ == "__main__":
     torch.set_num_threads(1)
     for name in ("c2d_small", "i3d_small", "i3d_small_nl2"):
-        found = {key: step_seconds(name, value) for key, value in FORMATS.items()}
-        ratio = found["default"] / found["channels_last_3d"]
-        print(name, *(f"{key} {value:.2f} s" for key, value in found.items()), f"{ratio:.2f}x")
+        found = {key: step_seconds(name, *value) for key, value in SETTINGS.items()}
+        print(name)
+        for key, seconds in found.items():
+            print(f"  {key:38} {seconds:6.2f} s  {found['default'] / seconds:.2f}x")

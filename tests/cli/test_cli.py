@@ -1,5 +1,8 @@
+import contextlib
 import csv
 import json
+import os
+import pty
 import subprocess
 import sys
 
@@ -76,7 +79,7 @@ def test_train_from_words(run, tmp_path, capsys):
     words += ["--clip", "4x2", "--crop", "32", "--short-side", "32", "32", "--iterations", "1"]
     words += ["--batch-size", "2", "--workers", "0", "--lr-steps", "1", "2", "--device", "cpu"]
     assert main(["train", *words]) == 0
-    assert "6 training videos, 2 classes" in capsys.readouterr().out
+    assert "6 training videos, 2 classes" in capsys.readouterr().err
     assert json.loads((tmp_path / "r" / "config.json").read_text())["lr_steps"] == [1, 2]
 
 
@@ -174,3 +177,28 @@ def test_no_class_asked_for(run, weights, capsys):
     video = str(sorted((run / "videos").rglob("*.mp4"))[0])
     assert main(["predict", video, "--weights", weights, "--top", "0", "--device", "cpu"]) == 2
     assert "top and num_clips must be at least 1" in capsys.readouterr().err
+
+
+def test_on_a_terminal_messages_stand_on_lines_of_their_own(run, tmp_path):
+    words = ["--data", run / "videos", "--val", run / "videos", "--out", tmp_path / "r"]
+    words += ["--model", "c2d_tiny", "--clip", "4x2", "--crop", "32", "--short-side", "32", "32"]
+    words += ["--iterations", "2", "--eval-every", "1", "--workers", "0", "--device", "cpu"]
+    parent, child = pty.openpty()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "nonlocalnet", "train", *map(str, words)],
+        stdout=child,
+        stderr=child,
+        env=os.environ | {"TERM": "xterm", "COLUMNS": "120"},
+    )
+    os.close(child)
+    seen = b""
+    with contextlib.suppress(OSError):  # what Linux says at the end
+        while part := os.read(parent, 4096):
+            seen += part
+    os.close(parent)
+    assert process.wait(timeout=60) == 0
+    assert b"2/2" in seen  # the bar
+    # every message begins a line, or one that was just cleared
+    for message in (b"iteration 1: validation", b"iteration 2: validation", b"weights: "):
+        before = seen[: seen.index(message)]
+        assert before.endswith((b"\n", b"\x1b[2K", b"\r")), before[-80:]

@@ -29,7 +29,7 @@ def test_truncate_drops_later_lines_and_a_cut_one(tmp_path):
 
 def test_without_a_terminal_the_bar_speaks_in_lines(capsys, monkeypatch):
     plain = log.Console(force_terminal=False, highlight=False, stderr=True)
-    monkeypatch.setattr(log, "progress_console", plain)
+    monkeypatch.setattr(log, "status", plain)
     with log.Bar("train", total=4, every=0.0) as bar:
         bar.advance(1, "loss 1.000")
         bar.advance(1)

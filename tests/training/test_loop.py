@@ -157,6 +157,14 @@ def test_multi_label_from_a_charades_table(config, tmp_path, videos):
     assert nl.load(result.weights).info.multi_label
 
 
+def test_a_table_is_multi_label_even_where_each_video_has_one(config, tmp_path, videos):
+    table = tmp_path / "labels.csv"
+    names = [path.stem for path in (videos / "train" / "same").glob("*.mp4")]
+    table.write_text("\n".join(["id,actions", *(f"{name},c001 0 1" for name in names)]) + "\n")
+    one = dataclasses.replace(config, data=table, root=videos / "train" / "same", val=None)
+    assert nl.load(train(dataclasses.replace(one, iterations=1)).weights).info.multi_label
+
+
 def test_unreadable_videos_are_replaced_counted_and_limited(config, tmp_path, videos):
     good = sorted((videos / "train").rglob("*.mp4"))
     broken = tmp_path / "broken.mp4"
@@ -235,9 +243,9 @@ def test_an_interrupt_leaves_a_checkpoint_and_resume_ends_the_run(config, number
     while not (log.exists() and log.stat().st_size) and time.monotonic() < deadline:
         time.sleep(0.1)
     os.killpg(process.pid, number)  # Ctrl-C reaches the workers too
-    out, err = process.communicate(timeout=60)
+    _, err = process.communicate(timeout=60)
     assert process.returncode == 130, err
-    assert "interrupted at iteration" in out
+    assert "interrupted at iteration" in err
     assert "Traceback" not in err
     done = load_checkpoint(config.out / "checkpoint.pt")["iteration"]
     assert done >= 1

@@ -38,9 +38,14 @@ def read_videos(
         if root is not None or classes is not None:
             raise ValueError(f"{source} is a folder of classes: root and classes do not apply")
         return read_folder(source)
-    if source.suffix.lower() == ".csv":
+    if is_table(source):
         return read_charades(source, root, classes)
     return read_list(source, root, classes)
+
+
+def is_table(source: Path) -> bool:
+    """Whether a source is a Charades-style table: its videos have any number of labels."""
+    return source.suffix.lower() == ".csv" and not source.is_dir()
 
 
 def read_folder(root: str | Path) -> tuple[list[VideoRecord], list[str]]:

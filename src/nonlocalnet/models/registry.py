@@ -49,14 +49,11 @@ def temporal_kernels(depths: Sequence[int]) -> tuple[tuple[int, ...], ...]:
     >>> temporal_kernels((3, 4, 6, 3))
     ((3, 3, 3), (3, 1, 3, 1), (3, 1, 3, 1, 3, 1), (1, 3, 1))
     """
-    inflated = {
-        "res2": lambda i: True,
-        "res3": lambda i: i % 2 == 0,
-        "res4": lambda i: i % 2 == 0,
-        "res5": lambda i: i % 2 == 1,
-    }
-    stages = zip(inflated.values(), depths, strict=False)
-    return tuple(tuple(3 if rule(i) else 1 for i in range(depth)) for rule, depth in stages)
+
+    def kernel(stage: int, i: int) -> int:
+        return 3 if stage == 0 or i % 2 == (stage == 3) else 1
+
+    return tuple(tuple(kernel(stage, i) for i in range(n)) for stage, n in enumerate(depths))
 
 
 def _paper_rows() -> Iterator[tuple[str, dict[str, Any]]]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
+from safetensors.torch import save_file
 from torch import nn
 
 from nonlocalnet.models.registry import create_model
@@ -27,7 +27,7 @@ class WeightsInfo:
         classes: names in label order; empty if none were given.
         multi_label: whether a video has many labels (sigmoid) or one (softmax).
         short_side: pixels; test frames are scaled to it, and the test crop is that wide.
-        facts: anything else: data, iterations, scores measured.
+        facts: anything else, such as iterations and scores measured.
     """
 
     config: dict[str, Any]
@@ -56,7 +56,7 @@ class LoadReport:
 def save_weights(model: nn.Module, path: str | os.PathLike, info: WeightsInfo) -> None:
     """Write the model's parameters and buffers, with `info` in the file's metadata."""
     tensors = {key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}
-    Path(path).write_bytes(save(tensors, metadata={KEY: json.dumps(vars(info))}))
+    save_file(tensors, path, metadata={KEY: json.dumps(vars(info))})
 
 
 def read_info(path: str | os.PathLike) -> WeightsInfo:

@@ -1,4 +1,4 @@
-"""The non-local operation and every way to compute it."""
+"""The non-local operation."""
 
 from nonlocalnet.ops.dispatch import affinity, non_local
 from nonlocalnet.ops.pairwise import PAIRWISE, Pairwise

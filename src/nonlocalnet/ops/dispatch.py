@@ -1,4 +1,4 @@
-"""The public operation: check the input, choose the precision and the path, compute."""
+"""The public operation: check the input, choose the precision, compute."""
 
 from __future__ import annotations
 

@@ -13,8 +13,9 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-console = Console(highlight=False)
-progress_console = Console(highlight=False, stderr=True)  # stdout is for results
+console = Console(highlight=False)  # results, on stdout
+# how it goes, on stderr: messages and the bar on one console, or they write over each other
+status = Console(highlight=False, stderr=True)
 
 
 class MetricsLog:
@@ -66,9 +67,9 @@ class Bar:
             TextColumn("{task.completed:.0f}/{task.total:.0f}"),
             TextColumn("{task.fields[text]}"),
             TimeRemainingColumn(),
-            console=progress_console,
+            console=status,
             transient=True,
-            disable=not progress_console.is_terminal,
+            disable=not status.is_terminal,
         )
         self._task = self._progress.add_task(title, total=total, completed=done, text="")
 
@@ -89,11 +90,11 @@ class Bar:
         self.done, self.text = self.done + steps, text or self.text
         self._progress.update(self._task, completed=self.done, text=self.text)
         now = time.monotonic()
-        if not progress_console.is_terminal and now - self._said >= self.every:
+        if not status.is_terminal and now - self._said >= self.every:
             self._said = now
             rate = (self.done - self._done_at_start) / (now - self._start)
             left = (self.total - self.done) / rate if rate else math.inf
-            progress_console.print(
+            status.print(
                 f"{self.title} {self.done}/{self.total}  {self.text}  {left:.0f} s left",
                 soft_wrap=True,
             )

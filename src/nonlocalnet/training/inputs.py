@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Sampler
 
-from nonlocalnet.data.readers import read_videos
+from nonlocalnet.data.readers import is_table, read_videos
 from nonlocalnet.data.sampling import ClipSpec
 from nonlocalnet.data.transforms import TestTransform, TrainTransform
 from nonlocalnet.data.video import VideoDataset
@@ -80,7 +80,7 @@ def read_data(config: TrainConfig) -> tuple[VideoDataset, VideoDataset | None, l
     """
     names = None if config.classes is None else read_classes(config.classes)
     records, classes = read_videos(config.data, root=config.root, classes=names)
-    multi_label = any(len(record.labels) != 1 for record in records)
+    multi_label = is_table(config.data) or any(len(record.labels) != 1 for record in records)
     clip = ClipSpec.parse(config.clip)
     training = VideoDataset(
         records,

@@ -18,7 +18,7 @@ from nonlocalnet.models.video_resnet import VideoResNet
 from nonlocalnet.models.weights import WeightsInfo, load_weights, read_info, save_weights
 from nonlocalnet.runtime.checkpoint import load_checkpoint, save_checkpoint, write_atomically
 from nonlocalnet.runtime.device import pick_device, pick_precision
-from nonlocalnet.runtime.log import Bar, MetricsLog, RunningMean, console
+from nonlocalnet.runtime.log import Bar, MetricsLog, RunningMean, status
 from nonlocalnet.training.config import TrainConfig
 from nonlocalnet.training.inputs import read_batches, read_data
 from nonlocalnet.training.optim import learning_rate, make_optimizer
@@ -49,15 +49,15 @@ def train(config: TrainConfig) -> Result:
         FileNotFoundError: data, weights or checkpoint that are not there.
         RuntimeError: too many videos cannot be read, or the loss is not finite.
 
-    Source: paper, section 4, and the official configs. Unlike the official
-    code, whose validation clips are random crops, ours are the middle clip and crop.
+    Source: paper, section 4, and the official configs. Unlike the official code, whose validation
+    clips are random crops, ours are the middle clip and crop.
     """
     torch.manual_seed(config.seed)
     device = pick_device(config.device)
     dtype = pick_precision(config.precision, device)
     training, validation, classes = read_data(config)
     task = make_task(training.multi_label)
-    console.print(
+    status.print(
         f"{len(training)} training videos, {len(classes)} classes"
         f"{', many labels a video' if training.multi_label else ''}"
     )
@@ -75,7 +75,7 @@ def train(config: TrainConfig) -> Result:
             new_classifier=read_info(config.init).classes != classes,
             new_blocks=True,
         )
-        console.print(f"weights from {config.init}: {report}")
+        status.print(f"weights from {config.init}: {report}")
     # the layout that convolutions are fastest in; on a CPU too (docs/results.md)
     model.to(device).to(memory_format=torch.channels_last_3d)
     optimizer = make_optimizer(
@@ -122,7 +122,7 @@ class _Run:
             self.iteration, self.scores = state["iteration"], state["scores"]
             self.log.truncate(self.iteration)
             torch.manual_seed(self.config.seed + self.iteration)  # not the same draws again
-            console.print(f"resumed at iteration {self.iteration}")
+            status.print(f"resumed at iteration {self.iteration}")
         elif self.checkpoint.exists():
             raise ValueError(
                 f"{self.config.out} holds a run already: choose another folder, or pass --resume"
@@ -176,12 +176,12 @@ class _Run:
                     self.save()
         if interrupt.asked:
             self.save()
-            console.print(
+            status.print(
                 f"interrupted at iteration {self.iteration}; everything is in {config.out}, "
                 f"--resume goes on"
             )
         if bad := training.bad_indices():
-            console.print(f"{len(bad)} training videos could not be read and were replaced")
+            status.print(f"{len(bad)} training videos could not be read and were replaced")
         return Result(self.iteration, self.scores, self.weights, interrupt.asked)
 
     def _rate(self, iteration: int) -> float:
@@ -224,7 +224,7 @@ class _Run:
         unreadable = len(predictions.unreadable)
         self.log.write("val", iteration=self.iteration, **self.scores, unreadable=unreadable)
         text = "  ".join(f"{name} {value:.1f}" for name, value in self.scores.items())
-        console.print(f"iteration {self.iteration}: validation {text}")
+        status.print(f"iteration {self.iteration}: validation {text}")
 
     def save(self) -> None:
         """Write the checkpoint and the weights, each whole or not at all."""
