@@ -1,15 +1,17 @@
-"""The public operation: check the input, choose the precision, compute."""
+"""The public operation: check the input, choose the path, compute."""
 
 from __future__ import annotations
-
-import contextlib
 
 import torch
 from torch import Tensor
 
 from nonlocalnet.errors import check_choice
-from nonlocalnet.ops import reference
+from nonlocalnet.ops import reference, softmax
+from nonlocalnet.ops.concatenation import concatenation
+from nonlocalnet.ops.dot_product import summary
 from nonlocalnet.ops.pairwise import PAIRWISE, SOFTMAX_FORMS, Pairwise
+from nonlocalnet.ops.plan import Path, Plan, choose
+from nonlocalnet.ops.precision import product_dtype, wide, without_autocast
 
 
 def non_local(
@@ -21,6 +23,9 @@ def non_local(
     scale: float | None = None,
     mask: Tensor | None = None,
     w_f: Tensor | None = None,
+    w_z: Tensor | None = None,
+    path: Path = "auto",
+    memory_budget: int | None = None,
 ) -> Tensor:
     """Compute the non-local operation y_i = 1/C(x) · Σ_j f(x_i, x_j) g(x_j).
 
@@ -33,7 +38,8 @@ def non_local(
     concatenation      relu(w_fᵀ[θ_i, φ_j])         M
     ================== ============================ ==================
 
-    For the plain Gaussian, theta and phi are the features x themselves.
+    For the plain Gaussian, theta and phi are the features x themselves. Every path is exact; none
+    but the textbook form holds the N x M matrix, which is taken where it is small and fastest.
 
     Args:
         theta: (B, N, d), the queries.
@@ -45,14 +51,21 @@ def non_local(
         mask: (B, M) booleans, True = a real position. Masked keys weigh nothing, and M counts
             the others; where a sample has no real key, y is zero.
         w_f: (2d,), the weight of the concatenation's projection; that form only.
+        w_z: (k, c), a projection of y that follows: W_z y is returned, in whichever order is
+            cheaper, and laid out in memory as g is (channels first or last).
+        path: "auto", or one way of computing for comparison: "textbook"; "associative" (dot
+            product); "sorted" (concatenation); "fused", "blocks" or "triton" (softmax forms).
+            `explain` tells which one "auto" takes.
+        memory_budget: bytes that N x M-shaped tensors may take at a time, by default 128 MiB.
 
     Returns:
-        (B, N, c) in the dtype of g. Sums are accumulated in float32 at least: float16 and
-        bfloat16 are converted, and autocast does not apply inside.
+        (B, N, c), or (B, N, k) with w_z, in the dtype of g. Sums are accumulated in float32 at
+        least; scores and weights are float32 but where a CPU multiplies bfloat16 itself. Autocast
+        does not apply inside. Second derivatives exist on every path but "fused" and "triton".
 
     Raises:
         ValueError: an unknown pairwise function, shapes that do not fit, an option of another
-            form.
+            form, a path of another form.
 
     Source: paper, equations 1 to 4 and 6; official code `lib/models/nonlocal_helper.py`. The
     official code has embedded Gaussian and dot product only.
@@ -62,16 +75,76 @@ def non_local(
     >>> nl.non_local(theta, phi, g, pairwise="dot_product").shape
     torch.Size([2, 5, 6])
     """
+    plan = explain(
+        theta,
+        phi,
+        g,
+        pairwise,
+        scale=scale,
+        mask=mask,
+        w_f=w_f,
+        path=path,
+        memory_budget=memory_budget,
+    )
+    if w_z is not None and (w_z.ndim != 2 or w_z.shape[1] != g.shape[2]):
+        raise ValueError(f"w_z must be (k, c) with c = {g.shape[2]}; got {tuple(w_z.shape)}")
+    with without_autocast(theta.device.type):
+        theta, phi, values, w_f = _to(plan.dtype, theta, phi, g, w_f)
+        if plan.path == "associative":
+            keys = summary(phi, values, mask)
+            if w_z is not None and _fold_pays(theta, keys, w_z):
+                keys = keys @ w_z.to(keys.dtype).mT
+                return _times(theta, keys, like=g).to(g.dtype)
+            y = torch.bmm(theta, keys)
+        elif plan.path == "sorted":
+            y = concatenation(theta, phi, values, w_f, mask)
+        elif plan.path == "fused":
+            y = softmax.fused(theta, phi, values, scale, mask)
+        elif plan.path == "blocks":
+            y = softmax.blocks(theta, phi, values, scale, mask, rows=plan.rows or 1)
+        else:
+            y = reference.non_local(theta, phi, values, pairwise, scale=scale, mask=mask, w_f=w_f)
+        if w_z is not None:
+            y, w_z = _to(product_dtype(g.dtype, g.device.type), y, w_z)
+            y = _times(y, w_z.mT.expand(y.shape[0], -1, -1), like=g)
+    return y.to(g.dtype)
+
+
+def explain(
+    theta: Tensor,
+    phi: Tensor,
+    g: Tensor,
+    pairwise: Pairwise = "embedded_gaussian",
+    *,
+    scale: float | None = None,
+    mask: Tensor | None = None,
+    w_f: Tensor | None = None,
+    path: Path = "auto",
+    memory_budget: int | None = None,
+) -> Plan:
+    """Tell how `non_local` computes this input, and why: arguments and errors as there.
+
+    >>> import torch, nonlocalnet as nl
+    >>> theta, phi, g = torch.randn(1, 4000, 8), torch.randn(1, 1000, 8), torch.randn(1, 1000, 8)
+    >>> print(nl.explain(theta, phi, g, "dot_product"))
+    associative: 200.0 times fewer multiply-adds
+    """
     _check(theta, phi, pairwise, scale, mask, w_f)
     if g.ndim != 3 or g.shape[:2] != phi.shape[:2]:
         raise ValueError(
             f"g must be (B, M, c) with the B and M of phi, {tuple(phi.shape[:2])}; "
             f"got {tuple(g.shape)}"
         )
-    with _full_precision(theta.device.type):
-        theta, phi, wide_g, w_f = _widen(theta, phi, g, w_f)
-        y = reference.non_local(theta, phi, wide_g, pairwise, scale=scale, mask=mask, w_f=w_f)
-    return y.to(g.dtype)
+    tensors = [t for t in (theta, phi, g, w_f) if t is not None]
+    return choose(
+        pairwise,
+        (theta.shape[0], theta.shape[1], phi.shape[1], theta.shape[2], g.shape[2]),
+        dtype=_common_dtype(theta, phi, g),
+        device=theta.device.type,
+        grad=torch.is_grad_enabled() and any(t.requires_grad for t in tensors),
+        path=path,
+        memory_budget=memory_budget,
+    )
 
 
 def affinity(
@@ -111,8 +184,8 @@ def affinity(
     _check(theta, phi, pairwise, scale, mask, w_f)
     if queries is not None:
         theta = _take(theta, queries)
-    with _full_precision(theta.device.type):
-        theta, phi, w_f = _widen(theta, phi, w_f)
+    with without_autocast(theta.device.type):
+        theta, phi, w_f = _to(wide(_common_dtype(theta, phi)), theta, phi, w_f)
         return reference.affinity(theta, phi, pairwise, scale=scale, mask=mask, w_f=w_f)
 
 
@@ -151,17 +224,28 @@ def _check(
         raise ValueError(f"w_f belongs to pairwise='concatenation'; got it with {pairwise!r}")
 
 
-def _full_precision(device_type: str) -> contextlib.AbstractContextManager:
-    """Switch autocast off; devices without it, such as meta, need nothing."""
-    if not torch.amp.is_autocast_available(device_type):
-        return contextlib.nullcontext()
-    return torch.autocast(device_type, enabled=False)
+def _fold_pays(theta: Tensor, keys: Tensor, w_z: Tensor) -> bool:
+    """Whether W_z (keys) costs less than W_z (y); in an export always, whatever the sizes."""
+    _, d, c = keys.shape
+    k, n = w_z.shape[0], theta.shape[1]
+    return torch.compiler.is_exporting() or d * c * k + n * d * k < n * d * c + n * c * k
 
 
-def _widen(*tensors: Tensor | None) -> tuple[Tensor, ...]:
-    """Convert float16 and bfloat16 to float32; None stays None."""
-    half = (torch.float16, torch.bfloat16)
-    return tuple(t.float() if t is not None and t.dtype in half else t for t in tensors)  # ty: ignore
+def _times(rows: Tensor, matrix: Tensor, like: Tensor) -> Tensor:
+    """(B, N, c) (B, c, k) -> (B, N, k), written channels first where `like` (B, M, c) is."""
+    if like.stride(2) == 1:
+        return torch.bmm(rows, matrix)
+    return torch.bmm(matrix.mT, rows.mT).mT
+
+
+def _common_dtype(*tensors: Tensor) -> torch.dtype:
+    """The widest: autocast projects to half precision beside features in float32."""
+    return max((t.dtype for t in tensors), key=lambda dtype: dtype.itemsize)
+
+
+def _to(dtype: torch.dtype, *tensors: Tensor | None) -> tuple[Tensor, ...]:
+    """Convert; None stays None."""
+    return tuple(None if t is None else t.to(dtype) for t in tensors)  # ty: ignore
 
 
 def _take(theta: Tensor, queries: Tensor) -> Tensor:

@@ -1,0 +1,222 @@
+"""Concatenation, f = relu(a_i + b_j), in O((N + M)(log M + c)) and without the N x M matrix.
+
+With the keys sorted so that b_1 >= ... >= b_M, the k_i keys that query i sees (a_i + b_j > 0) come
+first, and sums over them are rows of two tables of prefix sums:
+
+    Σ_j relu(a_i + b_j) g_j = (a_i + b_k) S_k + T_k        k = k_i
+    S_k = Σ_{r<=k} g_r,     T_k = T_{k-1} + (b_{k-1} - b_k) S_{k-1},     T_1 = 0
+
+No factor here is negative, so that nothing cancels, however far a and b are from zero: the
+errors are those of the sum itself (the textbook prefix form, a_i Σ g + Σ b g, loses all digits).
+The gradient is the same operator with queries and keys exchanged:
+
+    da_i = G_i · Σ_j [a_i + b_j > 0] g_j,   db_j = g_j · Σ_i [a_i + b_j > 0] G_i,
+    dg_j = Σ_i relu(a_i + b_j) G_i
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from nonlocalnet.ops.vmap import fold_samples
+
+BLOCK = 64  # rows of the inner scan
+SLAB = 2**20  # numbers in one table: what a processor's cache holds
+
+
+def concatenation(
+    theta: Tensor, phi: Tensor, g: Tensor, w_f: Tensor, mask: Tensor | None = None
+) -> Tensor:
+    """Compute y_i = 1/M · Σ_j relu(w_fᵀ[θ_i, φ_j]) g_j, gradients of every order included.
+
+    theta (B, N, d), phi (B, M, d), g (B, M, c), w_f (2d,), all float32 or all float64; mask (B, M)
+    booleans, True = a real position, of which M counts those -> (B, N, c).
+
+    Source: paper, equation 6. relu'(0) is 0, as in torch.
+    """
+    w_theta, w_phi = w_f.chunk(2)
+    a, b = theta @ w_theta, phi @ w_phi
+    # the division is done on g, the smallest tensor: on a and b it would round their signs away
+    if mask is None:
+        g = g / g.shape[1]
+    else:
+        b = b.masked_fill(~mask, torch.finfo(b.dtype).min)  # seen by no query
+        count = mask.sum(dim=1).clamp(min=1).to(g.dtype)
+        g = g.masked_fill(~mask.unsqueeze(2), 0) / count[:, None, None]
+    if torch.compiler.is_exporting():  # a file that needs torch alone
+        return _relu_sum(a, b, g)
+    return _ReluSum.apply(a, b, g)
+
+
+@torch.library.custom_op("nonlocalnet::relu_sum", mutates_args=())
+def relu_sum(a: Tensor, b: Tensor, g: Tensor) -> Tensor:
+    """Σ_j relu(a_i + b_j) g_j: (B, N), (B, M), (B, M, c) -> (B, N, c)."""
+    return _relu_sum(a, b, g)
+
+
+@torch.library.custom_op("nonlocalnet::step_sum", mutates_args=())
+def step_sum(a: Tensor, b: Tensor, g: Tensor) -> Tensor:
+    """Σ_j [a_i + b_j > 0] g_j: (B, N), (B, M), (B, M, c) -> (B, N, c)."""
+    seen = _look(a, b)
+    return torch.cat([seen.rows(seen.prefix_sums(part)) for part in _slabs(a, b, g)], dim=2)
+
+
+@torch.library.custom_op("nonlocalnet::relu_sum_backward", mutates_args=())
+def relu_sum_backward(
+    grad: Tensor, a: Tensor, b: Tensor, g: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Give the gradients of `relu_sum` in a, b and g, a slab of channels at a time."""
+    keys, queries = _look(a, b), _look(b, a)
+    da, db, dg = torch.zeros_like(a), torch.zeros_like(b), torch.empty_like(g)
+    slabs = zip(_slabs(a, b, grad), _slabs(a, b, g), _slabs(a, b, dg), strict=True)
+    for grad_part, g_part, dg_part in slabs:
+        da += (grad_part * keys.rows(keys.prefix_sums(g_part))).sum(dim=2)
+        sums = queries.prefix_sums(grad_part)
+        steps = queries.rows(sums)
+        db += (g_part * steps).sum(dim=2)
+        dg_part.copy_(queries.relu_rows(steps, sums))
+    return da, db, dg
+
+
+def _relu_sum(a: Tensor, b: Tensor, g: Tensor) -> Tensor:
+    seen = _look(a, b)
+    parts = []
+    for part in _slabs(a, b, g):
+        sums = seen.prefix_sums(part)
+        parts.append(seen.relu_rows(seen.rows(sums), sums))
+    return parts[0] if len(parts) == 1 else torch.cat(parts, dim=2)
+
+
+class _Look(NamedTuple):
+    """What queries a see of keys b: the keys sorted, and how many of them each query sees."""
+
+    order: Tensor  # (B, M), of the keys, largest first
+    last: Tensor  # (B, N), the last key seen in that order; 0 where none is
+    none: Tensor  # (B, N, 1), where none is
+    above: Tensor  # (B, N, 1), a_i + b_last; 0 where none is
+    gaps: Tensor  # (B, M, 1), from the key before; 0 for the first
+
+    def prefix_sums(self, g: Tensor) -> Tensor:
+        """S: (B, M, c) -> (B, M, c)."""
+        return _prefix_sums(_take(g, self.order))
+
+    def rows(self, table: Tensor) -> Tensor:
+        """Row k_i of a table for every query: (B, M, c) -> (B, N, c)."""
+        return _take(table, self.last).masked_fill_(self.none, 0)
+
+    def relu_rows(self, steps: Tensor, sums: Tensor) -> Tensor:
+        """(a_i + b_k) S_k + T_k, from the rows S_k and the table S."""
+        falls = F.pad(sums, (0, 0, 1, -1)).mul_(self.gaps)  # (b_{k-1} - b_k) S_{k-1}
+        return self.rows(_prefix_sums(falls)).addcmul_(steps, self.above)
+
+
+def _look(a: Tensor, b: Tensor) -> _Look:
+    ascending, order = (-b).sort(dim=1)
+    count = torch.searchsorted(ascending, a.contiguous())  # keys with b_j > -a_i, strictly
+    last, none = (count - 1).clamp_(min=0), (count == 0).unsqueeze(2)
+    b = -ascending
+    # a NaN key is sorted to the end, where nobody would see it; all of its sample depends on it
+    poison = torch.where(b.isnan().any(dim=1), torch.nan, 0.0).to(b.dtype)[:, None, None]
+    above = torch.where(none, 0, (a + b.gather(1, last)).unsqueeze(2)) + poison
+    # keys that no query sees may be hugely negative; their gaps must not overflow
+    highest = a.nan_to_num(nan=-torch.inf, posinf=torch.inf, neginf=-torch.inf).amax(1, True)
+    b = torch.maximum(b, -highest)
+    gaps = F.pad(b, (1, -1)) - b
+    gaps[:, 0] = 0
+    return _Look(order, last, none, above, gaps.unsqueeze(2))
+
+
+def _prefix_sums(x: Tensor) -> Tensor:
+    """Sum rows 0 to r, for every r, in place: (B, M, c).
+
+    In two levels: torch's cumsum is several times slower along an axis that is not the last, and
+    one long chain of float32 additions would lose digits.
+    """
+    batch, m, c = x.shape
+    if torch.compiler.is_exporting() or (x.device.type == "cpu" and m * c < 2**17):
+        return x.cumsum(dim=1)
+    whole = m - m % BLOCK
+    blocks = x[:, :whole].view(batch, -1, BLOCK, c)
+    if x.device.type == "cpu":
+        for r in range(1, BLOCK):
+            blocks[:, :, r] += blocks[:, :, r - 1]
+    else:
+        torch.cumsum(blocks, dim=2, out=blocks)
+    blocks[:, 1:] += blocks[:, :-1, -1].cumsum(dim=1).unsqueeze(2)
+    x[:, whole:] = x[:, whole:].cumsum(dim=1)
+    if 0 < whole < m:
+        x[:, whole:] += x[:, whole - 1 : whole]
+    return x
+
+
+def _take(x: Tensor, index: Tensor) -> Tensor:
+    """x (B, M, c), index (B, N) -> (B, N, c)."""
+    batch, m, c = x.shape
+    offset = torch.arange(batch, device=x.device).unsqueeze(1) * m
+    return x.reshape(-1, c).index_select(0, (index + offset).flatten()).view(batch, -1, c)
+
+
+def _slabs(a: Tensor, b: Tensor, x: Tensor) -> tuple[Tensor, ...]:
+    """Cut the channels of x (B, ., c) so that tables stay in a processor's cache."""
+    if x.device.type != "cpu" or torch.compiler.is_exporting():
+        return (x,)
+    positions = max(a.numel(), b.numel())
+    return x.split(max(32, SLAB // positions), dim=2)
+
+
+for _operator in (relu_sum, step_sum):
+    _operator.register_fake(lambda a, b, g: g.new_empty(*a.shape, g.shape[2]))
+relu_sum_backward.register_fake(
+    lambda grad, a, b, g: (torch.empty_like(a), torch.empty_like(b), torch.empty_like(g))
+)
+
+
+class _ReluSum(torch.autograd.Function):
+    """`relu_sum` with its gradient; not the operator's own, which torch.func does not know."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(a: Tensor, b: Tensor, g: Tensor) -> Tensor:
+        return relu_sum(a, b, g)
+
+    @staticmethod
+    def setup_context(ctx, inputs, output) -> None:
+        ctx.save_for_backward(*inputs)
+
+    @staticmethod
+    def backward(ctx, grad: Tensor):  # ty: ignore
+        a, b, g = ctx.saved_tensors
+        if not torch.is_grad_enabled():
+            return relu_sum_backward(grad, a, b, g)
+        # for gradients of gradients: the same in functions that have them
+        da = (grad * _StepSum.apply(a, b, g)).sum(dim=2)
+        db = (g * _StepSum.apply(b, a, grad)).sum(dim=2)
+        return da, db, _ReluSum.apply(b, a, grad)
+
+
+class _StepSum(torch.autograd.Function):
+    """`step_sum` with its gradient: constant in a and b but for jumps, and linear in g."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(a: Tensor, b: Tensor, g: Tensor) -> Tensor:
+        return step_sum(a, b, g)
+
+    @staticmethod
+    def setup_context(ctx, inputs, output) -> None:
+        ctx.save_for_backward(*inputs[:2])
+
+    @staticmethod
+    def backward(ctx, grad: Tensor):  # ty: ignore
+        a, b = ctx.saved_tensors
+        return None, None, _StepSum.apply(b, a, grad)
+
+
+for _operator in (relu_sum, step_sum, relu_sum_backward):
+    fold_samples(_operator)

@@ -1,0 +1,176 @@
+"""Gaussian and embedded Gaussian, f = exp(s_ij), C = Σ_j f, without the N x M matrix.
+
+`fused` is torch's attention, where torch has a fused kernel for the input; `blocks` goes over the
+queries in blocks with plain matrix products, and computes the weights again in backward.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from nonlocalnet.ops.pairwise import scores, weights
+from nonlocalnet.ops.precision import wide
+from nonlocalnet.ops.vmap import fold_samples
+
+
+def fused(
+    theta: Tensor, phi: Tensor, g: Tensor, scale: float | None, mask: Tensor | None = None
+) -> Tensor:
+    """Compute Σ_j softmax_j(scale · θ_iᵀφ_j) g_j by torch's scaled dot product attention.
+
+    theta (B, N, d), phi (B, M, d), g (B, M, c), mask (B, M) -> (B, N, c). Torch falls back to the
+    N x M matrix, without a word, for 3-D input and where the last axis is not dense: hence one
+    head, and copies. It has no second derivatives.
+    """
+    attended = None
+    if mask is not None:
+        theta, phi, g = theta, *_clear(phi, g, mask)
+        # a sample without real keys sees all of its zeros: y = 0, where torch would say NaN
+        attended = (mask | ~mask.any(dim=1, keepdim=True))[:, None, None]
+    heads = [_dense(t).unsqueeze(1) for t in (theta, phi, g)]
+    scale = 1.0 if scale is None else scale
+    return F.scaled_dot_product_attention(*heads, attn_mask=attended, scale=scale).squeeze(1)
+
+
+def blocks(
+    theta: Tensor,
+    phi: Tensor,
+    g: Tensor,
+    scale: float | None,
+    mask: Tensor | None = None,
+    *,
+    rows: int,
+) -> Tensor:
+    """Compute Σ_j softmax_j(scale · θ_iᵀφ_j) g_j, `rows` queries at a time.
+
+    theta (B, N, d), phi (B, M, d), g (B, M, c) of one dtype, any strides; mask (B, M) booleans
+    -> (B, N, c). Scores and weights are float32 at least, and hold B · rows · M numbers twice.
+    Gradients of gradients are taken of the textbook form, with its N x M matrix.
+    """
+    if mask is not None:
+        phi, g = _clear(phi, g, mask)
+    return _Blocks.apply(theta, phi, g, 1.0 if scale is None else scale, mask, rows)
+
+
+def _clear(phi: Tensor, g: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    """Keep what stands in the padding, NaN too, from reaching anything."""
+    padding = ~mask.unsqueeze(2)
+    return phi.masked_fill(padding, 0), g.masked_fill(padding, 0)
+
+
+def _dense(x: Tensor) -> Tensor:
+    return x if x.stride(2) == 1 else x.contiguous()
+
+
+def _product(x: Tensor, y: Tensor) -> Tensor:
+    """x y with a float32 result at least; a GPU gives it without rounding to half first."""
+    if x.dtype.itemsize == 2 and x.is_cuda:
+        return torch.bmm(x, y, out_dtype=torch.float32)
+    z = torch.bmm(x, y)
+    return z.float() if z.dtype.itemsize == 2 else z
+
+
+def _weights(theta: Tensor, phi: Tensor, scale: float, mask: Tensor | None) -> Tensor:
+    """softmax_j(scale · θ_iᵀφ_j): (B, n, d), (B, M, d) -> (B, n, M)."""
+    s = _product(theta, phi.mT)
+    if scale != 1:
+        s *= scale
+    return weights(s, "gaussian", mask)
+
+
+@torch.library.custom_op("nonlocalnet::softmax_sum", mutates_args=())
+def softmax_sum(
+    theta: Tensor, phi: Tensor, g: Tensor, scale: float, mask: Tensor | None, rows: int
+) -> Tensor:
+    """Σ_j softmax_j(scale · θ_iᵀφ_j) g_j: -> (B, N, c)."""
+    y = g.new_empty(theta.shape[0], theta.shape[1], g.shape[2])
+    for part, queries in zip(y.split(rows, dim=1), theta.split(rows, dim=1), strict=True):
+        part.copy_(torch.bmm(_weights(queries, phi, scale, mask).to(g.dtype), g))
+    return y
+
+
+@torch.library.custom_op("nonlocalnet::softmax_sum_backward", mutates_args=())
+def softmax_sum_backward(
+    grad: Tensor,
+    theta: Tensor,
+    phi: Tensor,
+    g: Tensor,
+    y: Tensor,
+    scale: float,
+    mask: Tensor | None,
+    rows: int,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Give the gradients of `softmax_sum` in theta, phi and g, a block of queries at a time."""
+    sums = wide(g.dtype)
+    dtheta = torch.empty(theta.shape, dtype=theta.dtype, device=theta.device)
+    dphi = torch.zeros(phi.shape, dtype=sums, device=phi.device)
+    dg = torch.zeros(g.shape, dtype=sums, device=g.device)
+    for part, queries, grad_y, y_rows in zip(
+        *(t.split(rows, dim=1) for t in (dtheta, theta, grad, y)), strict=True
+    ):
+        p = _weights(queries, phi, scale, mask)
+        # ds = p (dp - Σ_j p dp), and Σ_j p dp = grad · y
+        ds = _product(grad_y, g.mT)
+        ds -= (grad_y * y_rows).sum(dim=2, keepdim=True, dtype=sums)
+        ds = ds.mul_(p).mul_(scale).to(theta.dtype)
+        _add_product(dg, p.to(g.dtype).mT, grad_y)
+        _add_product(dphi, ds.mT, queries)
+        part.copy_(torch.bmm(ds, phi))
+    return dtheta, dphi.to(phi.dtype), dg.to(g.dtype)
+
+
+def _add_product(total: Tensor, x: Tensor, y: Tensor) -> None:
+    if total.dtype == x.dtype:
+        total.baddbmm_(x, y)
+    else:
+        total += _product(x, y)
+
+
+@softmax_sum.register_fake
+def _(theta, phi, g, scale, mask, rows):
+    return g.new_empty(theta.shape[0], theta.shape[1], g.shape[2])
+
+
+@softmax_sum_backward.register_fake
+def _(grad, theta, phi, g, y, scale, mask, rows):
+    return tuple(t.new_empty(t.shape) for t in (theta, phi, g))
+
+
+class _Blocks(torch.autograd.Function):
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(theta, phi, g, scale, mask, rows) -> Tensor:
+        return softmax_sum(theta, phi, g, scale, mask, rows)
+
+    @staticmethod
+    def setup_context(ctx, inputs, output) -> None:
+        theta, phi, g, ctx.scale, mask, ctx.rows = inputs
+        ctx.save_for_backward(theta, phi, g, mask, output)
+
+    @staticmethod
+    def backward(ctx, grad: Tensor):  # ty: ignore
+        theta, phi, g, mask, y = ctx.saved_tensors
+        if torch.is_grad_enabled():
+            three = _textbook_backward(grad, theta, phi, g, ctx.scale, mask)
+        else:
+            three = softmax_sum_backward(grad, theta, phi, g, y, ctx.scale, mask, ctx.rows)
+        return *three, None, None, None
+
+
+def _textbook_backward(
+    grad: Tensor, theta: Tensor, phi: Tensor, g: Tensor, scale: float, mask: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The gradients in functions that have gradients themselves."""
+    sums = wide(g.dtype)
+    grad, theta, phi, g = (t.to(sums) for t in (grad, theta, phi, g))
+    p = weights(scores(theta, phi, "gaussian", scale=scale), "gaussian", mask)
+    dp = grad @ g.mT
+    ds = p * (dp - (p * dp).sum(dim=2, keepdim=True)) * scale
+    return ds @ phi, ds.mT @ theta, p.mT @ grad
+
+
+for _operator in (softmax_sum, softmax_sum_backward):
+    fold_samples(_operator)
