@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from nonlocalnet.blocks.norm import Norm, NormLayer, make_norm
+from nonlocalnet.blocks.layout import from_rows, max_pool, project, to_rows
+from nonlocalnet.blocks.norm import Norm, NormLayer, as_affine, make_norm
 from nonlocalnet.errors import check_choice
-from nonlocalnet.ops import PAIRWISE, Pairwise, affinity, non_local
+from nonlocalnet.ops import PAIRWISE, Pairwise, affinity, explain, non_local
 from nonlocalnet.ops.pairwise import SOFTMAX_FORMS
+from nonlocalnet.ops.plan import Path, Plan, check_path
+from nonlocalnet.ops.precision import wide, without_autocast
 
 Extent = Literal["spacetime", "space", "time"]
 SubsamplePosition = Literal["before", "after"]
 
+Convolution = nn.Conv1d | nn.Conv2d | nn.Conv3d
 CONV = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
-MAX_POOL = {1: F.max_pool1d, 2: F.max_pool2d, 3: F.max_pool3d}
 
 
 class NonLocalBlock(nn.Module):
@@ -47,6 +50,8 @@ class NonLocalBlock(nn.Module):
         temporal_group: cut time into consecutive groups of that many frames, each seeing only
             itself: the memory saver of the official long-clip networks. For dims=3.
         bias: whether the four projections have one; the official ones do.
+        path, memory_budget: how the operation is computed, as in `nl.non_local`; `explain` tells.
+            Neither changes parameters, checkpoints, or results beyond rounding.
 
     Raises:
         ValueError: an option that does not exist or does not fit the others.
@@ -75,6 +80,8 @@ class NonLocalBlock(nn.Module):
         extent: Extent = "spacetime",
         temporal_group: int | None = None,
         bias: bool = True,
+        path: Path = "auto",
+        memory_budget: int | None = None,
     ) -> None:
         super().__init__()
         check_choice("dims", dims, CONV)
@@ -94,6 +101,8 @@ class NonLocalBlock(nn.Module):
         self.subsample_position = subsample_position
         self.extent = extent
         self.temporal_group = _check_group(temporal_group, dims, extent, self.subsample)
+        check_path(pairwise, path, memory_budget)
+        self.path, self.memory_budget = path, memory_budget
 
         conv = CONV[dims]
         embedded = pairwise != "gaussian"
@@ -139,13 +148,36 @@ class NonLocalBlock(nn.Module):
             ValueError: a wrong number of axes or channels, a frame count that the temporal
                 groups do not divide, a mask that does not fit.
         """
-        theta, phi, g, key_mask = self._embed(x, mask)
+        theta, phi, g, rest = self._embed(x, mask)
+        w_z, b_z, norm = self._output()
         y = non_local(
-            theta, phi, g, self.pairwise, scale=self.scale, mask=key_mask, w_f=self.w_f
-        )  # (B', N', d)
-        z = self.w_z(self._from_rows(y, x.shape))
+            theta,
+            phi,
+            g,
+            self.pairwise,
+            w_z=w_z,
+            path=self.path,
+            memory_budget=self.memory_budget,
+            **rest,
+        )  # (B', N', C)
+        z = from_rows(y, x.shape, self.extent, self.temporal_group)
+        if b_z is not None:
+            z = z + b_z.to(z.dtype).view(-1, *[1] * self.dims)
         # x first: the sum has its memory format, and later layers round as without the block
-        return x + (z if self.norm is None else self.norm(z))
+        return x + (z if norm is None else norm(z))
+
+    def explain(self, x: Tensor, mask: Tensor | None = None) -> Plan:
+        """Tell which path `forward` takes for this input, and why: see `nl.explain`."""
+        theta, phi, g, rest = self._embed(x, mask)
+        return explain(
+            theta,
+            phi,
+            g,
+            self.pairwise,
+            path=self.path,
+            memory_budget=self.memory_budget,
+            **rest,
+        )
 
     def affinity(
         self, x: Tensor, queries: Tensor | None = None, mask: Tensor | None = None
@@ -160,16 +192,8 @@ class NonLocalBlock(nn.Module):
             (B', Q, M'). B' is the batch times the number of frames (extent "space"), of places
             ("time") or of temporal groups; the last axis is the flattened subsampled positions.
         """
-        theta, phi, _, key_mask = self._embed(x, mask)
-        return affinity(
-            theta,
-            phi,
-            self.pairwise,
-            queries=queries,
-            scale=self.scale,
-            mask=key_mask,
-            w_f=self.w_f,
-        )
+        theta, phi, _, rest = self._embed(x, mask)
+        return affinity(theta, phi, self.pairwise, queries=queries, **rest)
 
     def key_size(self, size: Sequence[int]) -> tuple[int, ...]:
         """Give the size of the map of keys for an x whose last axes have that size."""
@@ -185,63 +209,59 @@ class NonLocalBlock(nn.Module):
             f"extent={self.extent!r}, temporal_group={self.temporal_group}"
         )
 
-    def _embed(
-        self, x: Tensor, mask: Tensor | None
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
-        """Project x to rows: theta (B', N', d), phi (B', M', d), g (B', M', d), mask (B', M')."""
+    def _embed(self, x: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor, Tensor, dict]:
+        """Project x to rows theta (B', N', d), phi (B', M', d), g (B', M', c), and give what
+        belongs to them: scale, the keys' mask (B', M'), w_f.
+
+        Concatenation uses two numbers of theta and phi, w_theta · θ_i and w_phi · φ_j. These are
+        projected from x, where that is the same, with d = 1 and w_f = (1, 1).
+        """
         self._check_input(x, mask)
-        keys, key_mask = x, mask
-        if self.subsample_position == "before":
-            keys, key_mask = self._pool(x, mask)
-        theta = x if self.theta is None else self.theta(x)
-        phi = keys if self.phi is None else self.phi(keys)
-        g = self.g(keys)
-        if self.subsample_position == "after":
-            (phi, key_mask), (g, _) = self._pool(phi, mask), self._pool(g, mask)
         group = self.temporal_group
+        rows = partial(to_rows, extent=self.extent, group=group)
+        w_f = None if self.w_f is None else torch.ones_like(self.w_f[:2])
+        if self.theta is None:
+            theta = rows(x)
+        elif self.w_f is None:
+            theta = rows(_project(x, self.theta))
+        else:
+            theta = rows(_project_to_score(x, self.theta, self.w_f.chunk(2)[0]))
         if group is not None and self.subsample is not None:
-            group //= self.subsample[0]
-        rows = None if key_mask is None else self._to_rows(key_mask.unsqueeze(1), group).squeeze(2)
-        return (
-            self._to_rows(theta, self.temporal_group),
-            self._to_rows(phi, group),
-            self._to_rows(g, group),
-            rows,
-        )
+            rows = partial(rows, group=group // self.subsample[0])
+        phi, g, mask = self._embed_keys(x, mask)
+        if mask is not None:
+            mask = rows(mask.unsqueeze(1)).squeeze(2)
+        return theta, rows(phi), rows(g), {"scale": self.scale, "mask": mask, "w_f": w_f}
 
-    def _pool(self, x: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        """Max-pool the keys; padding takes no part."""
-        if self.subsample is None:
-            return x, mask
-        kernel = [min(k, s) for k, s in zip(self.subsample, x.shape[2:], strict=True)]
-        pool = MAX_POOL[self.dims]
-        if mask is None:
-            return pool(x, kernel), None
-        x = pool(x.masked_fill(~mask.unsqueeze(1), torch.finfo(x.dtype).min), kernel)
-        mask = pool(mask.unsqueeze(1).float(), kernel) > 0
-        return x.masked_fill(~mask, 0), mask.squeeze(1)
+    def _embed_keys(self, x: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Project and pool x to phi (B, d, ...), g (B, c, ...) and their mask (B, ...)."""
+        w_phi = None if self.w_f is None else self.w_f.chunk(2)[1]
+        if self.subsample_position == "before":
+            x, mask = max_pool(x, mask, self.subsample)
+            if self.phi is None:
+                return x, _project(x, self.g), mask
+            if w_phi is not None:
+                return _project_to_score(x, self.phi, w_phi), _project(x, self.g), mask
+            phi, g = _project(x, self.phi, self.g).chunk(2, dim=1)
+            return phi, g, mask
+        if self.phi is None:
+            phi, _ = max_pool(x, mask, self.subsample)
+            g, mask = max_pool(_project(x, self.g), mask, self.subsample)
+            return phi, g, mask
+        both, mask = max_pool(_project(x, self.phi, self.g), mask, self.subsample)
+        phi, g = both.chunk(2, dim=1)
+        if w_phi is not None:  # of the pooled phi: a maximum does not commute with w_phi
+            phi = project(phi.to(wide(phi.dtype)), w_phi.unsqueeze(0), None)
+        return phi, g, mask
 
-    def _to_rows(self, x: Tensor, group: int | None) -> Tensor:
-        """Lay positions that see each other in a row: (B, c, ...) -> (B', N', c)."""
-        if self.extent == "space":
-            return x.permute(0, 2, 3, 4, 1).flatten(2, 3).flatten(0, 1)
-        if self.extent == "time":
-            return x.permute(0, 3, 4, 2, 1).flatten(0, 2)
-        if group is not None:
-            x = x.unflatten(2, (-1, group))
-            return x.permute(0, 2, 3, 4, 5, 1).flatten(2, 4).flatten(0, 1)
-        return x.flatten(2).transpose(1, 2)
-
-    def _from_rows(self, y: Tensor, shape: torch.Size) -> Tensor:
-        """Undo `_to_rows` for an x of that shape: (B', N', c) -> (B, c, ...)."""
-        batch, _, *size = shape
-        if self.extent == "space":
-            return y.unflatten(0, (batch, size[0])).unflatten(2, size[1:]).permute(0, 4, 1, 2, 3)
-        if self.extent == "time":
-            return y.unflatten(0, (batch, *size[1:])).permute(0, 4, 3, 1, 2)
-        if self.temporal_group is not None:
-            y = y.unflatten(0, (batch, -1)).flatten(1, 2)
-        return y.transpose(1, 2).unflatten(2, size)
+    def _output(self) -> tuple[Tensor, Tensor | None, NormLayer | None]:
+        """Give W_z (C, c), its bias (C,) and the norm, which is folded into them if constant."""
+        weight, bias = self.w_z.weight.flatten(1), self.w_z.bias
+        affine = None if self.norm is None else as_affine(self.norm)
+        if affine is None:
+            return weight, bias, self.norm
+        scale, shift = affine
+        return scale.unsqueeze(1) * weight, shift if bias is None else scale * bias + shift, None
 
     def _check_input(self, x: Tensor, mask: Tensor | None) -> None:
         if x.ndim != self.dims + 2 or x.shape[1] != self.channels:
@@ -261,6 +281,20 @@ class NonLocalBlock(nn.Module):
                 f"mask must be booleans of shape {(x.shape[0], *x.shape[2:])}; "
                 f"got {mask.dtype} of {tuple(mask.shape)}"
             )
+
+
+def _project(x: Tensor, *convolutions: Convolution) -> Tensor:
+    """Apply 1x1x1 convolutions side by side."""
+    weights = [conv.weight.flatten(1) for conv in convolutions]
+    biases = [conv.bias for conv in convolutions if conv.bias is not None]
+    return project(x, torch.cat(weights), torch.cat(biases) if biases else None)
+
+
+def _project_to_score(x: Tensor, convolution: Convolution, w: Tensor) -> Tensor:
+    """Compute w · (W x + b), one number a position, in float32: rounding it moves the relu."""
+    bias = None if convolution.bias is None else (w @ convolution.bias).unsqueeze(0)
+    with without_autocast(x.device.type):
+        return project(x.to(wide(x.dtype)), (w @ convolution.weight.flatten(1)).unsqueeze(0), bias)
 
 
 def _check_scale(scale: float | str | None, pairwise: str, inner: int) -> float | None:

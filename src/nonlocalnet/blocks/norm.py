@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from nonlocalnet.errors import check_choice
+from nonlocalnet.ops.precision import wide
 
 Norm = Literal["batch", "frozen"]
 BATCH_NORM = {1: nn.BatchNorm1d, 2: nn.BatchNorm2d, 3: nn.BatchNorm3d}
@@ -57,3 +58,17 @@ def make_norm(norm: Norm, channels: int, dims: int = 3) -> NormLayer:
     """Make the norm layer of that name for (B, C, and `dims` more axes)."""
     check_choice("norm", norm, get_args(Norm))
     return FrozenNorm(channels) if norm == "frozen" else BATCH_NORM[dims](channels, eps=EPS)
+
+
+def as_affine(norm: NormLayer) -> tuple[Tensor, Tensor] | None:
+    """Give the norm's scale and shift (C,), y = scale · x + shift, where they are constants.
+
+    None is a batch norm that takes the statistics of its batch.
+    """
+    if isinstance(norm, FrozenNorm):
+        return norm.weight, norm.bias
+    mean, variance = norm.running_mean, norm.running_var
+    if norm.training or mean is None or variance is None:
+        return None
+    scale = norm.weight * (variance.to(wide(variance.dtype)) + norm.eps).rsqrt()
+    return scale, norm.bias - mean * scale
