@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from nonlocalnet.ops.vmap import fold_samples
+from nonlocalnet.ops.operators import operator
 
 BLOCK = 64  # rows of the inner scan
 SLAB = 2**20  # numbers in one table: what a processor's cache holds
@@ -52,20 +52,20 @@ def concatenation(
     return _ReluSum.apply(a, b, g)
 
 
-@torch.library.custom_op("nonlocalnet::relu_sum", mutates_args=())
+@operator(fake=lambda a, b, g: g.new_empty(*a.shape, g.shape[2]))
 def relu_sum(a: Tensor, b: Tensor, g: Tensor) -> Tensor:
     """Σ_j relu(a_i + b_j) g_j: (B, N), (B, M), (B, M, c) -> (B, N, c)."""
     return _relu_sum(a, b, g)
 
 
-@torch.library.custom_op("nonlocalnet::step_sum", mutates_args=())
+@operator(fake=lambda a, b, g: g.new_empty(*a.shape, g.shape[2]))
 def step_sum(a: Tensor, b: Tensor, g: Tensor) -> Tensor:
     """Σ_j [a_i + b_j > 0] g_j: (B, N), (B, M), (B, M, c) -> (B, N, c)."""
     seen = _look(a, b)
     return torch.cat([seen.rows(seen.prefix_sums(part)) for part in _slabs(a, b, g)], dim=2)
 
 
-@torch.library.custom_op("nonlocalnet::relu_sum_backward", mutates_args=())
+@operator(fake=lambda grad, a, b, g: tuple(t.new_empty(t.shape) for t in (a, b, g)))
 def relu_sum_backward(
     grad: Tensor, a: Tensor, b: Tensor, g: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -168,13 +168,6 @@ def _slabs(a: Tensor, b: Tensor, x: Tensor) -> tuple[Tensor, ...]:
     return x.split(max(32, SLAB // positions), dim=2)
 
 
-for _operator in (relu_sum, step_sum):
-    _operator.register_fake(lambda a, b, g: g.new_empty(*a.shape, g.shape[2]))
-relu_sum_backward.register_fake(
-    lambda grad, a, b, g: (torch.empty_like(a), torch.empty_like(b), torch.empty_like(g))
-)
-
-
 class _ReluSum(torch.autograd.Function):
     """`relu_sum` with its gradient; not the operator's own, which torch.func does not know."""
 
@@ -216,7 +209,3 @@ class _StepSum(torch.autograd.Function):
     def backward(ctx, grad: Tensor):  # ty: ignore
         a, b = ctx.saved_tensors
         return None, None, _StepSum.apply(b, a, grad)
-
-
-for _operator in (relu_sum, step_sum, relu_sum_backward):
-    fold_samples(_operator)

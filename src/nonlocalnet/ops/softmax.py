@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from nonlocalnet.ops.operators import operator
 from nonlocalnet.ops.pairwise import scores, weights
 from nonlocalnet.ops.precision import wide
-from nonlocalnet.ops.vmap import fold_samples
 
 
 def fused(
@@ -80,7 +80,7 @@ def _weights(theta: Tensor, phi: Tensor, scale: float, mask: Tensor | None) -> T
     return weights(s, "gaussian", mask)
 
 
-@torch.library.custom_op("nonlocalnet::softmax_sum", mutates_args=())
+@operator(fake=lambda theta, phi, g, *rest: g.new_empty(*theta.shape[:2], g.shape[2]))
 def softmax_sum(
     theta: Tensor, phi: Tensor, g: Tensor, scale: float, mask: Tensor | None, rows: int
 ) -> Tensor:
@@ -91,7 +91,9 @@ def softmax_sum(
     return y
 
 
-@torch.library.custom_op("nonlocalnet::softmax_sum_backward", mutates_args=())
+@operator(
+    fake=lambda grad, theta, phi, g, *rest: tuple(t.new_empty(t.shape) for t in (theta, phi, g))
+)
 def softmax_sum_backward(
     grad: Tensor,
     theta: Tensor,
@@ -128,16 +130,6 @@ def _add_product(total: Tensor, x: Tensor, y: Tensor) -> None:
         total += _product(x, y)
 
 
-@softmax_sum.register_fake
-def _(theta, phi, g, scale, mask, rows):
-    return g.new_empty(theta.shape[0], theta.shape[1], g.shape[2])
-
-
-@softmax_sum_backward.register_fake
-def _(grad, theta, phi, g, y, scale, mask, rows):
-    return tuple(t.new_empty(t.shape) for t in (theta, phi, g))
-
-
 class _Blocks(torch.autograd.Function):
     generate_vmap_rule = True
 
@@ -170,7 +162,3 @@ def _textbook_backward(
     dp = grad @ g.mT
     ds = p * (dp - (p * dp).sum(dim=2, keepdim=True)) * scale
     return ds @ phi, ds.mT @ theta, p.mT @ grad
-
-
-for _operator in (softmax_sum, softmax_sum_backward):
-    fold_samples(_operator)

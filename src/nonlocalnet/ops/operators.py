@@ -1,0 +1,56 @@
+"""Functions as operators of torch: one node to compilers, whatever loops are inside.
+
+By the library's plain interface: `torch.library.custom_op` would load the compiler on the first
+call, which takes seconds and 130 MB.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+_LIBRARY = torch.library.Library("nonlocalnet", "FRAGMENT")
+
+
+def operator(fake: Callable) -> Callable[[Callable], Callable]:
+    """Register a function of (B, ...) tensors as `torch.ops.nonlocalnet.NAME`.
+
+    `fake` gives the result's shape. vmap's axis is folded into the samples. The operator has no
+    gradient of its own: it is called in an autograd.Function, which torch.func knows how to treat.
+    """
+
+    def register(function: Callable) -> Callable:
+        name = function.__name__
+        _LIBRARY.define(
+            name + torch.library.infer_schema(function, mutates_args=()),
+            tags=(torch.Tag.pt2_compliant_tag,),
+        )
+        _LIBRARY.impl(name, function, "CompositeExplicitAutograd")
+        torch.library.register_fake(f"nonlocalnet::{name}", fake, lib=_LIBRARY)
+        registered = getattr(torch.ops.nonlocalnet, name)
+        torch.library.register_vmap(
+            f"nonlocalnet::{name}", _folding_samples(registered), lib=_LIBRARY
+        )
+        return registered
+
+    return register
+
+
+def _folding_samples(registered: Callable) -> Callable:
+    def rule(info: Any, in_dims: tuple[int | None, ...], *arguments: Any) -> Any:
+        def fold(value: Any, axis: int | None) -> Any:
+            if not isinstance(value, Tensor):
+                return value
+            if axis is None:
+                value, axis = value.expand(info.batch_size, *value.shape), 0
+            return value.movedim(axis, 0).flatten(0, 1)
+
+        out = registered(*map(fold, arguments, in_dims))
+        if isinstance(out, Tensor):
+            return out.unflatten(0, (info.batch_size, -1)), 0
+        return tuple(t.unflatten(0, (info.batch_size, -1)) for t in out), (0,) * len(out)
+
+    return rule
