@@ -100,8 +100,9 @@ def non_local(
             y = concatenation(theta, phi, values, w_f, mask)
         elif plan.path == "fused":
             y = softmax.fused(theta, phi, values, scale, mask)
-        elif plan.path == "blocks":
-            y = softmax.blocks(theta, phi, values, scale, mask, rows=plan.rows or 1)
+        elif plan.path in ("blocks", "triton"):
+            by_blocks = softmax.blocks if plan.path == "blocks" else softmax.triton
+            y = by_blocks(theta, phi, values, scale, mask, rows=plan.rows or 1)
         else:
             y = reference.non_local(theta, phi, values, pairwise, scale=scale, mask=mask, w_f=w_f)
         if w_z is not None:

@@ -41,7 +41,7 @@ class Plan:
         why: the reason, in a few words.
         dtype: of the products; sums and scores are float32 at least, but for bfloat16 scores
             where a CPU multiplies bfloat16 itself.
-        rows: queries in a block, for the path "blocks".
+        rows: queries in a block, for the paths "blocks" and "triton".
         matrix_bytes: about what N x M-shaped tensors take at a time, forward and backward.
     """
 
@@ -90,7 +90,7 @@ def choose(
         fastest = {"dot_product": _dot_product, "concatenation": _concatenation}
         path, why = fastest.get(pairwise, _softmax)(size, dtype, device, grad, budget)
     products = _products(pairwise, path, dtype, device)
-    if path == "blocks":
+    if path in ("blocks", "triton"):
         rows = _rows(size, products, device, budget)
         return Plan(path, why, products, rows, _matrix_bytes(size, products, rows))
     whole = path == "textbook"

@@ -1,10 +1,13 @@
 """Gaussian and embedded Gaussian, f = exp(s_ij), C = Σ_j f, without the N x M matrix.
 
 `fused` is torch's attention, where torch has a fused kernel for the input; `blocks` goes over the
-queries in blocks with plain matrix products, and computes the weights again in backward.
+queries in blocks with plain matrix products, and computes the weights again in backward; `triton`
+does the same with kernels of our own, for heads that torch has none for.
 """
 
 from __future__ import annotations
+
+import os
 
 import torch
 from torch import Tensor
@@ -52,6 +55,27 @@ def blocks(
     if mask is not None:
         phi, g = _clear(phi, g, mask)
     return _Blocks.apply(theta, phi, g, 1.0 if scale is None else scale, mask, rows)
+
+
+def triton(
+    theta: Tensor,
+    phi: Tensor,
+    g: Tensor,
+    scale: float | None,
+    mask: Tensor | None = None,
+    *,
+    rows: int,
+) -> Tensor:
+    """Compute Σ_j softmax_j(scale · θ_iᵀφ_j) g_j by ops/kernels/softmax.py; arguments as `blocks`.
+
+    Needs a GPU, and has no second derivatives. Not measured yet, hence nobody's default.
+    """
+    if theta.device.type != "cuda" and os.environ.get("TRITON_INTERPRET") != "1":
+        raise ValueError(
+            f"path='triton' needs tensors on a CUDA device; got {theta.device}: choose another path"
+        )
+    scale = 1.0 if scale is None else scale
+    return _Triton.apply(theta, phi, g, scale, mask, rows)[0]
 
 
 def _clear(phi: Tensor, g: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
@@ -162,3 +186,60 @@ def _textbook_backward(
     dp = grad @ g.mT
     ds = p * (dp - (p * dp).sum(dim=2, keepdim=True)) * scale
     return ds @ phi, ds.mT @ theta, p.mT @ grad
+
+
+@operator(
+    fake=lambda theta, phi, g, *rest: (
+        g.new_empty(*theta.shape[:2], g.shape[2]),
+        g.new_empty(theta.shape[:2], dtype=torch.float32),
+    )
+)
+def attention(
+    theta: Tensor, phi: Tensor, g: Tensor, scale: float, mask: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """y (B, N, c) and the logarithm of the normaliser C (B, N), by our kernel."""
+    from nonlocalnet.ops.kernels import softmax as kernels  # here, since it loads triton
+
+    return kernels.forward(theta, phi, g, scale, mask)
+
+
+@operator(
+    fake=lambda grad, theta, phi, g, *rest: tuple(t.new_empty(t.shape) for t in (theta, phi, g))
+)
+def attention_backward(
+    grad: Tensor,
+    theta: Tensor,
+    phi: Tensor,
+    g: Tensor,
+    y: Tensor,
+    lse: Tensor,
+    scale: float,
+    mask: Tensor | None,
+    rows: int,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The gradients of `attention`'s y in theta, phi and g."""
+    from nonlocalnet.ops.kernels import softmax as kernels
+
+    return kernels.backward(theta, phi, g, y, lse, grad, scale, mask, block=rows)
+
+
+class _Triton(torch.autograd.Function):
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(theta, phi, g, scale, mask, rows) -> tuple[Tensor, Tensor]:
+        return attention(theta, phi, g, scale, mask)
+
+    @staticmethod
+    def setup_context(ctx, inputs, output) -> None:
+        theta, phi, g, ctx.scale, mask, ctx.rows = inputs
+        y, lse = output
+        ctx.mark_non_differentiable(lse)
+        ctx.save_for_backward(theta, phi, g, mask, y, lse)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, grad: Tensor, _):  # ty: ignore
+        theta, phi, g, mask, y, lse = ctx.saved_tensors
+        three = attention_backward(grad, theta, phi, g, y, lse, ctx.scale, mask, ctx.rows)
+        return *three, None, None, None

@@ -1,0 +1,1 @@
+"""Kernels for GPUs. Each module is imported where it is used: `softmax` needs triton."""
