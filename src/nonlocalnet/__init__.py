@@ -9,13 +9,16 @@ __version__ = "0.1.0"
 # Loaded on first use, so that `import nonlocalnet` costs no more than `import torch`.
 _HOME = {
     "NonLocalBlock": "blocks",
+    "add_non_local": "blocks.insertion",
     "affinity": "ops",
     "create_model": "models",
+    "explain": "ops",
     "list_models": "models",
     "load": "models.weights",
     "load_weights": "models.weights",
     "predict": "evaluation.multiview",
     "non_local": "ops",
+    "remove_non_local": "blocks.insertion",
 }
 __all__ = sorted(_HOME)
 

@@ -8,13 +8,16 @@ import nonlocalnet as nl
 
 NAMES = [
     "NonLocalBlock",
+    "add_non_local",
     "affinity",
     "create_model",
+    "explain",
     "list_models",
     "load",
     "load_weights",
     "non_local",
     "predict",
+    "remove_non_local",
 ]
 
 
@@ -59,7 +62,10 @@ def test_operation_block_and_networks_load_torch_alone():
         "import nonlocalnet as nl, torch",
         "nl.non_local(*[torch.ones(1, 2, 2)] * 3)",
         "nl.NonLocalBlock(4)(torch.ones(1, 4, 2, 2, 2))",
-        "nl.create_model('c2d_tiny'), nl.list_models()",
+        "network = nl.create_model('c2d_tiny')",
+        "nl.add_non_local(network, 'res2.block0', verbose=False)",
+        "nl.remove_non_local(network)",
+        "nl.list_models()",
     )
     assert "torch" in used
     packages = {name.split(".")[0] for name in used} - {name.split(".")[0] for name in torch}

@@ -39,6 +39,8 @@ def concatenation(
     Source: paper, equation 6. relu'(0) is 0, as in torch.
     """
     w_theta, w_phi = w_f.chunk(2)
+    if mask is not None:  # NaN in the padding must not reach the gradient of w_f
+        phi = phi.masked_fill(~mask.unsqueeze(2), 0)
     a, b = theta @ w_theta, phi @ w_phi
     # the division is done on g, the smallest tensor: on a and b it would round their signs away
     if mask is None:

@@ -241,7 +241,11 @@ def _times(rows: Tensor, matrix: Tensor, like: Tensor) -> Tensor:
 
 def _common_dtype(*tensors: Tensor) -> torch.dtype:
     """The widest: autocast projects to half precision beside features in float32."""
-    return max((t.dtype for t in tensors), key=lambda dtype: dtype.itemsize)
+    widest = tensors[0].dtype
+    for tensor in tensors:
+        if tensor.dtype.itemsize > widest.itemsize:
+            widest = tensor.dtype
+    return widest
 
 
 def _to(dtype: torch.dtype, *tensors: Tensor | None) -> tuple[Tensor, ...]:

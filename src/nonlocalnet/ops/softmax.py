@@ -239,7 +239,7 @@ class _Triton(torch.autograd.Function):
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx, grad: Tensor, _):  # ty: ignore
+    def backward(ctx, grad: Tensor, _):
         theta, phi, g, mask, y, lse = ctx.saved_tensors
         three = attention_backward(grad, theta, phi, g, y, lse, ctx.scale, mask, ctx.rows)
         return *three, None, None, None
