@@ -22,7 +22,7 @@ def operator(fake: Callable) -> Callable[[Callable], Callable]:
     gradient of its own: it is called in an autograd.Function, which torch.func knows how to treat.
     """
 
-    def register(function: Callable) -> Callable:
+    def register(function: Any) -> Callable:
         name = function.__name__
         _LIBRARY.define(
             name + torch.library.infer_schema(function, mutates_args=()),
