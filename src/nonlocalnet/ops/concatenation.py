@@ -73,7 +73,7 @@ def relu_sum_backward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Give the gradients of `relu_sum` in a, b and g, a slab of channels at a time."""
     keys, queries = _look(a, b), _look(b, a)
-    da, db, dg = torch.zeros_like(a), torch.zeros_like(b), torch.empty_like(g)
+    da, db, dg = a.new_zeros(a.shape), b.new_zeros(b.shape), g.new_empty(g.shape)
     slabs = zip(_slabs(a, b, grad), _slabs(a, b, g), _slabs(a, b, dg), strict=True)
     for grad_part, g_part, dg_part in slabs:
         da += (grad_part * keys.rows(keys.prefix_sums(g_part))).sum(dim=2)

@@ -136,8 +136,8 @@ def _dot_product(size: Size, dtype: torch.dtype, device: str, grad: bool, budget
         return "associative", "two products in half precision, and no matrix"
     linear, quadratic = (n + m) * d * c, n * m * (d + c)
     if linear < quadratic:
-        return "associative", f"{quadratic / linear:.1f} times fewer multiply-adds"
-    return "textbook", f"{linear / quadratic:.1f} times fewer multiply-adds, and a small matrix"
+        return "associative", f"{_times(quadratic, linear)}fewer multiply-adds"
+    return "textbook", f"{_times(linear, quadratic)}fewer multiply-adds, and a small matrix"
 
 
 def _concatenation(size: Size, dtype: torch.dtype, device: str, grad: bool, budget: int) -> Choice:
@@ -154,6 +154,11 @@ def _concatenation(size: Size, dtype: torch.dtype, device: str, grad: bool, budg
     if n * m >= limit:
         return "sorted", f"faster from {limit:,} pairs on"
     return "textbook", f"faster below {limit:,} pairs"
+
+
+def _times(more: int, less: int) -> str:
+    # sizes that change are no numbers to a compiler
+    return "" if torch.compiler.is_compiling() else f"{more / less:.1f} times "
 
 
 _FITS = "its matrix fits the memory budget, and it is the fastest that has gradients"

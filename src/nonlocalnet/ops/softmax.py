@@ -101,7 +101,11 @@ def _weights(theta: Tensor, phi: Tensor, scale: float, mask: Tensor | None) -> T
     s = _product(theta, phi.mT)
     if scale != 1:
         s *= scale
-    return weights(s, "gaussian", mask)
+    if mask is None:
+        return s.softmax(dim=2)
+    padding = ~mask.unsqueeze(1)  # as `pairwise.weights`, in place
+    s.masked_fill_(padding, torch.finfo(s.dtype).min)
+    return s.softmax(dim=2).masked_fill_(padding, 0)
 
 
 @operator(fake=lambda theta, phi, g, *rest: g.new_empty(*theta.shape[:2], g.shape[2]))
@@ -144,6 +148,7 @@ def softmax_sum_backward(
         _add_product(dg, p.to(g.dtype).mT, grad_y)
         _add_product(dphi, ds.mT, queries)
         part.copy_(torch.bmm(ds, phi))
+        del p, ds  # before the next block makes its own
     return dtheta, dphi.to(phi.dtype), dg.to(g.dtype)
 
 
