@@ -39,14 +39,13 @@ def concatenation(
     Source: paper, equation 6. relu'(0) is 0, as in torch.
     """
     w_theta, w_phi = w_f.chunk(2)
-    if mask is not None:  # NaN in the padding must not reach the gradient of w_f
+    if mask is not None:  # NaN in the padding reaches no gradient; with g = 0, no sum either
         phi = phi.masked_fill(~mask.unsqueeze(2), 0)
     a, b = theta @ w_theta, phi @ w_phi
     # the division is done on g, the smallest tensor: on a and b it would round their signs away
     if mask is None:
         g = g / g.shape[1]
     else:
-        b = b.masked_fill(~mask, torch.finfo(b.dtype).min)  # seen by no query
         count = mask.sum(dim=1).clamp(min=1).to(g.dtype)
         g = g.masked_fill(~mask.unsqueeze(2), 0) / count[:, None, None]
     if torch.compiler.is_exporting():  # a file that needs torch alone
