@@ -115,7 +115,10 @@ def functions(case: dict) -> dict[str, Callable]:
     if case["rival"] == "timm":  # images: frames side by side
         size = (size[0] * size[1], size[2])
     block = block.to(case["device"])
-    x = torch.randn(case["batch"], channels, *size, device=case["device"]).requires_grad_()
+    x = torch.randn(case["batch"], channels, *size, device=case["device"])
+    if case["channels_last"]:
+        block, x = (t.to(memory_format=torch.channels_last_3d) for t in (block, x))
+    x.requires_grad_()
     grad = torch.randn_like(x)
 
     def train():
@@ -137,6 +140,8 @@ class Options:
     out: Path = Path("benchmarks/results/block_cpu.json")
     """results, rewritten after every case"""
     sizes: tuple[str, ...] = tuple(SIZES)
+    channels_last: bool = False
+    """the memory format channels_last_3d, against the textbook block alone"""
     memory_of: str | None = None
     """for this script itself: print the peak MiB of one case"""
 
@@ -155,7 +160,7 @@ def main(options: Options) -> None:
         channels, size = SIZES[name]
         n = size[0] * size[1] * size[2]
         for pairwise in FORMS:
-            for rival in rivals(pairwise):
+            for rival in ["textbook"] if options.channels_last else rivals(pairwise):
                 case = {
                     "rival": rival,
                     "pairwise": pairwise,
@@ -163,6 +168,7 @@ def main(options: Options) -> None:
                     "size": size,
                     "batch": 8 if device == "cuda" else 1,
                     "device": device,
+                    "channels_last": options.channels_last,
                 }
                 row = {"map": name, "n": n, **case}
                 made = {who: functions(case | {"which": who}) for who in ("ours", "rival")}

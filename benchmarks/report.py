@@ -83,7 +83,11 @@ def plot(results: dict) -> None:
 
 
 if __name__ == "__main__":
-    for name, table in (("operation_cpu", operation), ("block_cpu", block)):
+    for name, table in (
+        ("operation_cpu", operation),
+        ("block_cpu", block),
+        ("block_channels_last_cpu", block),
+    ):
         results = json.loads((RESULTS / f"{name}.json").read_text())
         print(f"\n{results['machine']}\n\n{table(results)}")
         if name == "operation_cpu":

@@ -367,5 +367,14 @@ def test_fast_paths_take_memory_linear_in_the_positions_and_blocks_their_budget(
     assert [(path, peaks[path], most) for path, most in allowed.items() if peaks[path] > most] == []
 
 
+@pytest.mark.parametrize("size", [(0, 3), (3, 0)])
+@pytest.mark.parametrize(("pairwise", "path"), FAST)
+def test_nothing_to_compute_is_zeros_on_every_path(pairwise, path, size):
+    n, m = size
+    tensors = inputs(pairwise, b=2, n=n, m=m, d=4, c=5)
+    y = nl.non_local(**tensors, pairwise=pairwise, path=path)
+    assert torch.equal(y, torch.zeros(2, n, 5, dtype=torch.float64))
+
+
 if __name__ == "__main__":
     print_peaks()

@@ -86,6 +86,8 @@ def choose(
     check_path(pairwise, path, memory_budget)
     budget = BUDGET if memory_budget is None else memory_budget
     why = "asked for"
+    if not torch.compiler.is_exporting() and (0 in size or (device == "meta" and path == "auto")):
+        path, why = "textbook", "nothing to compute"
     if path == "auto":
         fastest = {"dot_product": _dot_product, "concatenation": _concatenation}
         path, why = fastest.get(pairwise, _softmax)(size, dtype, device, grad, budget)
@@ -105,8 +107,6 @@ def _softmax(size: Size, dtype: torch.dtype, device: str, grad: bool, budget: in
     batch, n, m, d, c = size
     if torch.compiler.is_exporting():
         return "fused", "exported as torch's attention, whatever the sizes"
-    if device == "meta" or 0 in size:
-        return "textbook", "nothing to compute"
     fits = _matrix_bytes(size, _products("gaussian", "textbook", dtype, device)) <= budget
     if device == "cuda":
         narrow = max(d, c) <= CUDA_FUSED_WIDTH and d % 8 == c % 8 == 0
@@ -130,8 +130,6 @@ def _dot_product(size: Size, dtype: torch.dtype, device: str, grad: bool, budget
     _, n, m, d, c = size
     if torch.compiler.is_exporting():
         return "associative", "exported in the order that needs no matrix, whatever the sizes"
-    if device == "meta" or 0 in size:
-        return "textbook", "nothing to compute"
     if dtype.itemsize == 2 and device == "cuda":
         return "associative", "two products in half precision, and no matrix"
     linear, quadratic = (n + m) * d * c, n * m * (d + c)
@@ -146,8 +144,6 @@ def _concatenation(size: Size, dtype: torch.dtype, device: str, grad: bool, budg
         if torch.onnx.is_in_onnx_export():
             return "textbook", "ONNX has no search in a sorted list"
         return "sorted", "exported as sort and prefix sums, whatever the sizes"
-    if device == "meta" or 0 in size:
-        return "textbook", "nothing to compute"
     if _matrix_bytes(size, wide(dtype)) > budget:
         return "sorted", _TOO_LARGE
     limit = SORTED_FROM.get(device, GPU_SORTED_FROM)

@@ -16,8 +16,8 @@ def wide(dtype: torch.dtype) -> torch.dtype:
 def product_dtype(dtype: torch.dtype, device: str) -> torch.dtype:
     """What tensors of that dtype are multiplied as: the same, unless the device is bad at it.
 
-    A CPU without units for half precision multiplies it 70 times more slowly than float32
-    (docs/operation.md), and float16 none is built for.
+    A CPU without units for bfloat16 multiplies it tens of times more slowly than float32
+    (docs/operation.md); units for float16 are not looked for.
     """
     if device == "cpu" and not (dtype == torch.bfloat16 and has_bfloat16_units()):
         return wide(dtype)

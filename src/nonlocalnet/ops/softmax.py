@@ -29,8 +29,8 @@ def fused(
     """
     attended = None
     if mask is not None:
-        theta, phi, g = theta, *_clear(phi, g, mask)
-        # a sample without real keys sees all of its zeros: y = 0, where torch would say NaN
+        phi, g = _clear(phi, g, mask)
+        # a sample without real keys sees all of its zeros: y = 0, where torch may say NaN
         attended = (mask | ~mask.any(dim=1, keepdim=True))[:, None, None]
     heads = [_dense(t).unsqueeze(1) for t in (theta, phi, g)]
     scale = 1.0 if scale is None else scale
