@@ -13,6 +13,7 @@ _HOME = {
     "affinity": "ops",
     "create_model": "models",
     "explain": "ops",
+    "export_weights": "models.weights",
     "list_models": "models",
     "load": "models.weights",
     "load_weights": "models.weights",

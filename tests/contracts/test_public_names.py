@@ -12,6 +12,7 @@ NAMES = [
     "affinity",
     "create_model",
     "explain",
+    "export_weights",
     "list_models",
     "load",
     "load_weights",

@@ -2,12 +2,11 @@
 
 import json
 
-import numpy as np
 import pytest
 import torch
 
 import nonlocalnet as nl
-from nonlocalnet.convert.caffe2 import RULES, to_state_dict
+from nonlocalnet.convert.caffe2 import RULES
 
 # The network of our table and its norm, by the part of the manifest's name that says so.
 MODELS = {
@@ -75,23 +74,3 @@ def test_networks_have_as_many_blobs_as_official_files(name, norm):
 def test_variance_is_riv_in_spite_of_its_name():
     assert RULES.to_ours("res2_0_branch2a_bn_riv") == "res2.block0.norm_a.running_var"
     assert RULES.to_ours("res2_0_branch2a_bn_rm") == "res2.block0.norm_a.running_mean"
-
-
-def test_blobs_become_a_state_dict_and_unknown_names_are_reported():
-    pred = np.arange(6, dtype=np.float32).reshape(2, 3, 1, 1, 1)
-    blobs = {
-        "pred_w": pred,
-        "nonlocal_conv3_1_out_b": np.ones(4, np.float32),
-        "lr": np.float32(0.1),
-        "pred_w_momentum": pred,
-    }
-    state, unknown = to_state_dict(blobs)
-    assert unknown == ["lr", "pred_w_momentum"]
-    assert set(state) == {"fc.weight", "res3.non_local1.w_z.bias"}
-    assert state["fc.weight"].tolist() == [[0, 1, 2], [3, 4, 5]]
-    assert state["res3.non_local1.w_z.bias"].tolist() == [1, 1, 1, 1]
-
-
-def test_classifier_of_the_training_net_stays_as_it_is():
-    state, _ = to_state_dict({"pred_w": np.ones((2, 3), np.float32)})
-    assert state["fc.weight"].shape == (2, 3)

@@ -3,7 +3,10 @@
 import gc
 import importlib.util
 import json
+import pickle
+import pickletools
 import re
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -15,7 +18,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 import nonlocalnet as nl
-from nonlocalnet.convert.caffe2 import to_state_dict
+from nonlocalnet.convert.caffe2 import RULES
 
 # These run by default: both norms, both forms, both depths, both splits.
 GATE = {
@@ -59,24 +62,90 @@ def manifest_of(oracle: Path, name: str) -> dict:
     return json.loads((oracle / "manifests" / f"{name}.json").read_text())
 
 
-class Network:
-    """One configuration: the network filled by recipe, and what it must give."""
+def python2_text(blobs: dict[str, np.ndarray]) -> bytes:
+    """A flat dict of arrays as Python 2 writes it in protocol 0, as format/ has it."""
 
-    def __init__(self, oracle: Path, name: str, arguments: Callable[[dict], dict]) -> None:
+    def text(value: bytes) -> bytes:
+        return b"S" + repr(value)[1:].encode("ascii") + b"\n"
+
+    parts = [b"(d"]
+    for name, array in blobs.items():
+        shape = b"(" + b"".join(b"I%d\n" % n for n in array.shape) + b"t"
+        parts += [
+            text(name.encode()),
+            b"cnumpy.core.multiarray\n_reconstruct\n(cnumpy\nndarray\n(I0\ntS'b'\ntR(I1\n",
+            shape,
+            b"cnumpy\ndtype\n(S'f4'\nI0\nI1\ntR(I3\nS'<'\nNNNI-1\nI-1\nI0\ntbI00\n",
+            text(array.tobytes()),
+            b"tbs",
+        ]
+    return b"".join([*parts, b"."])
+
+
+def python2_training(blobs: dict[str, np.ndarray]) -> bytes:
+    """{"blobs": ...} in protocol 2, with the state of the training, as format/ has it."""
+
+    def text(value: bytes) -> bytes:
+        return b"T" + len(value).to_bytes(4, "little") + value
+
+    def array(value: np.ndarray) -> bytes:
+        shape = b"(" + b"".join(b"J" + n.to_bytes(4, "little") for n in value.shape) + b"t"
+        return (
+            b"cnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\x00\x85U\x01b\x87R(K\x01"
+            + shape
+            + b"cnumpy\ndtype\nU\x02f4K\x00K\x01\x87R(K\x03U\x01<NNNJ\xff\xff\xff\xffJ\xff\xff\xff"
+            + b"\xffK\x00tb\x89"
+            + text(value.tobytes())
+            + b"tb"
+        )
+
+    parts = [b"\x80\x02}U\x05blobs}("]
+    for name, value in blobs.items():
+        parts += [text(name.encode()), array(value)]
+    momentum = np.zeros(3, np.float32)
+    for name in ("conv1_w_momentum", "pred_b_momentum"):  # text, beside names of bytes
+        parts += [b"X" + len(name).to_bytes(4, "little") + name.encode(), array(momentum)]
+    parts += [
+        text(b"lr"),
+        array(np.array(0.01, np.float32)),
+        text(b"model_iter"),
+        b"J\x80\x1a\x06\x00",
+    ]
+    return b"".join([*parts, b"us."])
+
+
+class Network:
+    """One configuration: loaded from a file of the official format, and what it must give."""
+
+    def __init__(self, oracle: Path, name: str, arguments: Callable, folder: Path) -> None:
         self.recipe, self.manifest = read_recipe(oracle), manifest_of(oracle, name)
         self.arguments = arguments(self.manifest["effective"])
         self.expected = np.load(oracle / "expected" / f"{name}.npz", allow_pickle=False)
         self.tolerances = TOLERANCES[self.manifest["effective"]["MODEL.DEPTH"]]
-        self.state, unknown = to_state_dict(self.recipe.parameters(self.manifest))
-        assert not unknown
-        self.model = self.build()
+        blobs = self.recipe.parameters(self.manifest)
+        frozen = self.manifest["effective"]["MODEL.USE_AFFINE"]
+        if name.endswith("32f"):  # the classifier of the test net, of the same numbers
+            blobs["pred_w"] = blobs["pred_w"].reshape(*blobs["pred_w"].shape, 1, 1, 1)
+        path = folder / f"{name}.pkl"
+        path.write_bytes((python2_text if frozen else python2_training)(blobs))
+        # what no official file says, and its name is not that of a release
+        said = {"clip": self.arguments["clip"], "stem_padding": 0}
+        if "_nl" in name:
+            said["pairwise"] = self.arguments.get("pairwise", "embedded_gaussian")
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")  # nothing is assumed
+            self.model = nl.load(path, **said)
+        path.unlink()
+        asked = {"norm": "batch"} | self.arguments
+        config = self.model.config
+        assert (config["name"], config["num_classes"]) == (asked["name"], asked["num_classes"])
+        assert config.get("norm", "batch") == asked["norm"]
+        self.state = self.model.state_dict()
 
     def build(self, **changes) -> torch.nn.Module:
-        """The network, or one that differs in some arguments, with the same parameters."""
+        """A network that differs in some arguments, with the same parameters."""
         model = nl.create_model(**(self.arguments | changes))
-        own = {key for key in model.state_dict() if not key.endswith("num_batches_tracked")}
-        if not changes:
-            assert own == set(self.state)
+        own = model.state_dict()
         model.load_state_dict({k: v for k, v in self.state.items() if k in own}, strict=False)
         return model.eval()
 
@@ -88,7 +157,7 @@ class Network:
 
 
 @pytest.fixture(scope="module")
-def network(oracle, create_arguments):
+def network(oracle, create_arguments, tmp_path_factory):
     """network(name): the last one asked for is kept; parametrised tests ask in that order."""
     kept: dict[str, Network] = {}
 
@@ -96,11 +165,36 @@ def network(oracle, create_arguments):
         if name not in kept:
             kept.clear()
             gc.collect()
-            kept[name] = Network(oracle, name, create_arguments)
+            folder = tmp_path_factory.mktemp("oracle")
+            kept[name] = Network(oracle, name, create_arguments, folder)
         return kept[name]
 
     yield get
     kept.clear()
+
+
+def test_files_written_here_are_of_the_official_form(oracle):
+    """The same instructions as the given samples, but for marks of where things are kept."""
+    blobs = {"a": np.full(2, 0.5, np.float32)}
+    for write, sample in (
+        (python2_training, "training_checkpoint_protocol2.pkl"),
+        (python2_text, "converted_affine_protocol0.pkl"),
+    ):
+        theirs = (oracle / "format" / sample).read_bytes()
+        used = [
+            {op.name for op, _, _ in pickletools.genops(data)} for data in (write(blobs), theirs)
+        ]
+        assert used[0] - used[1] <= {"BINSTRING", "TUPLE"}
+        assert pickle.loads(write(blobs), encoding="latin1")  # and an outside reader takes them
+
+
+def test_names_of_the_rules_are_all_used(oracle):
+    names = {
+        row[0]
+        for path in (oracle / "manifests").glob("*.json")
+        for row in json.loads(path.read_text())["params"]
+    }
+    assert [name for name in names if RULES.to_theirs(RULES.to_ours(name)) != name] == []
 
 
 def test_every_configuration_of_the_oracle_is_here(oracle):

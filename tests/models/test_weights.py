@@ -6,9 +6,11 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import nonlocalnet as nl
+from nonlocalnet.models.registry import DEFAULTS, describe, resolve
 from nonlocalnet.models.weights import (
     KEY,
     WeightsInfo,
+    kinetics_classes,
     load,
     load_weights,
     read_classes,
@@ -147,26 +149,28 @@ def test_weights_of_another_network_are_refused(file):
 
 
 CORRUPT = {
-    "text": b"hello, I am no weights file\n",
-    "empty": b"",
-    "pickle": b"\x80\x02}q\x00.",
-    "huge header": (2**62).to_bytes(8, "little") + b"{}",
+    "text": (b"hello, I am no weights file\n", "no weights file"),
+    "empty": (b"", "empty"),
+    "pickle": (b"\x80\x02}q\x00.", "no arrays by name"),
+    "huge header": ((2**62).to_bytes(8, "little") + b"{}", "no weights file"),
+    "damaged header": ((2).to_bytes(8, "little") + b"{]" + b"0" * 9, "damaged safetensors file"),
 }
 
 
 @pytest.mark.parametrize("reader", [read_info, load, lambda p: load_weights(network(), p)])
 @pytest.mark.parametrize("content", CORRUPT)
-def test_what_is_no_safetensors_file_is_named(tmp_path, content, reader):
+def test_what_is_no_weights_file_is_named(tmp_path, content, reader):
     path = tmp_path / "x.safetensors"
-    path.write_bytes(CORRUPT[content])
-    with pytest.raises(ValueError, match=r"x\.safetensors is not a safetensors file"):
+    data, words = CORRUPT[content]
+    path.write_bytes(data)
+    with pytest.raises(ValueError, match=rf"x\.safetensors: it .*{words}"):
         reader(path)
 
 
 @pytest.mark.parametrize("reader", [read_info, load, lambda p: load_weights(network(), p)])
 def test_truncated_file_is_named(file, reader):
     file.write_bytes(file.read_bytes()[:-10])
-    with pytest.raises(ValueError, match=r"a\.safetensors is not a safetensors file"):
+    with pytest.raises(ValueError, match=r"a\.safetensors: it is a damaged safetensors file"):
         reader(file)
 
 
@@ -182,6 +186,8 @@ def test_foreign_safetensors_file_is_named(tmp_path, metadata):
     path = tmp_path / "timm.safetensors"
     save_file({"a": torch.zeros(1)}, path, metadata=metadata)
     with pytest.raises(ValueError, match="does not say which network it is for"):
+        read_info(path)
+    with pytest.raises(ValueError, match=r"its names \(a, \.\.\.\) are of no known layout"):
         load(path)
 
 
@@ -208,3 +214,63 @@ def test_class_names_are_read_one_a_line(tmp_path):
     path.write_text("\n \n")
     with pytest.raises(ValueError, match="has no class names"):
         read_classes(path)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"widths": [8, 32, 1 << 30]},
+        {"num_classes": 1 << 40},
+        {"conv1_channels": 1 << 40},
+        {"depths": [1, 1 << 30, 1]},
+        {"conv1_kernel": [1 << 20, 3]},
+    ],
+)
+def test_a_description_of_more_than_the_file_holds_is_refused(file, change):
+    config = network().config | change
+    save_file(load_file(file), file, metadata={KEY: json.dumps({"config": config})})
+    with pytest.raises(ValueError, match="larger network than its tensors"):
+        load(file)
+
+
+@pytest.mark.parametrize(
+    "change", [{"stem_padding": "one"}, {"widths": 3}, {"non_local": [1]}, {"name": 3}, {"clip": 8}]
+)
+def test_a_description_that_builds_nothing_is_refused(file, change):
+    config = network().config | change
+    save_file(load_file(file), file, metadata={KEY: json.dumps({"config": config})})
+    with pytest.raises(ValueError, match=r"a\.safetensors|must be"):
+        load(file)
+
+
+def test_normalisation_is_kept(tmp_path):
+    model = network()
+    info = info_of(model, mean=(0.1, 0.2, 0.3), std=(1.0, 2.0, 3.0))
+    save_weights(model, tmp_path / "n", info)
+    assert load(tmp_path / "n").info == info
+
+
+def test_classes_of_kinetics_are_those_of_others(shared):
+    given = (shared / "data" / "labels" / "kinetics_label_map_k400.txt").read_text().splitlines()
+    assert kinetics_classes() == given
+
+
+@pytest.mark.parametrize("name", nl.list_models())
+def test_every_row_is_found_again_by_its_arguments(name):
+    arguments = DEFAULTS | resolve(name, clip="32x2")
+    found = describe(arguments, clip="32x2", crop=224)
+    assert found == {"name": name, "clip": "32x2", "crop": 224, "num_classes": 400}
+
+
+def test_what_a_row_lacks_becomes_an_option():
+    arguments = DEFAULTS | resolve("i3d_r101_nl5", clip="8x8", norm="frozen")
+    changed = arguments | {"non_local": {"res3": (0,)}, "scale": None, "block_norm": "frozen"}
+    found = describe(changed, clip="8x8", crop=224)
+    assert found["name"] in ("i3d_r101", "i3d_r101_nl5")
+    options = {k: v for k, v in found.items() if k not in ("name", "num_classes", "clip", "crop")}
+    assert options == {
+        "non_local": {"res3": [0]},
+        "scale": None,
+        "block_norm": "frozen",
+        "norm": "frozen",
+    }

@@ -11,7 +11,7 @@ import torch
 
 import nonlocalnet as nl
 from nonlocalnet.data.synthetic import write_same_colour
-from nonlocalnet.models.weights import read_info
+from nonlocalnet.models.weights import WeightsInfo, read_info, save_weights
 from nonlocalnet.runtime.checkpoint import load_checkpoint
 from nonlocalnet.runtime.log import read_metrics
 from nonlocalnet.training.config import TrainConfig
@@ -138,11 +138,48 @@ def test_init_takes_weights_and_a_new_classifier(config, tmp_path, videos):
     file = tmp_path / "list.txt"
     file.write_text("".join(f"{path} {i % 3}\n" for i, path in enumerate(records)))
     fresh = dataclasses.replace(
-        config, data=file, val=None, out=tmp_path / "b", init=weights, iterations=1, lr=1e-12
+        config, data=file, val=None, out=tmp_path / "b", init=str(weights), iterations=1, lr=1e-12
     )
     model, source = nl.load(train(fresh).weights), nl.load(weights)
     assert model.fc.out_features == 3
     torch.testing.assert_close(model.conv1.weight, source.conv1.weight)
+
+
+def test_the_input_is_normalised_as_the_weights_to_start_from(config, tmp_path, monkeypatch):
+    source = nl.create_model("c2d_tiny_nl2", num_classes=2, clip="4x2", crop=32)
+    info = WeightsInfo(
+        source.config, ["different", "same"], mean=(0.1, 0.2, 0.3), std=(0.4, 0.5, 0.6)
+    )
+    save_weights(source, tmp_path / "start.safetensors", info)
+    seen = []
+    monkeypatch.setattr(
+        "nonlocalnet.data.transforms.normalize",
+        lambda frames, mean, std: seen.append((mean, std)) or frames.float(),
+    )
+    run = dataclasses.replace(config, init=str(tmp_path / "start.safetensors"), iterations=1)
+    weights = train(run).weights
+    assert set(seen) == {(info.mean, info.std)}  # of training and validation
+    assert (read_info(weights).mean, read_info(weights).std) == (info.mean, info.std)
+    train(dataclasses.replace(run, iterations=2, resume=True, init="none"))  # it goes on so
+    assert set(seen) == {(info.mean, info.std)}
+    assert read_info(weights).mean == info.mean
+
+
+@pytest.mark.slow
+def test_a_video_network_starts_from_an_image_classifier(config, tmp_path):
+    import torchvision
+
+    torch.manual_seed(0)
+    classifier = torchvision.models.resnet50(weights=None)
+    torch.save(classifier.state_dict(), tmp_path / "resnet50-00000000.pth")
+    run = dataclasses.replace(
+        config, model="i3d_r50_nl1", init=str(tmp_path / "resnet50-00000000.pth"), batch_size=1
+    )
+    result = train(dataclasses.replace(run, iterations=1, lr=1e-12, val=None))
+    model = nl.load(result.weights)
+    weight = classifier.layer1[0].conv1.weight.unsqueeze(2) / 3
+    torch.testing.assert_close(model.res2.block0.conv_a.weight, weight.expand(-1, -1, 3, -1, -1))
+    assert model.info.mean == (0.485, 0.456, 0.406)
 
 
 def test_multi_label_from_a_charades_table(config, tmp_path, videos):

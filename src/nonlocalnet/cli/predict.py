@@ -11,9 +11,9 @@ from typing import Annotated, Literal
 import tyro
 from rich.table import Table
 
+from nonlocalnet.cli.network import load_network
 from nonlocalnet.data.decode import VideoError
 from nonlocalnet.evaluation.multiview import predict
-from nonlocalnet.models.weights import load
 from nonlocalnet.runtime.device import pick_device
 from nonlocalnet.runtime.log import console
 
@@ -25,7 +25,12 @@ class Options:
     videos: tyro.conf.Positional[tuple[Path, ...]]
     """Video files."""
     weights: Path
-    """A model.safetensors that `nonlocalnet train` wrote."""
+    """Weights of any known format, such as the model.safetensors of `nonlocalnet train`, or the
+    name of a release (nonlocalnet zoo)."""
+    clip: str | None = None
+    """FRAMESxRATE, where the weights do not say it."""
+    set: tuple[str, ...] = ()
+    """NAME=VALUE: arguments of the network that the weights do not say."""
     top: int = 5
     """How many classes to give."""
     num_clips: int = 10
@@ -41,7 +46,8 @@ class Options:
 def command(options: Annotated[Options, tyro.conf.arg(name="")]) -> int:
     if not options.videos:
         raise ValueError("name at least one video: nonlocalnet predict VIDEO --weights W")
-    model = load(options.weights).to(pick_device(options.device))
+    model = load_network(options.weights, options.clip, options.set)
+    model.to(pick_device(options.device))
     failed = 0
     for video in options.videos:
         try:

@@ -11,12 +11,12 @@ from typing import Annotated, Literal
 import tyro
 from rich.table import Table
 
+from nonlocalnet.cli.network import load_network
 from nonlocalnet.data.readers import read_videos
 from nonlocalnet.data.sampling import ClipSpec
 from nonlocalnet.data.transforms import TestTransform
 from nonlocalnet.data.video import VideoDataset
 from nonlocalnet.evaluation.multiview import Predictions, evaluate
-from nonlocalnet.models.weights import load
 from nonlocalnet.runtime.device import pick_device
 from nonlocalnet.runtime.log import Bar, console
 from nonlocalnet.training.tasks import make_task
@@ -29,7 +29,12 @@ class Options:
     data: Path
     """Videos: a folder with one folder per class, a list file, or a Charades-style .csv."""
     weights: Path
-    """A model.safetensors that `nonlocalnet train` wrote."""
+    """Weights of any known format, such as the model.safetensors of `nonlocalnet train`, or the
+    name of a release (nonlocalnet zoo)."""
+    clip: str | None = None
+    """FRAMESxRATE, where the weights do not say it."""
+    set: tuple[str, ...] = ()
+    """NAME=VALUE: arguments of the network that the weights do not say."""
     root: Path | None = None
     """Where relative paths of a list or csv start; by default its own folder."""
     num_clips: int = 10
@@ -47,7 +52,8 @@ class Options:
 def command(options: Annotated[Options, tyro.conf.arg(name="")]) -> int:
     if options.out is not None and options.out.suffix not in (".csv", ".json"):
         raise ValueError(f"out must end in .csv (predictions) or .json (scores); got {options.out}")
-    model = load(options.weights).to(pick_device(options.device))
+    model = load_network(options.weights, options.clip, options.set)
+    model.to(pick_device(options.device))
     info = model.info
     names = info.classes if options.data.is_file() and info.classes else None
     records, classes = read_videos(options.data, root=options.root, classes=names)
@@ -60,7 +66,7 @@ def command(options: Annotated[Options, tyro.conf.arg(name="")]) -> int:
         records,
         info.config["num_classes"],
         ClipSpec.parse(info.config["clip"]),
-        TestTransform(info.short_side, info.short_side, options.num_crops),
+        TestTransform(info.short_side, info.short_side, options.num_crops, info.mean, info.std),
         train=False,
         num_clips=options.num_clips,
         multi_label=info.multi_label,

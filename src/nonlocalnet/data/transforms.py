@@ -18,26 +18,36 @@ MEAN = (0.45,) * 3
 STD = (0.225,) * 3
 
 
-def normalize(frames: Tensor) -> Tensor:
-    """Map uint8 values to network input: (v / 255 - MEAN) / STD, RGB.
+Colours = tuple[float, ...]  # a value for red, green and blue, where 1 is full
 
-    Any shape, uint8 -> float32. The official code's (v - 114.75) / 57.375.
+
+def normalize(frames: Tensor, mean: Colours = MEAN, std: Colours = STD) -> Tensor:
+    """Map uint8 values to network input: (v / 255 - mean) / std, RGB.
+
+    (..., 3, T, H, W), or any shape if the three colours have one mean and one std, as by default:
+    the official code's (v - 114.75) / 57.375. uint8 -> float32.
 
     >>> normalize(torch.tensor([0, 255], dtype=torch.uint8))
     tensor([-2.0000,  2.4444])
     """
     _check_uint8(frames)
-    # one number for all three channels, so the layout does not matter
-    return (frames.float() - 255 * MEAN[0]) / (255 * STD[0])
+    return (frames.float() - _scaled(mean)) / _scaled(std)
 
 
-def denormalize(x: Tensor) -> Tensor:
-    """Undo `normalize`, for pictures: float, any shape -> uint8, rounded and clamped.
+def denormalize(x: Tensor, mean: Colours = MEAN, std: Colours = STD) -> Tensor:
+    """Undo `normalize`, for pictures: float, the same shape -> uint8, rounded and clamped.
 
     >>> denormalize(normalize(torch.tensor([7], dtype=torch.uint8)))
     tensor([7], dtype=torch.uint8)
     """
-    return (x * (255 * STD[0]) + 255 * MEAN[0]).round().clamp(0, 255).to(torch.uint8)
+    return (x * _scaled(std) + _scaled(mean)).round().clamp(0, 255).to(torch.uint8)
+
+
+def _scaled(colours: Colours) -> float | Tensor:
+    """255 times each colour, to stand against (..., 3, T, H, W); one number if they are equal."""
+    if len(set(colours)) == 1:
+        return 255 * colours[0]
+    return 255 * torch.tensor(colours).view(-1, 1, 1, 1)
 
 
 def resize_short_side(frames: Tensor, short_side: int) -> Tensor:
@@ -68,7 +78,12 @@ class TrainTransform:
     """
 
     def __init__(
-        self, crop: int = 224, short_side: tuple[int, int] | int = (256, 320), flip: float = 0.5
+        self,
+        crop: int = 224,
+        short_side: tuple[int, int] | int = (256, 320),
+        flip: float = 0.5,
+        mean: Colours = MEAN,
+        std: Colours = STD,
     ) -> None:
         low, high = (short_side, short_side) if isinstance(short_side, int) else short_side
         if not 1 <= crop <= low <= high:
@@ -79,6 +94,7 @@ class TrainTransform:
         if not 0 <= flip <= 1:
             raise ValueError(f"flip is a probability between 0 and 1, got {flip}")
         self.crop, self.short_side, self.flip = crop, (low, high), flip
+        self.mean, self.std = mean, std
 
     @property
     def largest_short_side(self) -> int:
@@ -93,7 +109,7 @@ class TrainTransform:
         frames = F.crop(frames, top, left, self.crop, self.crop)
         if torch.rand(()).item() < self.flip:
             frames = F.horizontal_flip(frames)
-        return normalize(frames.transpose(0, 1).contiguous())
+        return normalize(frames.transpose(0, 1).contiguous(), self.mean, self.std)
 
 
 class TestTransform:
@@ -111,7 +127,14 @@ class TestTransform:
 
     __test__ = False  # not a test, whatever pytest thinks of the name
 
-    def __init__(self, crop: int = 256, short_side: int = 256, num_crops: int = 1) -> None:
+    def __init__(
+        self,
+        crop: int = 256,
+        short_side: int = 256,
+        num_crops: int = 1,
+        mean: Colours = MEAN,
+        std: Colours = STD,
+    ) -> None:
         if not 1 <= crop <= short_side:
             raise ValueError(
                 f"the crop must fit the short side: 1 <= crop <= short_side, "
@@ -119,6 +142,7 @@ class TestTransform:
             )
         crop_offsets(short_side, short_side, crop, num_crops)
         self.crop, self.short_side, self.num_crops = crop, short_side, num_crops
+        self.mean, self.std = mean, std
 
     @property
     def largest_short_side(self) -> int:
@@ -130,7 +154,7 @@ class TestTransform:
         frames = resize_short_side(frames, self.short_side)
         offsets = crop_offsets(frames.shape[2], frames.shape[3], self.crop, self.num_crops)
         crops = [F.crop(frames, top, left, self.crop, self.crop) for top, left in offsets]
-        return normalize(torch.stack(crops).transpose(1, 2).contiguous())
+        return normalize(torch.stack(crops).transpose(1, 2).contiguous(), self.mean, self.std)
 
 
 def _draw(low: int, high: int) -> int:

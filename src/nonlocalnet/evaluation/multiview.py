@@ -135,11 +135,12 @@ def predict(
     if top < 1 or num_clips < 1:
         raise ValueError(f"top and num_clips must be at least 1; got {top} and {num_clips}")
     clip = ClipSpec.parse(info.config["clip"])
-    transform = TestTransform(info.short_side, info.short_side, num_crops)
+    side = info.short_side
+    transform = TestTransform(side, side, num_crops, info.mean, info.std)
     with VideoReader(Path(path)) as reader:
         n = reader.num_frames
         clips = [center_clip(n, clip)] if num_clips == 1 else test_clips(n, clip, num_clips)
-        frames = reader.frames(list(chain(*clips)), short_side=info.short_side)
+        frames = reader.frames(list(chain(*clips)), short_side=side)
     views = torch.cat([transform(part) for part in frames.split(clip.frames)])
     model.eval()
     p = view_probabilities(model, views, info.multi_label).mean(dim=0)

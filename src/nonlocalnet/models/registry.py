@@ -143,10 +143,11 @@ def create_model(
         crop: side of the training crop in pixels; fixes the window of fully convolutional testing.
         options: any other argument of `VideoResNet`, over the row's own: pairwise, extent, scale,
             subsample, subsample_position, bias, block_norm, norm, stem_padding, temporal_stride,
-            temporal_group, dropout, non_local ...
+            temporal_group, pool1_time, pool2_time, window, dropout, non_local ...
 
     Returns:
-        The network, newly initialised; `.config` holds the arguments that build it again.
+        The network, newly initialised; `.config` holds the arguments that build it again,
+        `.arguments` all those of `VideoResNet`.
 
     Raises:
         ValueError: an unknown name or option, with the nearest that exists.
@@ -159,15 +160,30 @@ def create_model(
     >>> model(torch.randn(2, 3, 4, 32, 32)).shape
     torch.Size([2, 10])
     """
+    fields = resolve(name, clip=clip, crop=crop, **options)
+    model = VideoResNet(num_classes=num_classes, **fields)
+    model.config = {"name": name, "num_classes": num_classes, "clip": clip, "crop": crop, **options}
+    model.arguments = DEFAULTS | fields | {"num_classes": num_classes}
+    return model
+
+
+DEFAULTS = {k: p.default for k, p in inspect.signature(VideoResNet).parameters.items()}
+
+
+def resolve(name: str, *, clip: str = "8x8", crop: int = 224, **options: Any) -> dict[str, Any]:
+    """Tell the arguments of `VideoResNet` that `create_model` passes, but for num_classes.
+
+    Raises:
+        ValueError: as `create_model`.
+    """
     check_choice("model", name, _TABLE)
     match = re.fullmatch(r"([1-9]\d*)x([1-9]\d*)", clip)
     if match is None:
         raise ValueError(
             f"clip must be FRAMESxRATE such as {', '.join(map(repr, CLIPS))}; got {clip!r}"
         )
-    allowed = [k for k in inspect.signature(VideoResNet).parameters if k != "num_classes"]
     for option in options:
-        check_choice("option", option, allowed)
+        check_choice("option", option, [k for k in DEFAULTS if k != "num_classes"])
     row = _TABLE[name] | options
     dense = int(match[1]) >= 32 and int(match[2]) <= 2
     fields: dict[str, Any] = {"temporal_stride": 2 if dense else 1}
@@ -176,9 +192,62 @@ def create_model(
     if row.get("extent") == "time":
         fields["subsample"] = None  # it would pool places, which are apart in this extent
     fields["window"] = _last_side(crop, len(row["depths"]), row.get("stem_padding", 0))
-    model = VideoResNet(num_classes=num_classes, **(fields | row))
-    model.config = {"name": name, "num_classes": num_classes, "clip": clip, "crop": crop, **options}
-    return model
+    return fields | row
+
+
+def describe(fields: Mapping[str, Any], *, clip: str, crop: int) -> dict[str, Any]:
+    """Find the row of the table, and the fewest options over it, that make a network.
+
+    Args:
+        fields: arguments of `VideoResNet`; what is not among them is left to the row.
+        clip, crop: as in `create_model`.
+
+    Returns:
+        The arguments of `create_model`, of plain values only.
+
+    >>> describe({"depths": (3, 4, 6, 3), "conv1_kernel": (1, 7), "scale": None},
+    ...          clip="8x8", crop=224)
+    {'name': 'c2d_r50', 'clip': '8x8', 'crop': 224, 'scale': None}
+    """
+    for option in fields:
+        check_choice("option", option, DEFAULTS)
+    best: tuple[str, dict[str, Any]] | None = None
+    norm = fields.get("norm", "batch")
+    for name in _TABLE:
+        row = DEFAULTS | resolve(name, clip=clip, crop=crop, norm=norm)
+        options = {
+            key: value
+            for key, value in fields.items()
+            if key not in ("num_classes", "norm")
+            and _normal(key, value, norm) != _normal(key, row[key], norm)
+        }
+        if best is None or len(options) < len(best[1]):
+            best = name, options
+    assert best is not None, "the table is empty"
+    name, options = best
+    if norm != "batch":
+        options["norm"] = norm
+    classes = {"num_classes": fields["num_classes"]} if "num_classes" in fields else {}
+    return {"name": name, **classes, "clip": clip, "crop": crop, **_plain(options)}
+
+
+def _normal(key: str, value: Any, norm: str) -> Any:
+    """One way to say it: no kernels are kernels of 1, "auto" is what it stands for."""
+    if key in ("kernels_a", "kernels_b"):
+        ones = value is None or all(k == 1 for stage in value for k in stage)
+        return None if ones else _plain(value)
+    if key == "block_norm" and value == "auto":
+        return "batch" if norm == "batch" else None
+    if key == "non_local":
+        return {stage: sorted(places) for stage, places in (value or {}).items() if places}
+    return _plain(value)
+
+
+def _plain(value: Any) -> Any:
+    """Tuples as lists, as JSON has them."""
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items()}
+    return [_plain(item) for item in value] if isinstance(value, (list, tuple)) else value
 
 
 def _last_side(crop: int, stages: int, stem_padding: int) -> int:

@@ -34,6 +34,8 @@ class VideoResNet(nn.Module):
         temporal_stride: of conv1 and of pool1 each: 1 for sparse clips (8x8, 32x4), 2 for dense
             ones (32x2, 128x1).
         stem_padding: of pool1 in space: 0 as in the official code, 1 as in torchvision.
+        pool1_time: frames that pool1 takes the maximum of; None is its stride, as officially.
+        pool2_time: the same of pool2, and its stride; 1 is no pool2.
         kernels_a: per stage and block, the temporal kernel of the first convolution.
         kernels_b: the same of the middle one.
         non_local: for each stage by name, the blocks after which a non-local block stands.
@@ -53,6 +55,7 @@ class VideoResNet(nn.Module):
     """
 
     config: dict[str, Any]  # what builds it again; set by `create_model`
+    arguments: dict[str, Any]  # all of the above; set by `create_model`
     info: Any  # what its weights file says; set by `load`
 
     def __init__(
@@ -65,6 +68,8 @@ class VideoResNet(nn.Module):
         conv1_kernel: tuple[int, int] = (1, 7),
         temporal_stride: int = 1,
         stem_padding: int = 0,
+        pool1_time: int | None = None,
+        pool2_time: int = 2,
         kernels_a: Sequence[Sequence[int]] | None = None,
         kernels_b: Sequence[Sequence[int]] | None = None,
         non_local: Mapping[str, Sequence[int]] | None = None,
@@ -77,7 +82,7 @@ class VideoResNet(nn.Module):
         block_norm: Norm | Literal["auto"] | None = "auto",
         norm: Norm = "batch",
         temporal_group: int | None = None,
-        window: int = 7,
+        window: int | None = 7,
         dropout: float = 0.5,
     ) -> None:
         super().__init__()
@@ -94,7 +99,9 @@ class VideoResNet(nn.Module):
         )
         self.norm1 = make_norm(norm, conv1_channels)
         self.pool1 = nn.MaxPool3d(
-            (temporal_stride, 3, 3), (temporal_stride, 2, 2), (0, stem_padding, stem_padding)
+            (temporal_stride if pool1_time is None else pool1_time, 3, 3),
+            (temporal_stride, 2, 2),
+            (0, stem_padding, stem_padding),
         )
         places = _check_places(non_local or {}, depths)
         in_channels = conv1_channels
@@ -126,7 +133,7 @@ class VideoResNet(nn.Module):
                     )
             self.add_module(stage, nn.Sequential(blocks))
             if index == 0:
-                self.pool2 = nn.MaxPool3d((2, 1, 1))
+                self.pool2 = nn.MaxPool3d((pool2_time, 1, 1))
         self.window = window
         self.dropout = nn.Dropout(dropout)
         self.fc = nn.Linear(in_channels, num_classes)
@@ -183,7 +190,8 @@ class VideoResNet(nn.Module):
         """
         x = self.features(x)
         frames, *size = x.shape[2:]
-        x = F.avg_pool3d(x, (frames, *(min(self.window, s) for s in size)), stride=1).squeeze(2)
+        window = size if self.window is None else [min(self.window, s) for s in size]
+        x = F.avg_pool3d(x, (frames, *window), stride=1).squeeze(2)
         return self.fc(self.dropout(x.movedim(1, -1))).movedim(-1, 1)
 
     def probabilities(self, x: Tensor, *, multi_label: bool = False) -> Tensor:

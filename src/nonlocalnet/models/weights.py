@@ -1,21 +1,41 @@
-"""Weights on disk: safetensors that carry what builds their network and what they were for."""
+"""Weights on disk: ours, which say what they are for, and those of other code bases."""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
-from dataclasses import dataclass, field
+import warnings
+from collections.abc import Generator, Mapping
+from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
-from safetensors import SafetensorError, safe_open
+import torch
 from safetensors.torch import save_file
-from torch import nn
+from torch import Tensor, nn
 
-from nonlocalnet.models.registry import create_model
+from nonlocalnet.convert import caffe2, slowfast
+from nonlocalnet.convert.converted import Converted
+from nonlocalnet.convert.entry import Entry
+from nonlocalnet.convert.files import Checkpoint, read_checkpoint
+from nonlocalnet.convert.sources import convert
+from nonlocalnet.errors import check_choice
+from nonlocalnet.models.registry import DEFAULTS, create_model, describe, resolve
+from nonlocalnet.models.report import (
+    BLOCK_CONVENTIONS,
+    CONVENTIONS,
+    LoadReport,
+    compare,
+    fill,
+    refuse,
+)
 from nonlocalnet.models.video_resnet import VideoResNet
+from nonlocalnet.models.zoo import release_of
 
 KEY = "nonlocalnet"  # of the JSON in the file's metadata
+ORIGIN = "nonlocalnet"
+KINETICS = 400
 
 
 @dataclass
@@ -27,30 +47,24 @@ class WeightsInfo:
         classes: names in label order; empty if none were given.
         multi_label: whether a video has many labels (sigmoid) or one (softmax).
         short_side: pixels; test frames are scaled to it, and the test crop is that wide.
-        facts: anything else, such as iterations and scores measured.
+        mean, std: of each colour (red, green, blue; values from 0 to 1), to normalise the input.
+        facts: anything else: where it comes from, iterations, scores reported and measured.
     """
 
     config: dict[str, Any]
     classes: list[str] = field(default_factory=list)
     multi_label: bool = False
     short_side: int = 256
+    mean: tuple[float, ...] = (0.45,) * 3
+    std: tuple[float, ...] = (0.225,) * 3
     facts: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.mean, self.std = tuple(self.mean), tuple(self.std)
 
     def class_name(self, label: int) -> str:
         """Name a label; its number where no names are known."""
         return self.classes[label] if label < len(self.classes) else str(label)
-
-
-@dataclass
-class LoadReport:
-    """Keys loaded, keys of the model left as they were, keys of the file not used."""
-
-    loaded: list[str]
-    left: list[str]
-    unused: list[str]
-
-    def __str__(self) -> str:
-        return f"{len(self.loaded)} loaded, {len(self.left)} left, {len(self.unused)} unused"
 
 
 def save_weights(model: nn.Module, path: str | os.PathLike, info: WeightsInfo) -> None:
@@ -59,23 +73,57 @@ def save_weights(model: nn.Module, path: str | os.PathLike, info: WeightsInfo) -
     save_file(tensors, path, metadata={KEY: json.dumps(vars(info))})
 
 
+Layout = Literal["caffe2", "pyslowfast"]
+
+
+def export_weights(model: VideoResNet, path: str | os.PathLike, layout: Layout) -> list[str]:
+    """Write a network in the layout of another code base: a pickle of Caffe2's, a .pyth.
+
+    Reading it back gives the same numbers, bit for bit; counters of batches, which Caffe2 lacks,
+    become zero.
+
+    Returns:
+        What the file cannot say, and `load` will ask for or assume.
+
+    Raises:
+        ValueError: an unknown layout; a network that the other code base cannot express.
+    """
+    check_choice("layout", layout, get_args(Layout))
+    path = Path(path)
+    arguments, clip = model.arguments, model.config["clip"]
+    state = {name: _entry(value) for name, value in model.state_dict().items()}
+    if layout == "caffe2":
+        blobs = caffe2.export(state)
+        with path.open("wb") as file:
+            caffe2.write(file, blobs)
+        return [
+            f"{name}={value!r}"
+            for name, value in {"clip": clip, **arguments}.items()
+            if name == "clip" or (name in caffe2.UNSAID and value != DEFAULTS[name])
+        ]
+    content = slowfast.export(arguments, state, clip)
+    content["model_state"] = {k: v.read() for k, v in content["model_state"].items()}
+    torch.save(content, path)
+    return []
+
+
+def _entry(value: Tensor) -> Entry:
+    return Entry(tuple(value.shape), value.dtype, lambda: value.detach().cpu().contiguous())
+
+
 def read_info(path: str | os.PathLike) -> WeightsInfo:
-    """Read what a weights file says about itself.
+    """Read what a weights file of ours says about itself.
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: not a safetensors file, or not one of ours.
+        ValueError: no checkpoint, or not one of ours.
     """
-    with _open(path) as file:
-        text = (file.metadata() or {}).get(KEY)
-    if text is None:
+    checkpoint = read_checkpoint(path)
+    if KEY not in checkpoint.meta:
         raise ValueError(
             f"{path} does not say which network it is for: it was not written by nonlocalnet"
         )
-    try:
-        return WeightsInfo(**json.loads(text))
-    except (TypeError, json.JSONDecodeError) as error:
-        raise ValueError(f"{path} has a damaged description: {error}") from None
+    return _own_info(checkpoint)
 
 
 def load_weights(
@@ -85,58 +133,224 @@ def load_weights(
     new_classifier: bool = False,
     new_blocks: bool = False,
 ) -> LoadReport:
-    """Fill a model from a file; nothing is left or unused silently.
+    """Fill a model from a file of any known format; nothing is left or unused silently.
+
+    Formats are told by content: ours, the official Caffe2 pickles, PySlowFast, MMAction2,
+    PyTorchVideo, and 2-D ImageNet ResNets of torchvision, timm and Caffe2, which are inflated.
 
     Args:
         model: the network.
-        path: a safetensors file with the model's names.
+        path: the file.
         new_classifier: leave `fc` as it is, for other classes.
-        new_blocks: leave non-local blocks that the file lacks as they are, the identity at start,
-            as when a network starts from one without them (paper, section 4.1).
+        new_blocks: leave non-local blocks of which the file has nothing as they are, the identity
+            at start, as when a network starts from one without them (paper, section 4.1).
 
     Returns:
-        The keys loaded, left and unused.
+        What became of every key.
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: not a safetensors file; keys that are missing, unknown or of another shape,
-            each named. The model is then unchanged.
+        ValueError: no checkpoint; keys that are missing, unknown or of another shape, each named;
+            a network that pads or pools otherwise than the file's. The model is then unchanged.
+
+    Source: docs/weights.md says what differs between the origins.
     """
-    with _open(path) as file:
-        state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-    target = model.state_dict()
-    left = [key for key in target if new_classifier and key.startswith("fc.")]
-    left += [key for key in target if new_blocks and ".non_local" in key and key not in state]
-    unused = [key for key in left if key in state]
-    wrong = [f"{key} is not in the file" for key in target if key not in state and key not in left]
-    wrong += [f"{key} is not in the network" for key in state if key not in target]
-    wrong += [
-        f"{key} is {tuple(state[key].shape)} in the file and {tuple(value.shape)} in the network"
-        for key, value in target.items()
-        if key in state and key not in left and state[key].shape != value.shape
-    ]
-    if wrong:
-        more = f" and {len(wrong) - 5} more" if len(wrong) > 5 else ""
-        raise ValueError(f"{path} does not fit the network: {'; '.join(wrong[:5])}{more}")
-    loaded = [key for key in target if key not in left]
-    model.load_state_dict({key: state[key] for key in loaded}, strict=False)
-    return LoadReport(loaded, left, unused)
+    checkpoint = read_checkpoint(path)
+    converted = _converted(checkpoint)
+    report = compare(model, converted, new_classifier=new_classifier, new_blocks=new_blocks)
+    refuse(path, report)
+    fill(model, converted, report)
+    return report
 
 
-def load(path: str | os.PathLike) -> VideoResNet:
+def load(path: str | os.PathLike, *, clip: str | None = None, **options: Any) -> VideoResNet:
     """Build the network that a weights file is for, and fill it.
 
+    Args:
+        path: a file of any known format; see `load_weights`.
+        clip: "FRAMESxRATE", where the file does not say it.
+        options: arguments of `create_model` that the file does not say, or to be changed.
+
     Returns:
-        The network, in evaluation mode; `.info` is the file's `WeightsInfo`.
+        The network, in evaluation mode; `.info` is the file's `WeightsInfo`, with the
+        normalisation and size of the input, and where it comes from.
 
     Raises:
-        FileNotFoundError, ValueError: as `read_info` and `load_weights`.
+        FileNotFoundError, ValueError: as `load_weights`; or the file does not say what network it
+            is for, and what to pass.
+
+    Warns:
+        UserWarning: what was assumed, since the file does not say it.
     """
-    info = read_info(path)
-    model = create_model(**info.config)
-    load_weights(model, path)
-    model.info = info
+    model, converted, report = examine(path, clip=clip, **options)
+    for note in assumptions(model.info):
+        warnings.warn(f"{path}: {note}", stacklevel=2)
+    refuse(path, report)
+    fill(model, converted, report)
     return model.eval()
+
+
+def examine(
+    path: str | os.PathLike, *, clip: str | None = None, **options: Any
+) -> tuple[VideoResNet, Converted, LoadReport]:
+    """Build the network that a file is for, and tell what would become of every key.
+
+    `refuse` and `fill` do the rest. Arguments and errors are those of `load`.
+    """
+    checkpoint = read_checkpoint(path)
+    converted = _converted(checkpoint)
+    with _in_one_sentence(path):
+        info = describe_file(checkpoint, converted, clip=clip, **options)
+        _check_size(info.config, converted)
+        model = create_model(**info.config)
+    model.info = info
+    return model, converted, compare(model, converted)
+
+
+@contextlib.contextmanager
+def _in_one_sentence(path: str | os.PathLike) -> Generator[None]:
+    """Say of a value of the wrong kind, from a description or an option, which file it is."""
+    try:
+        yield
+    except (TypeError, AttributeError, KeyError, IndexError) as error:
+        raise ValueError(f"{path}: a value of its description makes no sense: {error}") from None
+
+
+def _check_size(config: Mapping[str, Any], converted: Converted) -> None:
+    """Refuse a description of a network that is larger than its tensors, before it is built."""
+    arguments = resolved(config) | {"num_classes": config.get("num_classes", KINETICS)}
+    axes = [size for shape in converted.shapes().values() for size in shape]
+    numbers = [arguments["num_classes"], arguments["conv1_channels"], *arguments["conv1_kernel"]]
+    numbers += arguments["widths"]
+    numbers += [k for x in "ab" for stage in arguments[f"kernels_{x}"] or () for k in stage]
+    if max(numbers) > max(axes) or sum(arguments["depths"]) > len(axes):
+        raise ValueError("its description is of a larger network than its tensors")
+
+
+def assumptions(info: WeightsInfo) -> list[str]:
+    """Say what was assumed of a network, since its file does not tell."""
+    arguments = resolved(info.config)
+    return [
+        f"{name}={arguments[name]!r} is assumed: {why}"
+        for name, why in info.facts.get("assumed", {}).items()
+    ]
+
+
+def describe_file(
+    checkpoint: Checkpoint, converted: Converted, *, clip: str | None = None, **options: Any
+) -> WeightsInfo:
+    """Say which network a file is for, with which input; what it does not say must be given.
+
+    A file that has the name of a release (`nonlocalnet zoo`) is taken for that release.
+
+    Raises:
+        ValueError: it does not say all, and what to pass; an image classifier.
+    """
+    path = checkpoint.path
+    if converted.origin == ORIGIN:
+        info = _own_info(checkpoint)
+        info.config |= options | ({} if clip is None else {"clip": clip})
+        return info
+    if converted.flat:
+        raise ValueError(
+            f"{path}: it is an image classifier; start a video network from it with "
+            "load_weights(model, file, new_classifier=True) or `nonlocalnet train --init`"
+        )
+    release = release_of(path)
+    facts: dict[str, Any] = {"origin": converted.origin, "file": path.name}
+    if release is not None:
+        options = {**release.options, **options}
+        clip = clip or converted.clip or release.clip
+        facts["release"] = release.name
+    given = {**options, "clip": clip or converted.clip}
+    missing = [f"{k}={v}" for k, v in converted.asked.items() if given.get(k) is None]
+    if missing:
+        raise ValueError(
+            f"{path}: the file does not say all of its network; pass {' and '.join(missing)}"
+        )
+    assumed = {k: v for k, v in converted.assumed.items() if k not in given and release is None}
+    if assumed:
+        facts["assumed"] = {name: why for name, (_, why) in assumed.items()}
+    arguments = {name: value for name, (value, _) in converted.assumed.items()}
+    crop = options.pop("crop", converted.crop)
+    fields = {**converted.fields, **arguments, **options}
+    config = describe(fields, clip=str(given["clip"]), crop=crop)
+    return WeightsInfo(
+        config=config,
+        classes=kinetics_classes() if config["num_classes"] == KINETICS else [],
+        multi_label=converted.multi_label,
+        short_side=converted.short_side,
+        mean=converted.mean,
+        std=converted.std,
+        facts=facts,
+    )
+
+
+def resolved(config: Mapping[str, Any]) -> dict[str, Any]:
+    """All arguments of `VideoResNet` that a `config` stands for."""
+    own = {key: value for key, value in config.items() if key != "num_classes"}
+    return DEFAULTS | resolve(own.pop("name", None), **own)
+
+
+def kinetics_classes() -> list[str]:
+    """Name the classes of Kinetics-400, in the alphabetical order that all releases have."""
+    return (Path(__file__).parent / "kinetics400.txt").read_text().splitlines()
+
+
+def _converted(checkpoint: Checkpoint) -> Converted:
+    if checkpoint.container != "safetensors":
+        return convert(checkpoint)
+    if KEY not in checkpoint.meta and not _ours(checkpoint.entries):
+        return convert(checkpoint)
+    result = Converted(
+        ORIGIN, dict(checkpoint.entries), {name: name for name in checkpoint.entries}
+    )
+    if KEY in checkpoint.meta:
+        with _in_one_sentence(checkpoint.path):
+            arguments = resolved(_own_info(checkpoint).config)
+        result.fields = {name: arguments[name] for name in CONVENTIONS + BLOCK_CONVENTIONS}
+    return result
+
+
+def _ours(names: Mapping[str, Any]) -> bool:
+    return any(name.startswith("res2.block0.") for name in names)
+
+
+def _own_info(checkpoint: Checkpoint) -> WeightsInfo:
+    known = {item.name for item in fields(WeightsInfo)}
+    try:
+        info = json.loads(checkpoint.meta[KEY])
+        if not isinstance(info["config"], dict):
+            raise TypeError("config is no table")
+        if unknown := set(info) - known:
+            raise TypeError(f"unknown {sorted(unknown)}: written by a later version?")
+        return WeightsInfo(**info)
+    except (TypeError, KeyError, json.JSONDecodeError) as error:
+        raise ValueError(f"{checkpoint.path} has a damaged description: {error}") from None
+
+
+@dataclass(frozen=True)
+class Start:
+    """What a file of weights fixes for a training that starts from it."""
+
+    mean: tuple[float, ...] = (0.45,) * 3
+    std: tuple[float, ...] = (0.225,) * 3
+    classes: list[str] = field(default_factory=list)
+
+
+def read_start(path: str | os.PathLike) -> Start:
+    """Read the normalisation and the classes that a file's weights were trained with.
+
+    Raises:
+        FileNotFoundError, ValueError: as `load_weights`.
+    """
+    checkpoint = read_checkpoint(path)
+    if KEY in checkpoint.meta:
+        info = _own_info(checkpoint)
+        return Start(info.mean, info.std, info.classes)
+    converted = _converted(checkpoint)
+    of_kinetics = not converted.flat and converted.fields.get("num_classes") == KINETICS
+    return Start(converted.mean, converted.std, kinetics_classes() if of_kinetics else [])
 
 
 def read_classes(path: str | os.PathLike) -> list[str]:
@@ -149,12 +363,3 @@ def read_classes(path: str | os.PathLike) -> list[str]:
     if not names:
         raise ValueError(f"{path} has no class names; write one a line, in label order")
     return names
-
-
-def _open(path: str | os.PathLike):
-    if not Path(path).is_file():
-        raise FileNotFoundError(f"no weights file at {path}")
-    try:
-        return safe_open(path, framework="pt")
-    except SafetensorError as error:
-        raise ValueError(f"{path} is not a safetensors file: {error}") from None

@@ -51,9 +51,11 @@ class TrainConfig:
     """"frozen" for long clips: norms are constants, from --init."""
     dropout: float = 0.5
     """Before the classifier."""
-    init: Path | None = None
-    """Weights to start from. The classifier is new if its classes are others, and so are non-local
-    blocks that the file lacks: the identity at start."""
+    init: str = "auto"
+    """Weights to start from: a file of any known format, a release (nonlocalnet zoo), "imagenet"
+    (torchvision's ResNet of that depth, inflated) or "none"; "auto" is imagenet for ResNet-50 and
+    -101, else none. The classifier is new if its classes are others, and so are non-local blocks
+    that the file lacks: the identity at start. The input is normalised as the file's was."""
 
     iterations: int = 400_000
     """Updates of the weights."""

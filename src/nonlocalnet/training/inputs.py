@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Iterator
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -13,7 +14,9 @@ from nonlocalnet.data.readers import is_table, read_videos
 from nonlocalnet.data.sampling import ClipSpec
 from nonlocalnet.data.transforms import TestTransform, TrainTransform
 from nonlocalnet.data.video import VideoDataset
-from nonlocalnet.models.weights import read_classes
+from nonlocalnet.models.registry import DEPTHS
+from nonlocalnet.models.weights import Start, read_classes
+from nonlocalnet.runtime.download import find_weights
 from nonlocalnet.training.config import TrainConfig
 
 
@@ -72,6 +75,39 @@ def _leave_signals_to_the_main_process(worker: int) -> None:
     signal.signal(signal.SIGTERM, lambda number, _: signal.signal(number, signal.SIG_DFL))
 
 
+def find_start(config: TrainConfig) -> Path | None:
+    """Give the file that the weights, or their normalisation, come from; get it if need be.
+
+    When a run is resumed that is its own; the default for ResNet-50 and -101 is torchvision's
+    ImageNet classifier of that depth.
+
+    Raises:
+        ValueError: "imagenet" for another network.
+        FileNotFoundError: neither a file nor a release.
+    """
+    if config.resume:
+        path = config.out / "model.safetensors"
+        return path if path.is_file() else None  # then there is no checkpoint either
+    if config.init == "none":
+        return None
+    if config.init not in ("auto", "imagenet"):
+        path = find_weights(config.init)
+        if not path.is_file():
+            raise FileNotFoundError(
+                f"no weights to start from: {config.init} is neither a file nor a release "
+                "(nonlocalnet zoo)"
+            )
+        return path
+    depth = next((name for name in DEPTHS if f"_{name}" in config.model), None)
+    if depth is not None:
+        return find_weights(f"resnet{depth[1:]}_imagenet")
+    if config.init == "imagenet":
+        raise ValueError(
+            f"{config.model} has no ImageNet weights, ResNet-50 and -101 have; pass --init none"
+        )
+    return None
+
+
 def read_data(config: TrainConfig) -> tuple[VideoDataset, VideoDataset | None, list[str]]:
     """Make the training set, the validation set (one centred view a video) and the class names.
 
@@ -110,3 +146,11 @@ def read_data(config: TrainConfig) -> tuple[VideoDataset, VideoDataset | None, l
         cache=config.cache,
     )
     return training, validation, classes
+
+
+def normalize_as(start: Start, *datasets: VideoDataset | None) -> None:
+    """Normalise the clips of data sets as those that the weights to start from were trained on."""
+    for dataset in datasets:
+        if dataset is not None:
+            assert isinstance(dataset.transform, TrainTransform | TestTransform)
+            dataset.transform.mean, dataset.transform.std = start.mean, start.std

@@ -15,12 +15,12 @@ from nonlocalnet.data.video import VideoDataset
 from nonlocalnet.evaluation.multiview import autocast, evaluate
 from nonlocalnet.models.registry import create_model
 from nonlocalnet.models.video_resnet import VideoResNet
-from nonlocalnet.models.weights import WeightsInfo, load_weights, read_info, save_weights
+from nonlocalnet.models.weights import Start, WeightsInfo, load_weights, read_start, save_weights
 from nonlocalnet.runtime.checkpoint import load_checkpoint, save_checkpoint, write_atomically
 from nonlocalnet.runtime.device import pick_device, pick_precision
 from nonlocalnet.runtime.log import Bar, MetricsLog, RunningMean, status
 from nonlocalnet.training.config import TrainConfig
-from nonlocalnet.training.inputs import read_batches, read_data
+from nonlocalnet.training.inputs import find_start, normalize_as, read_batches, read_data
 from nonlocalnet.training.optim import learning_rate, make_optimizer
 from nonlocalnet.training.tasks import Task, make_task
 
@@ -61,6 +61,9 @@ def train(config: TrainConfig) -> Result:
         f"{len(training)} training videos, {len(classes)} classes"
         f"{', many labels a video' if training.multi_label else ''}"
     )
+    path = find_start(config)
+    start = Start() if path is None else read_start(path)
+    normalize_as(start, training, validation)
     model = create_model(
         config.model,
         num_classes=len(classes),
@@ -68,20 +71,15 @@ def train(config: TrainConfig) -> Result:
         crop=config.crop,
         **config.model_options(),
     )
-    if config.init is not None:
-        report = load_weights(
-            model,
-            config.init,
-            new_classifier=read_info(config.init).classes != classes,
-            new_blocks=True,
-        )
-        status.print(f"weights from {config.init}: {report}")
+    if path is not None and not config.resume:
+        report = load_weights(model, path, new_classifier=start.classes != classes, new_blocks=True)
+        status.print(f"weights from {path} ({report.origin}): {report}", soft_wrap=True)
     # the layout that convolutions are fastest in; on a CPU too (docs/results.md)
     model.to(device).to(memory_format=torch.channels_last_3d)
     optimizer = make_optimizer(
         model, config.lr, momentum=config.momentum, weight_decay=config.weight_decay
     )
-    run = _Run(config, model, optimizer, task, classes, validation, device, dtype)
+    run = _Run(config, model, optimizer, task, classes, start, validation, device, dtype)
     run.start()
     return run.fit(training)
 
@@ -95,6 +93,7 @@ class _Run:
     optimizer: torch.optim.Optimizer
     task: Task
     classes: list[str]
+    input: Start
     validation: VideoDataset | None
     device: torch.device
     dtype: torch.dtype | None
@@ -115,6 +114,11 @@ class _Run:
                 raise ValueError(
                     f"{self.checkpoint} is of another network: {state['config']}; "
                     f"asked for: {self.model.config}"
+                )
+            if state["input"] != [self.input.mean, self.input.std]:
+                raise ValueError(
+                    f"{self.checkpoint} and {self.weights} are not of one run: they normalise the "
+                    "input differently"
                 )
             self.model.load_state_dict(state["model"])
             self.optimizer.load_state_dict(state["optimizer"])
@@ -233,11 +237,14 @@ class _Run:
             classes=self.classes,
             multi_label=self.task.multi_label,
             short_side=self.config.short_side[0],
+            mean=self.input.mean,
+            std=self.input.std,
             facts={"iteration": self.iteration, "validation": self.scores},
         )
         write_atomically(self.weights, lambda path: save_weights(self.model, path, info))
         state: dict[str, Any] = {
             "config": self.model.config,
+            "input": [self.input.mean, self.input.std],
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(),

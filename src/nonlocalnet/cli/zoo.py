@@ -1,0 +1,67 @@
+"""List released checkpoints, or get one: zoo [PATTERN], zoo get NAME."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+from rich.console import Console
+from rich.table import Table
+
+from nonlocalnet.models.zoo import Release, list_releases
+from nonlocalnet.runtime.download import download
+from nonlocalnet.runtime.log import console
+
+
+@dataclass(frozen=True)
+class Options:
+    """Options of `nonlocalnet zoo`."""
+
+    words: tyro.conf.Positional[tuple[str, ...]] = ()
+    """A shell pattern of names to list, such as "i3d_*"; or get NAME, which prints the path."""
+    mirror: str | None = None
+    """With get: a local file, the folder that has it, or a base URL, instead of the release's."""
+    folder: Path | None = None
+    """With get: where to keep it, instead of $NONLOCALNET_CACHE or the user's cache."""
+    json: bool = False
+    """Print JSON instead of a table, with URLs and where the scores are from."""
+
+
+def command(options: Annotated[Options, tyro.conf.arg(name="")]) -> int:
+    words = options.words
+    if words[:1] == ("get",) and len(words) == 2:
+        print(download(words[1], mirror=options.mirror, folder=options.folder))
+        return 0
+    if len(words) > 1 or words == ("get",):
+        raise ValueError(f"it is zoo [PATTERN] or zoo get NAME; got zoo {' '.join(words)}")
+    if options.mirror is not None or options.folder is not None:
+        raise ValueError("--mirror and --folder go with zoo get NAME")
+    releases = list_releases(*words)
+    if not releases:
+        raise ValueError(f"no release matches {words[0]!r}; nonlocalnet zoo lists all")
+    if options.json:
+        print(json.dumps([_row(release) for release in releases], indent=2))
+    else:
+        _print(releases)
+    return 0
+
+
+def _row(release: Release) -> dict[str, object]:
+    return {**asdict(release), "blocks": release.blocks, "measured_here": False}
+
+
+def _print(releases: list[Release]) -> None:
+    columns = ("name", "project", "model", "clip", "blocks", "top-1", "top-5", "measured here")
+    table = Table(*columns, "licence", title="released checkpoints and what their authors report")
+    for release in releases:
+        what = (release.name, release.project, release.model, release.clip or "–")
+        scores = (
+            "–" if score is None else f"{score:.1f}" for score in (release.top1, release.top5)
+        )
+        table.add_row(*what, str(release.blocks), *scores, "no", release.licence)
+    # names are to be copied: rather wider than the terminal than folded
+    wide = console.measure(table, options=console.options.update(max_width=1000)).maximum
+    Console(highlight=False, width=max(wide, console.width)).print(table)

@@ -1,0 +1,64 @@
+"""A tensor in a file: what it is, and how to read it; nothing is read before it is needed."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+MAX_AXES = 8
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A tensor of a file: what it is, and how to read it when it is needed."""
+
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+    read: Callable[[], Tensor]
+
+    def map(self, shape: tuple[int, ...], change: Callable[[Tensor], Tensor]) -> Entry:
+        """The same tensor, changed as it is read."""
+        return Entry(shape, self.dtype, lambda: change(self.read()))
+
+
+@dataclass(frozen=True)
+class Storage:
+    """Numbers in a row, somewhere in the file."""
+
+    dtype: torch.dtype
+    numel: int
+    read: Callable[[], bytearray]
+
+
+class Refused(Exception):
+    """What the file asks for is not admitted."""
+
+
+def view(storage: Storage, offset: int, shape: Any, stride: Any) -> Entry:
+    """A strided view of a storage; every element must lie in it, and none twice."""
+    shape, stride = tuple(shape), tuple(stride)
+    numbers = (offset, *shape, *stride)
+    if (
+        not isinstance(storage, Storage)
+        or len(shape) != len(stride)
+        or len(shape) > MAX_AXES
+        or not all(type(n) is int and n >= 0 for n in numbers)
+    ):
+        raise Refused("it has a tensor that makes no sense")
+    last = offset + sum((n - 1) * step for n, step in zip(shape, stride, strict=True))
+    numel = math.prod(shape)
+    if numel and (last >= storage.numel or numel > storage.numel):
+        raise Refused(f"it has a tensor {shape} of more numbers than the file holds for it")
+
+    def read() -> Tensor:
+        if not numel:
+            return torch.empty(shape, dtype=storage.dtype)
+        flat = torch.frombuffer(storage.read(), dtype=storage.dtype)
+        return flat.as_strided(shape, stride, offset)
+
+    return Entry(shape, storage.dtype, read)

@@ -1,0 +1,35 @@
+"""From any checkpoint to `Converted`: the layout is found out by its names."""
+
+from __future__ import annotations
+
+import os
+
+from nonlocalnet.convert import caffe2, mmaction2, pytorchvideo, slowfast, torchvision
+from nonlocalnet.convert.converted import Converted
+from nonlocalnet.convert.files import Checkpoint, read_checkpoint
+
+LAYOUTS = (caffe2, slowfast, mmaction2, pytorchvideo, torchvision)
+
+
+def convert(checkpoint: Checkpoint) -> Converted:
+    """Put a checkpoint of another code base in our names.
+
+    Raises:
+        ValueError: an unknown layout, or a network that is none of the paper's.
+    """
+    for layout in LAYOUTS:
+        if layout.matches(checkpoint.entries):
+            try:
+                return layout.convert(checkpoint)
+            except ValueError as error:
+                raise ValueError(f"{checkpoint.path}: {error}") from None
+    names = ", ".join(list(checkpoint.entries)[:3])
+    raise ValueError(
+        f"{checkpoint.path}: its names ({names}, ...) are of no known layout; there are "
+        f"{', '.join(layout.ORIGIN for layout in LAYOUTS)} and nonlocalnet's own"
+    )
+
+
+def convert_file(path: str | os.PathLike) -> Converted:
+    """Read a file of another code base: `convert` of `read_checkpoint`."""
+    return convert(read_checkpoint(path))

@@ -1,0 +1,188 @@
+"""What becomes of every key of a file and of a network, told before anything is changed."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import nn
+
+from nonlocalnet.convert.converted import COUNTER, Converted
+from nonlocalnet.convert.folding import fold_norms
+from nonlocalnet.convert.torchvision import inflate
+
+# What a network computes and no shape shows: file and network must agree.
+CONVENTIONS = ("stem_padding", "pool1_time", "pool2_time")
+BLOCK_CONVENTIONS = ("pairwise", "scale", "subsample", "subsample_position", "extent")
+
+
+Outcome = Literal["loaded", "inflated", "made", "left", "ignored", "unknown", "missing", "shape"]
+PROBLEMS = ("unknown", "missing", "shape")
+
+
+@dataclass(frozen=True)
+class Row:
+    """What became of one key: its name in the file, in the network, and why."""
+
+    theirs: str | None
+    ours: str | None
+    outcome: Outcome
+    note: str = ""
+
+
+@dataclass
+class LoadReport:
+    """What became of every key of a file and of a network.
+
+    Attributes:
+        origin: the project whose layout the file has.
+        rows: one a key.
+        conflicts: where the file's network and this one compute different things from equal shapes.
+    """
+
+    origin: str
+    rows: list[Row]
+    conflicts: list[str]
+
+    @property
+    def loaded(self) -> list[str]:
+        """Keys of the network that the file filled."""
+        return [r.ours for r in self.rows if r.ours and r.outcome in ("loaded", "inflated", "made")]
+
+    @property
+    def left(self) -> list[str]:
+        """Keys of the network that stayed as they were."""
+        return [r.ours for r in self.rows if r.ours and r.outcome == "left"]
+
+    @property
+    def unused(self) -> list[str]:
+        """Keys of the file that were not used."""
+        return [r.theirs for r in self.rows if r.theirs and r.outcome in ("left", "ignored")]
+
+    @property
+    def problems(self) -> list[Row]:
+        """Why it was not done, if it was not."""
+        return [row for row in self.rows if row.outcome in PROBLEMS]
+
+    def __str__(self) -> str:
+        return f"{len(self.loaded)} loaded, {len(self.left)} left, {len(self.unused)} unused"
+
+
+def compare(
+    model: nn.Module,
+    converted: Converted,
+    *,
+    new_classifier: bool = False,
+    new_blocks: bool = False,
+) -> LoadReport:
+    """Tell what would become of every key of a file and of a network; the network stays.
+
+    Batch norms of a file are folded first where the network's norms are frozen.
+    """
+    if _frozen(model) and converted.fields.get("norm") == "batch":
+        fold_norms(converted)
+    target = model.state_dict()
+    tensors, rows = converted.tensors, []
+    in_file = {_block(key) for key in tensors}
+    no_statistics = converted.flat and not any(key.endswith("running_var") for key in tensors)
+    for key, value in target.items():
+        theirs, shape = converted.names.get(key), tuple(value.shape)
+        if new_classifier and key.startswith("fc."):
+            rows.append(Row(theirs, key, "left", "a new classifier"))
+        elif key in tensors:
+            rows.append(_fit(theirs, key, tensors[key].shape, shape, converted))
+        elif new_blocks and _block(key) and _block(key) not in in_file:
+            rows.append(Row(None, key, "left", "a new non-local block"))
+        elif key.endswith(COUNTER):
+            rows.append(Row(None, key, "made", "zero: a counter that the file lacks"))
+        elif no_statistics and key.endswith(("running_mean", "running_var")):
+            rows.append(Row(None, key, "made", "fresh: the file was cleaned of its statistics"))
+        else:
+            rows.append(Row(None, key, "missing", f"{key} is not in the file"))
+    for key in tensors:
+        if key not in target:
+            theirs = converted.names.get(key, key)
+            same = "" if theirs == key else f" ({key})"
+            what = "a non-local block that " if _block(key) else ""
+            rows.append(
+                Row(theirs, key, "unknown", f"{what}{theirs}{same} is not in the network".strip())
+            )
+    rows += [Row(name, None, "ignored", rule) for name, rule in converted.ignored.items()]
+    rows += [
+        Row(name, None, "unknown", f"{name} is not in the network: no rule knows it")
+        for name in converted.unknown
+    ]
+    return LoadReport(converted.origin, rows, _conflicts(model, converted))
+
+
+def _fit(
+    theirs: str | None,
+    key: str,
+    given: tuple[int, ...],
+    wanted: tuple[int, ...],
+    converted: Converted,
+) -> Row:
+    if key in converted.made:
+        return Row(None, key, "made", converted.made[key])
+    if given == wanted:
+        return Row(theirs, key, "loaded")
+    if converted.flat and len(given) == 4 and given == (*wanted[:2], *wanted[3:]):
+        return Row(theirs, key, "inflated", f"{wanted[2]} copies, each divided by {wanted[2]}")
+    name = key if theirs in (None, key) else f"{theirs} ({key})"
+    return Row(theirs, key, "shape", f"{name} is {given} in the file and {wanted} in the network")
+
+
+def _block(key: str) -> str | None:
+    """The non-local block that a key belongs to."""
+    stage, _, rest = key.partition(".")
+    return f"{stage}.{rest.split('.')[0]}" if rest.startswith("non_local") else None
+
+
+def _frozen(model: nn.Module) -> bool:
+    return getattr(model, "arguments", {}).get("norm") == "frozen"
+
+
+def _conflicts(model: nn.Module, converted: Converted) -> list[str]:
+    """Where the network computes something else with the same shapes."""
+    arguments = getattr(model, "arguments", None)
+    if arguments is None or converted.flat:
+        return []
+    names = CONVENTIONS
+    if any(_block(key) for key in converted.tensors):
+        names += BLOCK_CONVENTIONS
+    return [
+        f"the file's network has {name}={converted.fields[name]!r}, this one {arguments[name]!r}"
+        for name in names
+        if name in converted.fields and _differ(converted.fields[name], arguments[name])
+    ]
+
+
+def _differ(a: Any, b: Any) -> bool:
+    a, b = (list(v) if isinstance(v, tuple) else v for v in (a, b))
+    return a != b
+
+
+def refuse(path: str | os.PathLike, report: LoadReport) -> None:
+    """Raise a ValueError that names the problems of a report, if it has any."""
+    wrong = report.conflicts + [row.note for row in report.problems]
+    if wrong:
+        more = f" and {len(wrong) - 5} more" if len(wrong) > 5 else ""
+        raise ValueError(f"{path} does not fit the network: {'; '.join(wrong[:5])}{more}")
+
+
+@torch.no_grad()
+def fill(model: nn.Module, converted: Converted, report: LoadReport) -> None:
+    """Copy tensors into the model as a report without problems says, one at a time."""
+    target = model.state_dict()
+    for row in report.rows:
+        if row.ours is None or row.outcome not in ("loaded", "inflated", "made"):
+            continue
+        place, entry = target[row.ours], converted.tensors.get(row.ours)
+        if entry is None:  # made, and not by the origin's rule
+            place.fill_(1 if row.ours.endswith("running_var") else 0)
+        else:
+            if row.outcome == "inflated":
+                entry = inflate(entry, place.shape[2])
+            place.copy_(entry.read())

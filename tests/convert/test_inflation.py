@@ -1,0 +1,181 @@
+"""Image classifiers as the start of video networks: exact on a video of one repeated frame."""
+
+import pytest
+import timm
+import torch
+import torchvision
+
+import nonlocalnet as nl
+from nonlocalnet.convert.entry import Entry
+from nonlocalnet.convert.torchvision import inflate
+from nonlocalnet.models.weights import load_weights, read_start
+
+WITHIN = 1e-4  # of the largest logit
+
+
+def at_random(network, seed=0):
+    """Norms that are neither zero nor one, and features that neither vanish nor explode."""
+    torch.manual_seed(seed)
+    for module in network.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            for value in (module.weight.data, module.running_var):
+                value.uniform_(0.5, 1.5)
+            for value in (module.bias.data, module.running_mean):
+                value.normal_(std=0.1)
+            module.num_batches_tracked.fill_(5)
+    for name, module in network.named_modules():
+        if name.endswith("bn3"):
+            module.weight.data.mul_(0.5)
+    return network.eval()
+
+
+@pytest.fixture(scope="module")
+def classifier():
+    return at_random(torchvision.models.resnet50(weights=None))
+
+
+@pytest.fixture(scope="module")
+def file(classifier, tmp_path_factory):
+    path = tmp_path_factory.mktemp("imagenet") / "resnet50-00000000.pth"
+    torch.save(classifier.state_dict(), path)
+    return path
+
+
+def still(image, frames):
+    """A video of one repeated frame."""
+    return image.unsqueeze(2).expand(-1, -1, frames, -1, -1)
+
+
+def close(a, b) -> bool:
+    return bool((a - b).abs().max() <= WITHIN * b.abs().max())
+
+
+@pytest.mark.parametrize("clip", ["8x8", "32x2"])
+@torch.no_grad()
+def test_c2d_gives_the_classifiers_answer_on_a_still_video(classifier, file, clip):
+    model = nl.create_model("c2d_r50_nl5", num_classes=1000, clip=clip, crop=64, stem_padding=1)
+    report = load_weights(model, file, new_blocks=True)
+    image = torch.randn(2, 3, 64, 64)
+    y = model.eval()(still(image, int(clip.split("x")[0])))
+    assert close(y, classifier(image))
+    outcomes = {row.outcome for row in report.rows}
+    assert outcomes == {"loaded", "inflated", "left"}
+    assert {row.note for row in report.rows if row.outcome == "left"} == {"a new non-local block"}
+    assert sum(row.outcome == "inflated" for row in report.rows) == 53  # all convolutions
+    # with the official padding it is another network, as docs/weights.md says
+    other = nl.create_model("c2d_r50", num_classes=1000, clip=clip, crop=64)
+    load_weights(other, file)
+    assert not close(other.eval()(still(image, 32)), classifier(image))
+
+
+@pytest.mark.parametrize("name", ["i3d_r50", "i3d3x3x3_r50"])
+@torch.no_grad()
+def test_i3d_gives_the_image_features_where_it_sees_no_end_of_the_clip(classifier, file, name):
+    """Kernels reach 18 frames; at the ends they see zeros, and the mean over the clip differs."""
+    model = nl.create_model(name, num_classes=1000, crop=64, stem_padding=1)
+    load_weights(model, file)
+    image = torch.randn(1, 3, 64, 64)
+    body = torch.nn.Sequential(*list(classifier.children())[:-2])
+    expected = body(image)
+    x = model.eval().features(still(image, 40))  # (1, 2048, 20, 2, 2)
+    assert close(x[:, :, 9], expected)
+    assert close(x[:, :, 10], expected)
+    assert not close(x[:, :, 0], expected)
+    assert not close(model(still(image, 8)), classifier(image))
+
+
+@torch.no_grad()
+def test_timm_has_the_same_names(tmp_path):
+    network = at_random(timm.create_model("resnet50", pretrained=False, num_classes=7))
+    from safetensors.torch import save_file
+
+    save_file(network.state_dict(), tmp_path / "model.safetensors", metadata={"format": "pt"})
+    model = nl.create_model("c2d_r50", num_classes=7, crop=64, stem_padding=1)
+    load_weights(model, tmp_path / "model.safetensors")
+    image = torch.randn(1, 3, 64, 64)
+    assert close(model.eval()(still(image, 8)), network(image))
+
+
+@torch.no_grad()
+def test_resnet101_too():
+    from nonlocalnet.convert.files import Checkpoint
+    from nonlocalnet.convert.sources import convert
+    from nonlocalnet.models.report import compare
+
+    with torch.device("meta"):
+        state = torchvision.models.resnet101(weights=None).state_dict()
+        model = nl.create_model("i3d_r101", num_classes=1000)
+    entries = {k: Entry(tuple(v.shape), v.dtype, lambda v=v: v) for k, v in state.items()}
+    report = compare(model, convert(Checkpoint(None, "torch", entries)))
+    assert report.problems == []
+    assert sum(row.outcome == "inflated" for row in report.rows) == 104
+
+
+def test_a_new_classifier_and_the_normalisation_of_the_input(file):
+    model = nl.create_model("c2d_r50", num_classes=5)
+    with pytest.raises(
+        ValueError, match=r"fc.weight is \(1000, 2048\) in the file and \(5, 2048\)"
+    ):
+        load_weights(model, file)
+    report = load_weights(model, file, new_classifier=True)
+    assert report.left == ["fc.weight", "fc.bias"]
+    start = read_start(file)
+    assert (start.mean, start.std) == ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+    assert start.classes == []
+
+
+def test_it_is_no_network_by_itself(file):
+    with pytest.raises(ValueError, match="is an image classifier; start a video network from it"):
+        nl.load(file)
+
+
+def test_a_missing_block_is_not_new_without_leave(file):
+    model = nl.create_model("c2d_r50_nl1", num_classes=1000)
+    with pytest.raises(ValueError, match=r"res4.non_local4.theta.weight is not in the file"):
+        load_weights(model, file)
+
+
+@pytest.mark.parametrize("name", ["resnet18", "resnext50_32x4d"])
+def test_other_resnets_are_refused(tmp_path, name):
+    torch.save(getattr(torchvision.models, name)(weights=None).state_dict(), tmp_path / "x.pth")
+    with pytest.raises(ValueError, match=r"x.pth: it is a ResN"):
+        load_weights(nl.create_model("c2d_r50"), tmp_path / "x.pth")
+
+
+@torch.no_grad()
+def test_official_imagenet_files_are_flat_and_cleaned_of_statistics(tmp_path):
+    """Kernels of four axes, `_s` and `_b` alone (official sheet, section 4)."""
+    from nonlocalnet.convert import caffe2
+
+    narrow = {"widths": (4, 8, 16, 32), "conv1_channels": 4, "num_classes": 3}
+    source = nl.create_model("c2d_r50", **narrow)
+    blobs = {}
+    for key, value in source.state_dict().items():
+        name = caffe2.RULES.to_theirs(key)
+        if name is None or name.endswith(("_rm", "_riv")):
+            continue
+        value = torch.randn_like(value)
+        value = value.squeeze(2) if value.ndim == 5 else value
+        blobs[name] = Entry(tuple(value.shape), value.dtype, lambda value=value: value)
+    with (tmp_path / "r50_pretrain_c2_model_iter450450_clean.pkl").open("wb") as file:
+        caffe2.write(file, blobs)
+    model = nl.create_model("i3d_r50_nl5", **narrow)
+    model.norm1.running_mean.fill_(9)
+    report = load_weights(model, file.name, new_classifier=True, new_blocks=True)
+    assert model.norm1.running_mean.eq(0).all()
+    assert model.norm1.running_var.eq(1).all()
+    made = {row.note for row in report.rows if row.outcome == "made"}
+    assert made == {
+        "zero: a counter that the file lacks",
+        "fresh: the file was cleaned of its statistics",
+    }
+    weight = blobs["conv1_w"].read()
+    assert torch.allclose(model.conv1.weight, weight.unsqueeze(2).expand(-1, -1, 5, -1, -1) / 5)
+
+
+def test_inflation_divides_by_the_frames():
+    weight = torch.randn(4, 3, 7, 7)
+    entry = inflate(Entry((4, 3, 7, 7), weight.dtype, lambda: weight), 5)
+    assert entry.shape == tuple(entry.read().shape) == (4, 3, 5, 7, 7)
+    torch.testing.assert_close(entry.read().sum(2), weight)
+    assert torch.equal(entry.read()[:, :, 0], weight / 5)

@@ -1,0 +1,469 @@
+"""Every layout, by rule: nothing silent, there and back, hostile configurations."""
+
+import random
+import re
+import warnings
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import nonlocalnet as nl
+from nonlocalnet.convert import caffe2, mmaction2, slowfast
+from nonlocalnet.convert.entry import Entry
+from nonlocalnet.convert.files import Checkpoint, read_checkpoint
+from nonlocalnet.convert.sources import convert
+from nonlocalnet.models.registry import resolve
+from nonlocalnet.models.report import compare
+from nonlocalnet.models.weights import describe_file, export_weights
+
+NARROW = {"widths": (4, 8, 16, 32), "conv1_channels": 4, "num_classes": 3}
+PAPER = [name for name in nl.list_models() if "_r50" in name or "_r101" in name]
+
+
+def network(name, seed=0, **options):
+    """A narrow network of the table, filled at random."""
+    torch.manual_seed(seed)
+    model = nl.create_model(name, **(NARROW | options))
+    for key, value in model.state_dict().items():
+        if key.endswith("num_batches_tracked"):
+            value.fill_(7)
+        elif value.ndim > 1:
+            value.normal_(std=value[0].numel() ** -0.5)
+        else:
+            value.copy_(0.5 + 0.5 * torch.rand_like(value))
+    return model.eval()
+
+
+def same_numbers(a, b, but=()) -> bool:
+    a, b = a.state_dict(), b.state_dict()
+    return a.keys() == b.keys() and all(
+        torch.equal(a[key], b[key]) for key in a if not key.endswith(but)
+    )
+
+
+def quietly(path, **options):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return nl.load(path, **options)
+
+
+# --- there and back
+
+
+@pytest.mark.parametrize("norm", ["batch", "frozen"])
+@pytest.mark.parametrize("name", PAPER)
+def test_caffe2_there_and_back(tmp_path, name, norm):
+    clip = random.Random(name).choice(["8x8", "32x2", "32x4", "128x1"])
+    model = network(name, norm=norm, clip=clip)
+    path = tmp_path / "x.pkl"
+    assert export_weights(model, path, "caffe2")[0] == f"clip='{clip}'"
+    again = quietly(path, clip=clip)
+    assert same_numbers(again, model, "num_batches_tracked")
+    assert resolve_all(again) == resolve_all(model)
+
+
+@pytest.mark.parametrize("pairwise", ["embedded_gaussian", "dot_product"])
+@pytest.mark.parametrize("name", [name for name in PAPER if "3x3x3" not in name])
+def test_pyslowfast_there_and_back(tmp_path, name, pairwise):
+    options = {"pool2_time": 1} if name.endswith("nl1") else {}
+    model = network(name, stem_padding=1, pairwise=pairwise, **options)
+    path = tmp_path / "x.pyth"
+    assert export_weights(model, path, "pyslowfast") == []
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # its configuration says it all
+        again = nl.load(path)
+    assert same_numbers(again, model)
+    ignored = () if model.arguments["non_local"] else ("pairwise",)
+    assert resolve_all(again, ignored) == resolve_all(model, ignored)
+
+
+def resolve_all(model, but=()):
+    """All arguments, said one way."""
+    arguments = model.arguments | {
+        f"kernels_{x}": [list(s) for s in model.arguments[f"kernels_{x}"] or []] for x in "ab"
+    }
+    for x in "ab":
+        if all(k == 1 for stage in arguments[f"kernels_{x}"] for k in stage):
+            arguments[f"kernels_{x}"] = None
+    if arguments["block_norm"] == "auto":
+        arguments["block_norm"] = "batch" if arguments["norm"] == "batch" else None
+    places = {k: list(v) for k, v in (arguments["non_local"] or {}).items()}
+    as_lists = {k: list(v) if isinstance(v, tuple) else v for k, v in arguments.items()}
+    return {k: v for k, v in (as_lists | {"non_local": places}).items() if k not in but}
+
+
+def test_options_that_caffe2_cannot_say_are_told(tmp_path):
+    model = network("c2d_r50_nl1", pairwise="dot_product", stem_padding=1, subsample=None)
+    unsaid = export_weights(model, tmp_path / "x.pkl", "caffe2")
+    assert unsaid == ["clip='8x8'", "stem_padding=1", "pairwise='dot_product'", "subsample=None"]
+    told = {"clip": "8x8", "stem_padding": 1, "pairwise": "dot_product", "subsample": None}
+    assert same_numbers(quietly(tmp_path / "x.pkl", **told), model, "num_batches_tracked")
+
+
+@pytest.mark.parametrize(
+    ("layout", "options", "words"),
+    [
+        ("caffe2", {"pairwise": "concatenation"}, "nothing like res4.non_local4.w_f"),
+        ("pyslowfast", {"stem_padding": 0}, "stem_padding=1; this one 0"),
+        ("pyslowfast", {"clip": "32x2"}, "temporal_stride=1; this one 2"),
+        ("pyslowfast", {"norm": "frozen"}, "norm='batch'; this one 'frozen'"),
+        ("pyslowfast", {"pairwise": "gaussian"}, "this is gaussian"),
+        ("pyslowfast", {"subsample_position": "after"}, "subsample_position='before'"),
+        ("pyslowfast", {"scale": None}, "scale='auto'; this one None"),
+        ("pyslowfast", {"bias": False}, "bias=True"),
+        ("pyslowfast", {"widths": (4, 8, 16, 16)}, "widths"),
+        ("theirs", {}, "layout must be one of"),
+    ],
+)
+def test_what_another_code_base_cannot_be_is_refused(tmp_path, layout, options, words):
+    model = network("i3d_r50_nl1", **({"stem_padding": 1} | options))
+    with pytest.raises(ValueError, match=re.escape(words)):
+        export_weights(model, tmp_path / "x", layout)
+
+
+def test_pyslowfast_has_no_3x3x3(tmp_path):
+    model = network("i3d3x3x3_r50", stem_padding=1)
+    with pytest.raises(ValueError, match="in the first convolution"):
+        export_weights(model, tmp_path / "x.pyth", "pyslowfast")
+
+
+# --- nothing silent
+
+
+def checkpoint(model_state, container="torch", meta=None) -> Checkpoint:
+    entries = {
+        key: Entry(tuple(value.shape), value.dtype, lambda value=value: value)
+        for key, value in model_state.items()
+    }
+    return Checkpoint(Path("some.file"), container, entries, meta=meta or {})
+
+
+def theirs(model, rules) -> dict[str, torch.Tensor]:
+    return {
+        their: value
+        for key, value in model.state_dict().items()
+        if (their := rules.to_theirs(key)) is not None
+    }
+
+
+@pytest.fixture(scope="module")
+def layouts():
+    """layout -> (their tensors, the network to fill, the mapping of names, options)."""
+    plain = network("c2d_r50_nl5", stem_padding=1)
+    odd = {"stem_padding": 1, "pool1_time": 1, "subsample_position": "after", "scale": None}
+    middle = network("i3d_r50_nl5", clip="32x2", window=None, **odd)
+    without_bias = {
+        k: v
+        for k, v in theirs(middle, mmaction2.RULES).items()
+        if not k.endswith("conv_out.conv.bias")
+    }
+    return {
+        "caffe2": (theirs(plain, caffe2.RULES), plain, caffe2.RULES),
+        "pyslowfast": (theirs(plain, slowfast.RULES), plain, slowfast.RULES),
+        "mmaction2": (without_bias, middle, mmaction2.RULES),
+    }
+
+
+def outcome(state, model) -> tuple[bool, str]:
+    """Whether it would load, and everything that is said about it."""
+    try:
+        report = compare(model, convert(checkpoint(state)))
+    except ValueError as error:
+        return False, str(error)
+    said = [f"{row.theirs} {row.ours} {row.note}" for row in report.rows if row.note]
+    return not report.problems and not report.conflicts, "\n".join(said + report.conflicts)
+
+
+@pytest.mark.parametrize("layout", ["caffe2", "pyslowfast", "mmaction2"])
+def test_whole_files_load(layouts, layout):
+    state, model, _ = layouts[layout]
+    assert outcome(state, model)[0]
+
+
+@pytest.mark.parametrize("layout", ["caffe2", "pyslowfast", "mmaction2"])
+@given(data=st.data())
+@settings(max_examples=60, deadline=None)
+def test_a_key_changed_at_random_is_always_reported(layouts, layout, data):
+    state, model, rules = layouts[layout]
+    key = data.draw(st.sampled_from(sorted(state)))
+    how = data.draw(st.sampled_from(["renamed", "dropped", "doubled", "reshaped", "moved"]))
+    changed, ours = dict(state), str(rules.to_ours(key))
+    value = changed[key]
+    if how == "renamed":
+        del changed[key]
+        changed[key + "x"] = value
+    elif how == "dropped":
+        del changed[key]
+    elif how == "doubled":
+        changed[("gpu_0/" if layout == "caffe2" else "module.") + key] = value
+    elif how == "reshaped":
+        changed[key] = value[None] if value.ndim < 2 else value.flatten(0, 1)
+    else:  # the number of a stage or block is another
+        digits = list(re.finditer(r"\d+", key))
+        if not digits:
+            return
+        at = data.draw(st.sampled_from(digits))
+        del changed[key]
+        changed[f"{key[: at.start()]}{int(at[0]) + 40}{key[at.end() :]}"] = value
+    loads, said = outcome(changed, model)
+    counter = ours.endswith("num_batches_tracked")
+    if how == "dropped" and counter:
+        assert loads
+    else:
+        assert not loads
+    # a stem or a stage that is not recognised is said of the whole
+    whole = re.search(
+        r"known layout|not a whole|not a C2D|temporal kernels|axes|2-D networks", said
+    )
+    assert key in said or ours in said or whole, (how, key, said)
+
+
+def test_blocks_in_the_file_and_not_in_the_network_are_named(layouts):
+    state, _, _ = layouts["caffe2"]
+    model = network("c2d_r50", stem_padding=1)
+    report = compare(model, convert(checkpoint(state)))
+    notes = [row.note for row in report.problems]
+    assert len(notes) == sum("nonlocal" in key for key in state)
+    assert notes[0].startswith("a non-local block that nonlocal_conv3_1_")
+
+
+def test_every_key_has_one_row(layouts):
+    for state, model, _ in layouts.values():
+        extra = {**state, "epoch_of_moon": torch.ones(1)}
+        report = compare(model, convert(checkpoint(extra)))
+        assert sorted(r.theirs for r in report.rows if r.theirs) == sorted(extra)
+        assert sorted(r.ours for r in report.rows if r.ours) == sorted(model.state_dict())
+
+
+def test_state_of_the_training_is_ignored_by_a_rule(layouts):
+    state, model, _ = layouts["caffe2"]
+    momentum = {f"{key}_momentum": value for key, value in state.items()}
+    report = compare(model, convert(checkpoint({**state, **momentum, "lr": torch.tensor(0.1)})))
+    assert report.problems == []
+    ignored = {row.theirs: row.note for row in report.rows if row.outcome == "ignored"}
+    assert set(ignored) == {*momentum, "lr"}
+    assert set(ignored.values()) == {"state of the optimiser", "state of the training"}
+
+
+def test_new_blocks_are_whole_blocks(layouts):
+    """A block of which the file has a part is not a new one."""
+    state, model, _ = layouts["caffe2"]
+    lacking = {key: value for key, value in state.items() if "nonlocal_conv4_3_theta_w" not in key}
+    report = compare(model, convert(checkpoint(lacking)), new_blocks=True)
+    assert [row.note for row in report.problems] == [
+        "res4.non_local3.theta.weight is not in the file"
+    ]
+    without = {key: value for key, value in state.items() if "nonlocal_conv4_3" not in key}
+    report = compare(model, convert(checkpoint(without)), new_blocks=True)
+    assert report.problems == []
+    assert {key.rsplit(".", 2)[0] for key in report.left} >= {"res4.non_local3"}
+
+
+# --- what the file does not say
+
+
+def test_what_is_not_said_is_asked_for_by_name(layouts):
+    for layout, words in {
+        "caffe2": ["clip='8x8', '32x2', '32x4' or '128x1'"],
+        "pyslowfast": ["clip='8x8'", "pairwise='embedded_gaussian' or 'dot_product'"],
+        "mmaction2": ["clip='32x2'", "pairwise='embedded_gaussian' or 'dot_product'"],
+    }.items():
+        file = checkpoint(layouts[layout][0])
+        with pytest.raises(ValueError, match="does not say all of its network; pass") as error:
+            describe_file(file, convert(file))
+        assert [word for word in words if word not in str(error.value)] == []
+
+
+def test_frozen_files_are_told_by_their_norms(tmp_path):
+    model = network("i3d_r50_nl5", norm="frozen", clip="32x4")
+    export_weights(model, tmp_path / "x.pkl", "caffe2")
+    again = quietly(tmp_path / "x.pkl", clip="32x4")
+    assert again.config["norm"] == "frozen"
+    assert again.res3.non_local1.temporal_group == 4
+    assert again.res4.non_local1.temporal_group is None
+    x = torch.randn(1, 3, 32, 32, 32)
+    assert torch.equal(again(x), model(x))
+
+
+@pytest.mark.parametrize("layout", ["caffe2", "pyslowfast"])
+def test_batch_norms_fold_into_a_frozen_network(layouts, layout):
+    state, model, _ = layouts[layout]
+    frozen = nl.create_model(
+        "c2d_r50_nl5", stem_padding=1, norm="frozen", temporal_group=None, **NARROW
+    )
+    from nonlocalnet.models.report import fill
+
+    converted = convert(checkpoint(state))
+    report = compare(frozen, converted)
+    assert report.problems == []
+    fill(frozen, converted, report)
+    x = torch.randn(2, 3, 4, 32, 32)
+    expected, y = model.eval()(x), frozen.eval()(x)
+    assert (y - expected).abs().max() <= 1e-4 * expected.abs().max()
+    assert all("folded" in r.note for r in report.rows if r.outcome == "ignored")
+
+
+# --- networks that are none of the paper's
+
+
+def test_slow_pathways_are_refused(layouts):
+    """Late temporal kernels without a stem's: no pool2 there, which no shape shows."""
+    state = dict(layouts["pyslowfast"][0])
+    for key in state:
+        if re.match(r"s[45]\.pathway0_res\d+\.branch2\.a\.weight", key):
+            state[key] = state[key].repeat(1, 1, 3, 1, 1)
+    with pytest.raises(ValueError, match="Slow and SlowFast networks are not among the paper's"):
+        convert(checkpoint(state))
+
+
+def test_two_pathways_are_refused(layouts):
+    state = {**layouts["pyslowfast"][0], "s1.pathway1_stem.conv.weight": torch.ones(1)}
+    with pytest.raises(ValueError, match="two pathways"):
+        convert(checkpoint(state))
+
+
+def test_2d_networks_of_mmaction2_are_refused(layouts):
+    state = {k: v.flatten(1, 2) if v.ndim == 5 else v for k, v in layouts["mmaction2"][0].items()}
+    with pytest.raises(ValueError, match="2-D networks"):
+        convert(checkpoint(state))
+
+
+def test_unknown_layouts_are_named():
+    with pytest.raises(ValueError, match=r"some.file: its names \(a, b, ...\) are of no known"):
+        convert(checkpoint({"a": torch.ones(1), "b": torch.ones(1)}))
+
+
+CFG = {
+    "not there": (None, None),
+    "no mapping": ("- 1", "cannot be read"),
+    "no model": ("DATA: {}", "cannot be read"),
+    "broken": ("MODEL: [", "cannot be read"),
+    "object": ("MODEL: !!python/object/apply:os.system ['touch mmmmmm']", "cannot be read"),
+    "deep": ("MODEL: " + "[" * 100_000, "cannot be read"),
+    "long": ("MODEL: {}\n#" + "x" * (1 << 20), "cannot be read"),
+    "slow": ("MODEL: {ARCH: slow}", "MODEL.ARCH = slow"),
+    "stride": ("MODEL: {ARCH: c2d}\nRESNET: {STRIDE_1X1: true}", "RESNET.STRIDE_1X1 = True"),
+    "groups": ("MODEL: {ARCH: c2d}\nRESNET: {NUM_GROUPS: 32}", "RESNET.NUM_GROUPS = 32"),
+    "detection": ("MODEL: {ARCH: c2d}\nDETECTION: {ENABLE: true}", "DETECTION.ENABLE = True"),
+    "form": (
+        "MODEL: {ARCH: c2d}\nNONLOCAL: {INSTANTIATION: magic}",
+        "NONLOCAL.INSTANTIATION = magic",
+    ),
+    "nonlocal groups": (
+        "MODEL: {ARCH: c2d}\nNONLOCAL: {GROUP: [[1], [4], [1], [1]]}",
+        "NONLOCAL.GROUP",
+    ),
+    "pools differ": (
+        "MODEL: {ARCH: c2d}\nNONLOCAL: {POOL: [[[1,2,2]], [[1,1,1]], [[1,2,2]], [[1,2,2]]]}",
+        "NONLOCAL.POOL",
+    ),
+    "short list": ("MODEL: {ARCH: c2d}\nNONLOCAL: {GROUP: [[1]]}", "NONLOCAL.GROUP"),
+    "text for numbers": ("MODEL: {ARCH: c2d}\nNONLOCAL: {POOL: abc}", "NONLOCAL.POOL"),
+}
+
+
+@pytest.mark.parametrize("case", CFG)
+def test_configurations_of_pyslowfast(layouts, case, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    text, words = CFG[case]
+    file = checkpoint(layouts["pyslowfast"][0], meta={"cfg": text})
+    if words is None:
+        assert "clip" in convert(file).asked
+        return
+    with pytest.raises(ValueError, match=re.escape(words)):
+        convert(file)
+    assert not Path("mmmmmm").exists()
+
+
+def test_options_in_pyslowfasts_configuration_are_taken(layouts):
+    text = """
+        MODEL: {ARCH: c2d_nopool, HEAD_ACT: sigmoid, NUM_CLASSES: 3}
+        DATA: {NUM_FRAMES: 16, SAMPLING_RATE: 4, MEAN: [0.1, 0.2, 0.3], STD: [1, 2, 3],
+               TRAIN_CROP_SIZE: 112, TEST_CROP_SIZE: 128, REVERSE_INPUT_CHANNEL: true}
+        NONLOCAL: {INSTANTIATION: dot_product, POOL: [[[1,1,1]], [[1,1,1]], [[1,1,1]], [[1,1,1]]]}
+    """
+    state = layouts["pyslowfast"][0]
+    file = checkpoint(state, meta={"cfg": text})
+    converted = convert(file)
+    info = describe_file(file, converted)
+    options = resolve(**{k: v for k, v in info.config.items() if k != "num_classes"})
+    assert (info.config["clip"], info.config["crop"], info.short_side) == ("16x4", 112, 128)
+    assert info.multi_label
+    assert (options["pairwise"], options["subsample"], options["pool2_time"]) == (
+        "dot_product",
+        None,
+        1,
+    )
+    assert (info.mean, info.std) == ((0.3, 0.2, 0.1), (3, 2, 1))  # blue came first
+    stem = converted.tensors["conv1.weight"].read()
+    assert torch.equal(stem, state["s1.pathway0_stem.conv.weight"].flip(1))
+
+
+PYTHON = {
+    "call": ("__import__('os').system('touch mmmmmm')\nmodel = dict()", None),
+    "value": ("model = dict(backbone=dict(depth=open('mmmmmm', 'w')))", None),
+    "broken": ("model = dict(", "cannot be read"),
+    "deep": ("model = " + "(" * 5000, "cannot be read"),
+    "other": ("model = dict(backbone=dict(type='ResNet3dSlowOnly'))", "type='ResNet3dSlowOnly'"),
+    "style": ("model = dict(backbone=dict(style='caffe'))", "style='caffe'"),
+    "strides": (
+        "model = dict(backbone=dict(conv1_stride_t=1, pool1_stride_t=2))",
+        "temporal strides",
+    ),
+    "spatial": ("model = dict(backbone=dict(spatial_strides=(1, 2, 2, 1)))", "spatial_strides"),
+}
+
+
+@pytest.mark.parametrize("case", PYTHON)
+def test_configurations_of_mmaction2_are_data(layouts, case, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    text, words = PYTHON[case]
+    file = checkpoint(layouts["mmaction2"][0], meta={"meta": {"config": text}})
+    if words is None:
+        assert convert(file).fields["temporal_stride"] == 2
+    else:
+        with pytest.raises(ValueError, match=re.escape(words)):
+            convert(file)
+    assert not Path("mmmmmm").exists()
+
+
+OLD = """
+img_norm_cfg = dict(
+    mean=[123.675, 116.28, 103.53], std=[58.395, 57.12, 57.375], to_bgr=False)
+model = dict(
+    type='Recognizer3D',
+    backbone=dict(
+        type='ResNet3d', depth=50,
+        inflate=((1, 1, 1), (1, 0, 1, 0), (1, 0, 1, 0, 1, 0), (0, 1, 0)),
+        non_local=((0, 0, 0), (0, 1, 0, 1), (0, 1, 0, 1, 0, 1), (0, 0, 0)),
+        non_local_cfg=dict(sub_sample=True, use_scale=False, mode='dot_product')),
+    cls_head=dict(type='I3DHead', num_classes=400, multi_class=True))
+test_pipeline = [
+    dict(type='SampleFrames', clip_len=32, frame_interval=2, num_clips=10),
+    dict(type='ThreeCrop', crop_size=224),
+    dict(type='Normalize', **img_norm_cfg)]
+"""
+
+
+def test_old_configurations_of_mmaction2_have_old_defaults(layouts):
+    """Before `conv1_kernel` was named in them, the temporal strides were 2 and unsaid."""
+    converted = convert(checkpoint(layouts["mmaction2"][0], meta={"meta": {"config": OLD}}))
+    fields = converted.fields
+    assert (fields["temporal_stride"], fields["pairwise"]) == (2, "dot_product")
+    assert (fields["pool1_time"], fields["subsample_position"]) == (1, "after")
+    assert (converted.clip, converted.short_side, converted.multi_label) == ("32x2", 224, True)
+    assert converted.mean == pytest.approx((0.485, 0.456, 0.406))
+    new = OLD.replace("depth=50", "depth=50, conv1_kernel=(5, 7, 7)")
+    converted = convert(checkpoint(layouts["mmaction2"][0], meta={"meta": {"config": new}}))
+    assert converted.fields["temporal_stride"] == 1
+
+
+def test_own_files_have_their_own_names(tmp_path):
+    from nonlocalnet.models.weights import WeightsInfo, save_weights
+
+    model = network("c2d_r50_nl1")
+    save_weights(model, tmp_path / "x", WeightsInfo(config=model.config))
+    assert set(read_checkpoint(tmp_path / "x").entries) == set(model.state_dict())
