@@ -57,8 +57,7 @@ def test_a_release_by_its_name_needs_no_more_and_keeps_its_facts(capsys, file, t
     assert facts["measured"] is None
 
 
-def test_report_has_a_row_a_key(capsys, file, monkeypatch):
-    monkeypatch.setenv("COLUMNS", "200")
+def test_report_has_a_row_a_key(capsys, file):
     code, out, _ = run(capsys, "convert", file, "--clip", "8x8", "--report")
     assert code == 0
     rows = [line for line in out.splitlines() if "loaded" in line and "│" in line]
@@ -67,8 +66,7 @@ def test_report_has_a_row_a_key(capsys, file, monkeypatch):
     assert "res4.non_local5.norm.running_var" in out
 
 
-def test_report_comes_before_the_error(capsys, model, tmp_path, monkeypatch):
-    monkeypatch.setenv("COLUMNS", "200")
+def test_report_comes_before_the_error(capsys, model, tmp_path):
     state = model.state_dict()
     from nonlocalnet.convert import slowfast
 

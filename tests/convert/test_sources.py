@@ -467,3 +467,88 @@ def test_own_files_have_their_own_names(tmp_path):
     model = network("c2d_r50_nl1")
     save_weights(model, tmp_path / "x", WeightsInfo(config=model.config))
     assert set(read_checkpoint(tmp_path / "x").entries) == set(model.state_dict())
+
+
+# --- names of releases
+
+
+def test_a_release_is_known_by_its_name_and_its_tensors(tmp_path):
+    model = network("i3d_r50_nl5", num_classes=3)
+    path = tmp_path / "i3d_nonlocal_32x2_IN_pretrain_400k.pkl"
+    export_weights(model, path, "caffe2")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        again = nl.load(path)
+    assert again.config["clip"] == "32x2"
+    assert again.info.facts["release"] == path.stem
+    # with the name of another network's it is any file
+    other = path.rename(tmp_path / "c2d_nonlocal_8x8_IN_pretrain_400k.pkl")
+    with pytest.raises(ValueError, match="does not say all of its network"):
+        nl.load(other)
+    assert "release" not in quietly(other, clip="32x2").info.facts
+
+
+def test_releases_of_pyslowfast_in_caffe2_pad_their_stem(tmp_path):
+    model = network("c2d_r50", stem_padding=1, pool2_time=1)
+    path = tmp_path / "C2D_NOPOOL_8x8_R50.pkl"
+    export_weights(model, path, "caffe2")
+    again = nl.load(path)
+    assert resolve_all(again) == resolve_all(model)
+
+
+def test_a_name_that_pytorchvideo_and_users_share_is_not_enough(tmp_path):
+    """I3D_8x8_R50.pyth is PyTorchVideo's release, and what PySlowFast's users call theirs."""
+    model = network("i3d_r50", stem_padding=1, clip="16x4")
+    export_weights(model, tmp_path / "I3D_8x8_R50.pyth", "pyslowfast")
+    again = nl.load(tmp_path / "I3D_8x8_R50.pyth")
+    assert again.config["clip"] == "16x4"
+    assert "release" not in again.info.facts
+
+
+# --- numbers
+
+
+@pytest.mark.parametrize("number", [float("nan"), float("inf")])
+def test_what_is_no_number_is_refused(tmp_path, number):
+    model = network("c2d_r50_nl1")
+    model.res3.block0.norm_b.running_var[1] = number
+    export_weights(model, tmp_path / "x.pkl", "caffe2")
+    with pytest.raises(ValueError, match="res3_0_branch2b_bn_riv has infinite numbers, or what is"):
+        quietly(tmp_path / "x.pkl", clip="8x8")
+
+
+def test_integers_are_no_weights(layouts):
+    state, model, _ = layouts["caffe2"]
+    loads, said = outcome({**state, "conv1_w": state["conv1_w"].to(torch.int8)}, model)
+    assert not loads
+    assert "conv1_w (conv1.weight) is torch.int8 in the file and torch.float32" in said
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_other_precisions_are_taken_as_they_are(layouts, dtype, tmp_path):
+    state = layouts["pyslowfast"][0]
+    state = {k: v.to(dtype) if v.is_floating_point() else v for k, v in state.items()}
+    torch.save({"model_state": state}, tmp_path / "x.pyth")
+    again = nl.create_model("c2d_r50_nl5", stem_padding=1, **NARROW)
+    nl.load_weights(again, tmp_path / "x.pyth")
+    assert torch.equal(again.conv1.weight, state["s1.pathway0_stem.conv.weight"].float())
+
+
+def test_damaged_numbers_leave_the_network_as_it_was(layouts, tmp_path):
+    state = layouts["pyslowfast"][0]
+    path = tmp_path / "x.pyth"
+    torch.save({"model_state": state}, path)
+    data, last = bytearray(path.read_bytes()), state["head.projection.weight"]
+    data[data.rindex(last.numpy().tobytes()) + 5] ^= 1
+    path.write_bytes(data)
+    target = network("c2d_r50_nl5", seed=1, stem_padding=1)
+    before = {key: value.clone() for key, value in target.state_dict().items()}
+    with pytest.raises(ValueError, match=r"x\.pyth: it is damaged"):
+        nl.load_weights(target, path)
+    assert all(torch.equal(v, before[k]) for k, v in target.state_dict().items())
+
+
+def test_a_release_that_is_not_there_is_told(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(FileNotFoundError, match="nonlocalnet zoo get I3D_8x8_R50"):
+        nl.load("I3D_8x8_R50")

@@ -10,7 +10,7 @@ import tyro
 from rich.table import Table
 
 from nonlocalnet.cli.network import parse_options
-from nonlocalnet.models.report import LoadReport, fill, refuse
+from nonlocalnet.models.report import LoadReport, check_numbers, fill, refuse
 from nonlocalnet.models.video_resnet import VideoResNet
 from nonlocalnet.models.weights import (
     Layout,
@@ -19,10 +19,10 @@ from nonlocalnet.models.weights import (
     export_weights,
     save_weights,
 )
-from nonlocalnet.models.zoo import Release, release_of, sha256_of
+from nonlocalnet.models.zoo import Release, find_release, sha256_of
 from nonlocalnet.runtime.checkpoint import write_atomically
 from nonlocalnet.runtime.download import find_weights
-from nonlocalnet.runtime.log import console, status
+from nonlocalnet.runtime.log import console, print_wide, status
 
 OURS = ".safetensors"
 LAYOUTS: dict[str, Layout] = {".pkl": "caffe2", ".pyth": "pyslowfast"}
@@ -54,16 +54,17 @@ def command(options: Annotated[Options, tyro.conf.arg(name="")]) -> int:
         raise ValueError(f"{out} is the file to be read; choose another name")
     model, converted, report = examine(path, clip=options.clip, **parse_options(options.set))
     if options.report:
-        console.print(_table(report))
+        print_wide(_table(report))
     _describe(model, report)
     refuse(path, report)
     if out is None:
         return 0
+    check_numbers(path, converted)
     fill(model, converted, report)
     if out.suffix == OURS:
         model.info.facts["sha256"] = sha256_of(path)
-        if release := release_of(path):
-            model.info.facts |= _facts(release)
+        if "release" in model.info.facts:
+            model.info.facts |= _facts(find_release(model.info.facts["release"]))
         write_atomically(out, lambda place: save_weights(model, place, model.info))
     else:
         unsaid: list[str] = []
@@ -84,7 +85,7 @@ def _describe(model: VideoResNet, report: LoadReport) -> None:
     console.print(
         f"{report.origin}: {name}, {classes} classes, clip {clip}{options}", soft_wrap=True
     )
-    for note in assumptions(model.info):
+    for note in assumptions(model, report):
         status.print(f"note: {note}", soft_wrap=True)
     console.print(f"keys: {report}; {len(report.problems)} problems")
 

@@ -8,12 +8,11 @@ from pathlib import Path
 from typing import Annotated
 
 import tyro
-from rich.console import Console
 from rich.table import Table
 
 from nonlocalnet.models.zoo import Release, list_releases
 from nonlocalnet.runtime.download import download
-from nonlocalnet.runtime.log import console
+from nonlocalnet.runtime.log import print_wide
 
 
 @dataclass(frozen=True)
@@ -62,6 +61,4 @@ def _print(releases: list[Release]) -> None:
             "–" if score is None else f"{score:.1f}" for score in (release.top1, release.top5)
         )
         table.add_row(*what, str(release.blocks), *scores, "no", release.licence)
-    # names are to be copied: rather wider than the terminal than folded
-    wide = console.measure(table, options=console.options.update(max_width=1000)).maximum
-    Console(highlight=False, width=max(wide, console.width)).print(table)
+    print_wide(table)

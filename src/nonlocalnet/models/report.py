@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from nonlocalnet.convert.converted import COUNTER, Converted
 from nonlocalnet.convert.folding import fold_norms
@@ -18,8 +18,8 @@ CONVENTIONS = ("stem_padding", "pool1_time", "pool2_time")
 BLOCK_CONVENTIONS = ("pairwise", "scale", "subsample", "subsample_position", "extent")
 
 
-Outcome = Literal["loaded", "inflated", "made", "left", "ignored", "unknown", "missing", "shape"]
-PROBLEMS = ("unknown", "missing", "shape")
+Outcome = Literal["loaded", "inflated", "made", "left", "ignored", "unknown", "missing", "mismatch"]
+PROBLEMS = ("unknown", "missing", "mismatch")
 
 
 @dataclass(frozen=True)
@@ -88,11 +88,11 @@ def compare(
     in_file = {_block(key) for key in tensors}
     no_statistics = converted.flat and not any(key.endswith("running_var") for key in tensors)
     for key, value in target.items():
-        theirs, shape = converted.names.get(key), tuple(value.shape)
+        theirs = converted.names.get(key)
         if new_classifier and key.startswith("fc."):
             rows.append(Row(theirs, key, "left", "a new classifier"))
         elif key in tensors:
-            rows.append(_fit(theirs, key, tensors[key].shape, shape, converted))
+            rows.append(_fit(theirs, key, value, converted))
         elif new_blocks and _block(key) and _block(key) not in in_file:
             rows.append(Row(None, key, "left", "a new non-local block"))
         elif key.endswith(COUNTER):
@@ -117,21 +117,21 @@ def compare(
     return LoadReport(converted.origin, rows, _conflicts(model, converted))
 
 
-def _fit(
-    theirs: str | None,
-    key: str,
-    given: tuple[int, ...],
-    wanted: tuple[int, ...],
-    converted: Converted,
-) -> Row:
+def _fit(theirs: str | None, key: str, place: Tensor, converted: Converted) -> Row:
     if key in converted.made:
         return Row(None, key, "made", converted.made[key])
+    entry = converted.tensors[key]
+    given, wanted = entry.shape, tuple(place.shape)
+    name = key if theirs in (None, key) else f"{theirs} ({key})"
+    if place.is_floating_point() != entry.dtype.is_floating_point:
+        kinds = f"{entry.dtype} in the file and {place.dtype} in the network"
+        return Row(theirs, key, "mismatch", f"{name} is {kinds}")
     if given == wanted:
         return Row(theirs, key, "loaded")
     if converted.flat and len(given) == 4 and given == (*wanted[:2], *wanted[3:]):
         return Row(theirs, key, "inflated", f"{wanted[2]} copies, each divided by {wanted[2]}")
-    name = key if theirs in (None, key) else f"{theirs} ({key})"
-    return Row(theirs, key, "shape", f"{name} is {given} in the file and {wanted} in the network")
+    sizes = f"{given} in the file and {wanted} in the network"
+    return Row(theirs, key, "mismatch", f"{name} is {sizes}")
 
 
 def _block(key: str) -> str | None:
@@ -170,6 +170,19 @@ def refuse(path: str | os.PathLike, report: LoadReport) -> None:
     if wrong:
         more = f" and {len(wrong) - 5} more" if len(wrong) > 5 else ""
         raise ValueError(f"{path} does not fit the network: {'; '.join(wrong[:5])}{more}")
+
+
+def check_numbers(path: str | os.PathLike, converted: Converted) -> None:
+    """Read all tensors once, so that none is taken from a file that turns out to be damaged.
+
+    Raises:
+        ValueError: numbers are missing or have changed, or are infinite or not numbers.
+    """
+    for name, entry in converted.tensors.items():
+        value = entry.read()
+        if value.is_floating_point() and not value.isfinite().all():
+            theirs = converted.names.get(name, name)
+            raise ValueError(f"{path}: {theirs} has infinite numbers, or what is no number")
 
 
 @torch.no_grad()

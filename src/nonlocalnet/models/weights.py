@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from nonlocalnet.convert import caffe2, slowfast
+from nonlocalnet.convert import caffe2, mmaction2, pytorchvideo, slowfast
 from nonlocalnet.convert.converted import Converted
 from nonlocalnet.convert.entry import Entry
 from nonlocalnet.convert.files import Checkpoint, read_checkpoint
@@ -26,16 +26,24 @@ from nonlocalnet.models.report import (
     BLOCK_CONVENTIONS,
     CONVENTIONS,
     LoadReport,
+    check_numbers,
     compare,
     fill,
     refuse,
 )
 from nonlocalnet.models.video_resnet import VideoResNet
-from nonlocalnet.models.zoo import release_of
+from nonlocalnet.models.zoo import Release, list_releases, release_of
 
 KEY = "nonlocalnet"  # of the JSON in the file's metadata
 ORIGIN = "nonlocalnet"
 KINETICS = 400
+# The layout that a project's releases have.
+LAYOUTS = {
+    "video-nonlocal-net": caffe2.ORIGIN,
+    "PySlowFast": caffe2.ORIGIN,
+    "PyTorchVideo": pytorchvideo.ORIGIN,
+    "MMAction2": mmaction2.ORIGIN,
+}
 
 
 @dataclass
@@ -118,7 +126,7 @@ def read_info(path: str | os.PathLike) -> WeightsInfo:
         FileNotFoundError: no such file.
         ValueError: no checkpoint, or not one of ours.
     """
-    checkpoint = read_checkpoint(path)
+    checkpoint = _open(path)
     if KEY not in checkpoint.meta:
         raise ValueError(
             f"{path} does not say which network it is for: it was not written by nonlocalnet"
@@ -155,10 +163,10 @@ def load_weights(
 
     Source: docs/weights.md says what differs between the origins.
     """
-    checkpoint = read_checkpoint(path)
-    converted = _converted(checkpoint)
+    converted = _converted(_open(path))
     report = compare(model, converted, new_classifier=new_classifier, new_blocks=new_blocks)
     refuse(path, report)
+    check_numbers(path, converted)  # all of them, before the first is taken
     fill(model, converted, report)
     return report
 
@@ -183,9 +191,10 @@ def load(path: str | os.PathLike, *, clip: str | None = None, **options: Any) ->
         UserWarning: what was assumed, since the file does not say it.
     """
     model, converted, report = examine(path, clip=clip, **options)
-    for note in assumptions(model.info):
+    for note in assumptions(model, report):
         warnings.warn(f"{path}: {note}", stacklevel=2)
     refuse(path, report)
+    check_numbers(path, converted)
     fill(model, converted, report)
     return model.eval()
 
@@ -197,7 +206,7 @@ def examine(
 
     `refuse` and `fill` do the rest. Arguments and errors are those of `load`.
     """
-    checkpoint = read_checkpoint(path)
+    checkpoint = _open(path)
     converted = _converted(checkpoint)
     with _in_one_sentence(path):
         info = describe_file(checkpoint, converted, clip=clip, **options)
@@ -227,13 +236,10 @@ def _check_size(config: Mapping[str, Any], converted: Converted) -> None:
         raise ValueError("its description is of a larger network than its tensors")
 
 
-def assumptions(info: WeightsInfo) -> list[str]:
-    """Say what was assumed of a network, since its file does not tell."""
-    arguments = resolved(info.config)
-    return [
-        f"{name}={arguments[name]!r} is assumed: {why}"
-        for name, why in info.facts.get("assumed", {}).items()
-    ]
+def assumptions(model: VideoResNet, report: LoadReport) -> list[str]:
+    """Say what was assumed of a network, since its file does not tell; ours tell all."""
+    assumed = {} if report.origin == ORIGIN else model.info.facts.get("assumed", {})
+    return [f"{name}={model.arguments[name]!r} is assumed: {why}" for name, why in assumed.items()]
 
 
 def describe_file(
@@ -256,25 +262,23 @@ def describe_file(
             f"{path}: it is an image classifier; start a video network from it with "
             "load_weights(model, file, new_classifier=True) or `nonlocalnet train --init`"
         )
-    release = release_of(path)
-    facts: dict[str, Any] = {"origin": converted.origin, "file": path.name}
+    release = _release(path, converted)
     if release is not None:
         options = {**release.options, **options}
         clip = clip or converted.clip or release.clip
-        facts["release"] = release.name
     given = {**options, "clip": clip or converted.clip}
     missing = [f"{k}={v}" for k, v in converted.asked.items() if given.get(k) is None]
     if missing:
         raise ValueError(
             f"{path}: the file does not say all of its network; pass {' and '.join(missing)}"
         )
-    assumed = {k: v for k, v in converted.assumed.items() if k not in given and release is None}
-    if assumed:
-        facts["assumed"] = {name: why for name, (_, why) in assumed.items()}
-    arguments = {name: value for name, (value, _) in converted.assumed.items()}
+    facts: dict[str, Any] = {"origin": converted.origin, "file": path.name}
+    if release is not None:
+        facts["release"] = release.name
+    elif assumed := {k: why for k, (_, why) in converted.assumed.items() if k not in given}:
+        facts["assumed"] = assumed
     crop = options.pop("crop", converted.crop)
-    fields = {**converted.fields, **arguments, **options}
-    config = describe(fields, clip=str(given["clip"]), crop=crop)
+    config = describe({**_fields(converted), **options}, clip=str(given["clip"]), crop=crop)
     return WeightsInfo(
         config=config,
         classes=kinetics_classes() if config["num_classes"] == KINETICS else [],
@@ -286,6 +290,19 @@ def describe_file(
     )
 
 
+def _fields(converted: Converted) -> dict[str, Any]:
+    return {**converted.fields, **{name: value for name, (value, _) in converted.assumed.items()}}
+
+
+def _release(path: Path, converted: Converted) -> Release | None:
+    """The release that a file is by its name, if its layout and its network are the release's."""
+    release = release_of(path)
+    if release is None or release.clip is None or LAYOUTS[release.project] != converted.origin:
+        return None
+    found = describe({**_fields(converted), **release.options}, clip=release.clip, crop=224)
+    return release if found["name"] == release.model else None
+
+
 def resolved(config: Mapping[str, Any]) -> dict[str, Any]:
     """All arguments of `VideoResNet` that a `config` stands for."""
     own = {key: value for key, value in config.items() if key != "num_classes"}
@@ -295,6 +312,16 @@ def resolved(config: Mapping[str, Any]) -> dict[str, Any]:
 def kinetics_classes() -> list[str]:
     """Name the classes of Kinetics-400, in the alphabetical order that all releases have."""
     return (Path(__file__).parent / "kinetics400.txt").read_text().splitlines()
+
+
+def _open(path: str | os.PathLike) -> Checkpoint:
+    try:
+        return read_checkpoint(path)
+    except FileNotFoundError as error:
+        if os.fspath(path) in {release.name for release in list_releases()}:
+            hint = f"it is a release: `nonlocalnet zoo get {path}` gets it and prints its path"
+            raise FileNotFoundError(f"{error}; {hint}") from None
+        raise
 
 
 def _converted(checkpoint: Checkpoint) -> Converted:
@@ -344,7 +371,7 @@ def read_start(path: str | os.PathLike) -> Start:
     Raises:
         FileNotFoundError, ValueError: as `load_weights`.
     """
-    checkpoint = read_checkpoint(path)
+    checkpoint = _open(path)
     if KEY in checkpoint.meta:
         info = _own_info(checkpoint)
         return Start(info.mean, info.std, info.classes)

@@ -12,10 +12,17 @@ from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
 
 console = Console(highlight=False)  # results, on stdout
 # how it goes, on stderr: messages and the bar on one console, or they write over each other
 status = Console(highlight=False, stderr=True)
+
+
+def print_wide(table: Table) -> None:
+    """Print a table of names to be copied: rather wider than the terminal than folded."""
+    wide = console.measure(table, options=console.options.update(max_width=1000)).maximum
+    Console(highlight=False, width=max(wide, console.width)).print(table)
 
 
 class MetricsLog:
