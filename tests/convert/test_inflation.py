@@ -96,6 +96,13 @@ def test_timm_has_the_same_names(tmp_path):
     assert close(model.eval()(still(image, 8)), network(image))
 
 
+def test_timms_group_norms_are_no_batch_norms(tmp_path):
+    torch.save(timm.create_model("resnet50_gn").state_dict(), tmp_path / "x.pth")
+    model = nl.create_model("c2d_r50", num_classes=1000)
+    with pytest.raises(ValueError, match=r"norm1.running_mean is not in the file"):
+        load_weights(model, tmp_path / "x.pth")
+
+
 @torch.no_grad()
 def test_resnet101_too():
     from nonlocalnet.convert.files import Checkpoint

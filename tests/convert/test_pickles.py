@@ -174,6 +174,42 @@ def test_nothing_in_a_torch_file_is_run(tmp_path, monkeypatch):
     assert not Path("mmmmmm").exists()
 
 
+# --- time without end: a tuple of twice itself, forty times, has 2^40 leaves
+
+TWICE = b"K\x00K\x01\x86" + b"2\x86" * 40
+ENDLESS = {
+    "key": b"\x80\x02}" + TWICE + b"K\x01s.",
+    "keys": b"\x80\x02}(" + TWICE + b"K\x01u.",
+    "dictionary": b"\x80\x02(" + TWICE + b"K\x01d.",
+    "frozen set": b"\x80\x04(" + TWICE + b"\x91.",
+    "set": b"\x80\x04\x8f(" + TWICE + b"\x90.",
+    "dtype": gadget(b"cnumpy\ndtype\n(" + TWICE + b"tR"),
+    "encoding": gadget(b"c_codecs\nencode\n(X\x01\0\0\0a" + TWICE + b"tR"),
+    "scalar": gadget(b"cnumpy.core.multiarray\nscalar\n(" + TWICE + b"tR"),
+    "ordered": gadget(b"ccollections\nOrderedDict\n((" + TWICE + b"K\x01ttR"),
+}
+
+
+@pytest.mark.parametrize("case", ENDLESS)
+def test_nothing_is_hashed_or_put_into_words_without_end(tmp_path, case):
+    with pytest.raises(ValueError, match=r"x\.pkl: it ") as error:
+        read_checkpoint(written(tmp_path, ENDLESS[case]))
+    assert len(str(error.value)) < 300
+
+
+def test_a_storage_without_end_has_no_key(tmp_path):
+    class Lie:
+        def __reduce__(self):
+            key = (0, 1)
+            for _ in range(40):
+                key = (key, key)
+            return torch._utils._rebuild_tensor_v2, (key, 0, (1,), (1,), False, OrderedDict())
+
+    torch.save({"a": Lie()}, tmp_path / "x.pth")
+    with pytest.raises(ValueError, match=r"x\.pth: it "):
+        read_checkpoint(tmp_path / "x.pth")
+
+
 # --- memory that the file does not hold
 
 BOMBS = {
@@ -186,6 +222,12 @@ BOMBS = {
     "bytearray in a frame": b"\x80\x05\x95\x0b\0\0\0\0\0\0\0}\x96" + struct.pack("<Q", 1 << 31),
     "string": gadget(b"T" + struct.pack("<i", 2**31 - 1)),
     "long": gadget(b"\x8b" + struct.pack("<i", 2**31 - 1)),
+    "shape of words": gadget(
+        b"cnumpy.core.multiarray\n_reconstruct\n(cnumpy\nndarray\nK\x00\x85U\x01btR"
+        b"(K\x01(U\x08xxxxxxxxJ\0\0\0\x10tcnumpy\ndtype\nU\x02f4K\x00K\x01\x87R"
+        b"(K\x03U\x01<NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb\x89U\x04abcdtb"
+    ),
+    "many objects": b"\x80\x02(" + b"}" * 6_000_000 + b"l.",
     "memo": gadget(b"Nr" + struct.pack("<I", 2**28)),
     "frame": b"\x80\x04\x95" + struct.pack("<Q", 1 << 31) + b"}.",
     "bytes of an array": gadget(
@@ -222,6 +264,8 @@ def test_memory_is_not_taken_on_a_files_word(tmp_path):
     paths = [written(tmp_path, data, name) for name, data in BOMBS.items()]
     taken = peaks("ours", paths)
     assert len(taken) == len(BOMBS)
+    objects = taken.pop("many objects")
+    assert objects < 300  # of two million instructions; six take half a gigabyte
     assert {name: size for name, size in taken.items() if size > 64} == {}
     # the bombs are real: Python's own reader takes gigabytes for this one
     assert peaks("pickle", [tmp_path / "memo"])["memo"] > 1000
@@ -409,6 +453,8 @@ CONFUSED = {
     "huge header": ((2**62).to_bytes(8, "little") + b"{}", "no weights file"),
     "twice": (b"\x80\x02}(U\x01aK\x01U\x01aK\x02u.", "'a' twice"),
     "bytes and text": (pickle.dumps({b"a": 1.0, "a": np.ones(2)}, 3), "'a' twice"),
+    "control characters": (pickle.dumps({"a\x1b[31m": np.ones(2)}, 2), "a name that is none"),
+    "long name": (pickle.dumps({"a" * 201: np.ones(2)}, 2), "a name that is none"),
     "deep": (b"\x80\x02" + b"]" * 100_000 + b"a" * 99_999 + b".", "no arrays|damaged"),
 }
 

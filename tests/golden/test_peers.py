@@ -165,6 +165,9 @@ def load_narrow(peer, name, tmp_path, **options):
     path = narrow_file(peer, name, tmp_path / "x.pth")
     if name.startswith("pytorchvideo"):
         options = {"clip": "8x8", "window": 2, **options}
+    if "r101" in name:  # two blocks, unlike any network of ours
+        with pytest.warns(UserWarning, match="of no network in the table"):
+            return nl.load(path, **options)
     return load_quietly(path, **options)
 
 

@@ -224,6 +224,7 @@ def test_class_names_are_read_one_a_line(tmp_path):
         {"conv1_channels": 1 << 40},
         {"depths": [1, 1 << 30, 1]},
         {"conv1_kernel": [1 << 20, 3]},
+        {"kernels_a": [[1 << 30], [1, 1], [1]]},
     ],
 )
 def test_a_description_of_more_than_the_file_holds_is_refused(file, change):
@@ -241,6 +242,55 @@ def test_a_description_that_builds_nothing_is_refused(file, change):
     save_file(load_file(file), file, metadata={KEY: json.dumps({"config": config})})
     with pytest.raises(ValueError, match=r"a\.safetensors|must be"):
         load(file)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"num_classes": -3}, {"widths": [8, 32, -16]}, {"depths": [1, 2]}, {"depths": [0, 2, 1]}],
+)
+def test_sizes_that_are_none_are_refused(file, change):
+    config = network().config | change
+    save_file(load_file(file), file, metadata={KEY: json.dumps({"config": config})})
+    with pytest.raises(ValueError, match=r"a\.safetensors: "):
+        load(file)
+
+
+@pytest.mark.parametrize(
+    "field",
+    [
+        {"classes": 5},
+        {"classes": "abc"},
+        {"classes": [1, 2]},
+        {"short_side": "a"},
+        {"short_side": 0},
+        {"mean": "abc"},
+        {"mean": [0.5]},
+        {"std": [0.1, 0, 0.1]},
+        {"std": [0.1, float("nan"), 0.1]},
+        {"multi_label": "no"},
+        {"facts": [1]},
+    ],
+)
+def test_a_description_of_the_wrong_kind_is_refused(file, field):
+    text = json.dumps({"config": network().config, **field})
+    save_file(load_file(file), file, metadata={KEY: text})
+    with pytest.raises(ValueError, match=r"a\.safetensors has a damaged description"):
+        load(file)
+
+
+def test_a_deep_description_is_refused(file):
+    text = '{"config": ' + "[" * 100_000 + "]" * 100_000 + "}"
+    save_file(load_file(file), file, metadata={KEY: text})
+    with pytest.raises(ValueError, match="damaged description"):
+        load(file)
+
+
+def test_any_length_of_header_is_safetensors(tmp_path):
+    data = b'{"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}}'
+    data += b" " * (60 - len(data))  # the length's first byte is "<", as a web page's
+    (tmp_path / "x").write_bytes(len(data).to_bytes(8, "little") + data + b"\0\0\x80?")
+    with pytest.raises(ValueError, match="of no known layout"):
+        load(tmp_path / "x")
 
 
 def test_normalisation_is_kept(tmp_path):

@@ -88,6 +88,7 @@ def convert(checkpoint: Checkpoint) -> Converted:
         result.tensors["fc.weight"] = pred.map(pred.shape[:2], lambda weight: weight.flatten(1))
     if len(result.tensors["conv1.weight"].shape) == 4:
         result.flat = True
+        result.cleaned = not any(name.endswith("running_var") for name in result.tensors)
         return result
     result.fields = infer(result.shapes())
     result.asked["clip"] = "'8x8', '32x2', '32x4' or '128x1'"

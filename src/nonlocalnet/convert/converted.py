@@ -30,6 +30,7 @@ class Converted:
         assumed: argument -> (value, why): what the file does not say and is nearly always so.
         asked: argument -> what must be said by name, since the file does not and it varies.
         flat: whether it is a 2-D image classifier, to be inflated.
+        cleaned: whether it has batch norms without statistics, as official ImageNet files.
         clip, crop, short_side, mean, std, multi_label: of its input; None where not said.
     """
 
@@ -43,6 +44,7 @@ class Converted:
     assumed: dict[str, tuple[Any, str]] = field(default_factory=dict)
     asked: dict[str, str] = field(default_factory=dict)
     flat: bool = False
+    cleaned: bool = False
     clip: str | None = None
     crop: int = 224
     short_side: int = 256
@@ -91,9 +93,7 @@ def translate(
         elif (ours := rules.to_ours(bare)) is None:
             result.unknown.append(name)
         elif ours in result.names:
-            raise ValueError(
-                f"{checkpoint.path}: {result.names[ours]!r} and {name!r} are both {ours}"
-            )
+            raise ValueError(f"its {result.names[ours]!r} and {name!r} are both {ours}")
         else:
             result.tensors[ours], result.names[ours] = entry, name
     for name in checkpoint.others:

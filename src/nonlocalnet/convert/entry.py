@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 MAX_AXES = 8
+LARGEST = 1 << 48  # of a size; beyond it even messages would be long
 
 
 @dataclass(frozen=True)
@@ -35,20 +36,25 @@ class Storage:
     read: Callable[[], bytearray]
 
 
-class Refused(Exception):
+class Refused(ValueError):
     """What the file asks for is not admitted."""
 
 
-def view(storage: Storage, offset: int, shape: Any, stride: Any) -> Entry:
-    """A strided view of a storage; every element must lie in it, and none twice."""
-    shape, stride = tuple(shape), tuple(stride)
-    numbers = (offset, *shape, *stride)
+def sizes(values: Any) -> tuple[int, ...]:
+    """Check that these are the sizes or steps of a tensor: few, whole, and of this world."""
     if (
-        not isinstance(storage, Storage)
-        or len(shape) != len(stride)
-        or len(shape) > MAX_AXES
-        or not all(type(n) is int and n >= 0 for n in numbers)
+        not isinstance(values, (tuple, list))
+        or len(values) > MAX_AXES
+        or not all(type(n) is int and 0 <= n < LARGEST for n in values)
     ):
+        raise Refused("it has a tensor that makes no sense")
+    return tuple(values)
+
+
+def view(storage: Storage, offset: int, shape: Any, stride: Any) -> Entry:
+    """A strided view of a storage; every element must lie in it."""
+    shape, stride, (offset,) = sizes(shape), sizes(stride), sizes((offset,))
+    if not isinstance(storage, Storage) or len(shape) != len(stride):
         raise Refused("it has a tensor that makes no sense")
     last = offset + sum((n - 1) * step for n, step in zip(shape, stride, strict=True))
     numel = math.prod(shape)

@@ -13,9 +13,11 @@ from typing import Any, BinaryIO
 import torch
 from safetensors import SafetensorError, safe_open
 
+from nonlocalnet.convert.entry import LARGEST as LARGEST_SIZE
 from nonlocalnet.convert.entry import Entry, Refused, Storage
-from nonlocalnet.convert.pickles import read_pickle
+from nonlocalnet.convert.pickles import read_pickle, text_of
 
+LONGEST_NAME = 200  # characters
 LARGEST = 8 << 30  # bytes of a pickle, which is read as a whole; the largest known has 0.5 GB
 TORCH_MAGIC = 0x1950A86A20F9469CFC6C  # first number of torch's files before version 1.6
 TORCH_PROTOCOL = 1001
@@ -82,13 +84,13 @@ def read_checkpoint(path: str | os.PathLike) -> Checkpoint:
 def _read(path: Path) -> Checkpoint:
     with path.open("rb") as file:
         head = file.read(64)
+        if _is_safetensors(head, path):
+            return _safetensors(path)
         for start, what in OTHERS.items():
             if head.startswith(start) if start else not head:
                 raise ValueError(f"it {what}")
         if head[:4] == b"PK\x03\x04":
             return _torch_zip(path)
-        if _is_safetensors(head, path):
-            return _safetensors(path)
         if head[:1] not in b"\x80(}c]":
             raise ValueError(
                 "it is no weights file: neither safetensors, nor torch's, nor a pickle of arrays"
@@ -100,7 +102,7 @@ def _read(path: Path) -> Checkpoint:
         if first == TORCH_MAGIC:
             return _torch_legacy(path, file)
     content = first
-    if isinstance(content, dict) and set(map(_text, content)) == {"blobs"}:
+    if isinstance(content, dict) and list(content) in (["blobs"], [b"blobs"]):
         content = next(iter(content.values()))
     return _checkpoint(path, "pickle", content, {})
 
@@ -109,16 +111,27 @@ def _checkpoint(path: Path, container: str, content: Any, meta: Mapping[str, Any
     if not isinstance(content, dict) or not any(isinstance(v, Entry) for v in content.values()):
         raise ValueError("it holds no arrays by name")
     entries, others = {}, {}
-    for key, value in content.items():
-        name = _text(key)
-        if name in entries or name in others:
-            raise ValueError(f"it has {name!r} twice")
+    for name, value in _names(content).items():
         (entries if isinstance(value, Entry) else others)[name] = value
     return Checkpoint(path, container, entries, others, dict(meta))
 
 
-def _text(key: Any) -> str:
-    return key.decode("latin1") if isinstance(key, bytes) else str(key)
+def _name(key: Any) -> str:
+    """The name of a tensor, fit to be printed."""
+    name = str(key) if type(key) is int else text_of(key)
+    if len(name) > LONGEST_NAME or not name.isprintable():
+        raise ValueError(f"it has a name that is none: {name[:40]!r}")
+    return name
+
+
+def _names(content: dict[Any, Any]) -> dict[str, Any]:
+    result: dict[str, Any] = {}
+    for key, value in content.items():
+        name = _name(key)
+        if name in result:
+            raise ValueError(f"it has {name!r} twice")
+        result[name] = value
+    return result
 
 
 # --- safetensors
@@ -135,7 +148,7 @@ def _safetensors(path: Path) -> Checkpoint:
     except SafetensorError as error:
         raise ValueError(f"it is a damaged safetensors file: {error}") from None
     entries = {}
-    for name in file.keys():  # noqa: SIM118
+    for name in map(_name, file.keys()):
         part = file.get_slice(name)
         dtype = ST_DTYPES.get(part.get_dtype())
         if dtype is None:
@@ -174,6 +187,8 @@ def _torch_zip(path: Path) -> Checkpoint:
 def _read_zip(path: Path, archive: zipfile.ZipFile) -> Checkpoint:
     members = archive.infolist()
     by_name = {member.filename: member for member in members}
+    if any(name.endswith("constants.pkl") for name in by_name):
+        raise ValueError("it is a TorchScript program: save the network's state_dict instead")
     pickles = [name for name in by_name if name.endswith("data.pkl")]
     if len(pickles) != 1:
         raise ValueError("it is a zip file, but none of torch's")
@@ -234,9 +249,10 @@ def _torch_legacy(path: Path, file: BinaryIO) -> Checkpoint:
     content = read_pickle(file, persistent_load)
     keys = read_pickle(file)
     size, place = path.stat().st_size, file.tell()
-    if not isinstance(keys, list) or {_text(key) for key in keys} != set(storages):
+    names = [_name(key) for key in keys] if isinstance(keys, list) else []
+    if sorted(names) != sorted(storages):
         raise ValueError("its list of storages is not that of its tensors")
-    for key in map(_text, keys):
+    for key in names:
         dtype, numel, _ = storages[key]
         file.seek(place)
         if int.from_bytes(file.read(8), "little") != numel:
@@ -252,13 +268,13 @@ def _storage_id(pid: Any) -> tuple[torch.dtype, str, int]:
     if not (
         isinstance(pid, tuple)
         and len(pid) >= 5
-        and _text(pid[0]) == "storage"
+        and text_of(pid[0]) == "storage"
         and isinstance(pid[1], torch.dtype)
         and type(pid[4]) is int
-        and pid[4] >= 0
+        and 0 <= pid[4] < LARGEST_SIZE
     ):
         raise Refused("it refers to data in a way that torch does not")
-    return pid[1], _text(pid[2]), pid[4]
+    return pid[1], text_of(pid[2]), pid[4]
 
 
 def _fill(start: Callable[[], Any], size: int, path: Path) -> bytearray:
@@ -285,7 +301,7 @@ LEVELS = ("model_state", "state_dict", "model")
 def _unwrap(path: Path, content: Any) -> Checkpoint:
     if not isinstance(content, dict):
         raise ValueError("it holds no arrays by name")
-    content = {_text(key): value for key, value in content.items()}
+    content = _names(content)
     for level in LEVELS:
         inner = content.get(level)
         if isinstance(inner, dict) and any(isinstance(v, Entry) for v in inner.values()):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ast
 import re
+import reprlib
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
@@ -31,7 +32,7 @@ BACKBONE = {
     "temporal_strides": (1, 1, 1, 1),
     "dilations": (1, 1, 1, 1),
 }
-LONGEST = 1 << 20  # characters of a configuration
+LONGEST = 100_000  # characters of a configuration
 
 
 def _rules() -> Iterator[tuple[str, str]]:
@@ -132,21 +133,25 @@ def _complete(result: Converted) -> None:
 def _apply(config: Mapping[str, Any], result: Converted) -> None:
     backbone = _dict(_dict(config.get("model")).get("backbone"))
     for name, value in BACKBONE.items():
-        if (given := backbone.get(name, value)) != value and _tuple(given) != value:
-            raise ValueError(f"its configuration has {name}={given!r}, which is not done here")
+        given = backbone.get(name, value)
+        if given is not value and _tuple(given) != value:
+            said = reprlib.repr(given)
+            raise ValueError(f"its configuration has {name}={said}, which is not done here")
     # before its configurations named conv1_kernel, both strides were 2 by default, later 1
     default = 1 if "conv1_kernel" in backbone else 2
-    strides = {backbone.get(f"{name}_stride_t", default) for name in ("conv1", "pool1")}
-    if len(strides) > 1 or not strides <= {1, 2}:
-        raise ValueError(f"its temporal strides {strides} are not one, of 1 or 2: not done here")
+    strides = [backbone.get(f"{name}_stride_t", default) for name in ("conv1", "pool1")]
+    if strides not in ([1, 1], [2, 2]):
+        said = reprlib.repr(strides)
+        raise ValueError(f"its temporal strides {said} are not both 1 or both 2: not done here")
     fields = result.fields
-    fields["temporal_stride"] = strides.pop()
+    fields["temporal_stride"] = strides[0]
     fields["pool2_time"] = 2 if backbone.get("with_pool2", True) else 1
     block = _dict(backbone.get("non_local_cfg"))
     if fields["non_local"]:
         form = block.get("mode", "embedded_gaussian")
         if "pairwise" in fields and form != fields["pairwise"]:
-            raise ValueError(f"its configuration says {form}, its tensors {fields['pairwise']}")
+            said = reprlib.repr(form)
+            raise ValueError(f"its configuration says {said}, its tensors {fields['pairwise']}")
         fields["pairwise"] = form
         if form == "embedded_gaussian":
             fields["scale"] = "auto" if block.get("use_scale", True) else None
@@ -180,7 +185,11 @@ def _dict_of_steps(config: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     for name in ("test_pipeline", "val_pipeline", "train_pipeline"):
         steps = config.get(name)
         if isinstance(steps, list):
-            return {str(step.get("type")): step for step in steps if isinstance(step, dict)}
+            return {
+                step["type"]: step
+                for step in steps
+                if isinstance(step, dict) and isinstance(step.get("type"), str)
+            }
     return {}
 
 

@@ -15,7 +15,7 @@ from typing import IO, Any, ClassVar
 
 import torch
 
-from nonlocalnet.convert.entry import Entry, Refused, Storage, view
+from nonlocalnet.convert.entry import LARGEST, Entry, Refused, Storage, sizes, view
 
 DTYPES = {
     "f2": torch.float16,
@@ -28,6 +28,7 @@ DTYPES = {
     "u1": torch.uint8,
     "b1": torch.bool,
 }
+MOST_STEPS = 2_000_000  # a ResNet-101 with its momentum has 40,000
 STORAGES = {
     "HalfStorage": torch.float16,
     "BFloat16Storage": torch.bfloat16,
@@ -65,22 +66,25 @@ def read_pickle(file: IO[bytes], persistent_load: Callable[[tuple], Storage] | N
         raise ValueError(f"it is damaged ({type(error).__name__}: {str(error)[:80]})") from None
 
 
-def _text(value: Any) -> str:
-    return value.decode("latin1") if isinstance(value, bytes) else str(value)
+def text_of(value: Any) -> str:
+    """Give a string of Python 2 or 3; nothing else is put into words, it could be endless."""
+    if not isinstance(value, (str, bytes)):
+        raise Refused(f"it has a {type(value).__name__} in the place of a word")
+    return value.decode("latin1") if isinstance(value, bytes) else value
 
 
 class _Dtype:
     """numpy.dtype: a kind and a byte order."""
 
     def __init__(self, name: Any, *_: Any) -> None:
-        self.name, self.little = _text(name).lstrip("<=|"), True
+        self.name, self.little = text_of(name).lstrip("<=|"), True
         if self.name.startswith(">"):
             self.name, self.little = self.name[1:], False
         if self.name not in DTYPES:
             raise Refused(f"it has an array of {self.name[:20]!r}; only plain numbers are admitted")
 
     def __setstate__(self, state: tuple) -> None:
-        self.little = _text(state[1]) != ">"
+        self.little = text_of(state[1]) != ">"
 
 
 class _Array:
@@ -109,13 +113,14 @@ def _array(raw: Any, dtype: Any, shape: Any, fortran: Any) -> Entry:
                 )
         return data
 
-    shape, stride, step = tuple(shape), [], 1
+    shape, stride, step = sizes(shape), [], 1
     for n in shape if fortran else reversed(shape):
         stride.append(step)
         step *= n
     numel, rest = divmod(len(raw), kind.itemsize)
     if rest or numel != math.prod(shape):
         raise Refused(f"it has an array {shape} of {len(raw)} bytes, which does not fit")
+    stride = [min(step, LARGEST - 1) for step in stride]  # of an empty array they mean nothing
     return view(Storage(kind, numel, read), 0, shape, stride if fortran else stride[::-1])
 
 
@@ -127,7 +132,7 @@ class _Forgotten:
 
 
 def _encode(text: str, encoding: Any = "latin1", *_: Any) -> bytes:
-    if _text(encoding) not in ("latin1", "latin-1"):
+    if text_of(encoding) not in ("latin1", "latin-1"):
         raise Refused("it has bytes in an unknown encoding")
     return text.encode("latin1")
 
@@ -137,7 +142,7 @@ def _reconstruct(*_: Any) -> _Array:  # the shape given here may be a trap: it t
 
 
 def _frombuffer(raw: Any, dtype: Any, shape: Any, order: Any) -> Entry:
-    return _array(raw, dtype, shape, _text(order) == "F")
+    return _array(raw, dtype, shape, text_of(order) == "F")
 
 
 def _scalar(dtype: Any, raw: Any = b"") -> Entry:
@@ -150,6 +155,29 @@ def _rebuild_tensor(storage: Any, offset: Any, shape: Any, stride: Any, *_: Any)
 
 def _rebuild_parameter(data: Any, *_: Any) -> Entry:
     return data
+
+
+def _ordered(pairs: Any = ()) -> OrderedDict:
+    result: OrderedDict = OrderedDict()
+    if not isinstance(pairs, (tuple, list)):
+        raise Refused("it has a dictionary that makes no sense")
+    for pair in pairs:
+        if not isinstance(pair, (tuple, list)) or len(pair) != 2:
+            raise Refused("it has a dictionary that makes no sense")
+        _set(result, *pair)
+    return result
+
+
+def _set(target: Any, key: Any, value: Any) -> None:
+    """Add to a dictionary; keys are words and numbers, whose hash is soon found."""
+    if not isinstance(target, dict):
+        raise Refused(f"it changes a {type(target).__name__}, which weights never do")
+    if type(key) not in (str, bytes, int):
+        raise Refused(f"it has a {type(key).__name__} for a key; only words and numbers are")
+    if key in target:
+        name = key.decode("latin1") if isinstance(key, bytes) else key
+        raise Refused(f"it has {str(name)[:80]!r} twice")
+    target[key] = value
 
 
 def _no_bytes() -> bytes:
@@ -176,7 +204,7 @@ ADMITTED: dict[tuple[str, str], Any] = {
     ("_codecs", "encode"): _encode,
     **_names(("__builtin__", "builtins"), "bytes", _no_bytes),
     **_names(("__builtin__", "builtins"), "getattr", _attribute),
-    ("collections", "OrderedDict"): OrderedDict,
+    ("collections", "OrderedDict"): _ordered,
     ("torch._utils", "_rebuild_tensor_v2"): _rebuild_tensor,
     ("torch._utils", "_rebuild_tensor"): _rebuild_tensor,
     ("torch._utils", "_rebuild_parameter"): _rebuild_parameter,
@@ -188,6 +216,7 @@ ADMITTED: dict[tuple[str, str], Any] = {
 
 class _Unpickler(pickle._Unpickler):  # the one in Python: the one in C takes memory on its word
     dispatch: ClassVar[dict] = dict(pickle._Unpickler.dispatch)
+    steps = 0
     stack: list[Any]
     append: Callable[[Any], None]
     read: Callable[[int], bytes]
@@ -228,25 +257,46 @@ class _Unpickler(pickle._Unpickler):  # the one in Python: the one in C takes me
 
     dispatch[pickle.BYTEARRAY8[0]] = load_bytearray8
 
+    def load_dict(self) -> None:
+        items, result = self.pop_mark(), {}
+        for key, value in zip(items[::2], items[1::2], strict=True):
+            _set(result, key, value)
+        self.append(result)
+
+    dispatch[pickle.DICT[0]] = load_dict
+
+    def load_set(self) -> None:
+        raise Refused("it has a set, which weights never are")
+
+    dispatch[pickle.EMPTY_SET[0]] = dispatch[pickle.FROZENSET[0]] = load_set
+
     def load_setitem(self) -> None:
         value, key = self.stack.pop(), self.stack.pop()
-        self._set(self.stack[-1], key, value)
+        _set(self.stack[-1], key, value)
 
     dispatch[pickle.SETITEM[0]] = load_setitem
 
     def load_setitems(self) -> None:
         items = self.pop_mark()
         for key, value in zip(items[::2], items[1::2], strict=True):
-            self._set(self.stack[-1], key, value)
+            _set(self.stack[-1], key, value)
 
     dispatch[pickle.SETITEMS[0]] = load_setitems
 
-    def _set(self, target: Any, key: Any, value: Any) -> None:
-        if not isinstance(target, dict):
-            raise Refused(f"it changes a {type(target).__name__}, which weights never do")
-        if key in target:
-            raise Refused(f"it has {_text(key)[:80]!r} twice")
-        target[key] = value
+
+def _counted(step: Callable[[Any], None]) -> Callable[[Any], None]:
+    """An instruction that counts; a byte each, they could make objects without end."""
+
+    def counted(self: _Unpickler) -> None:
+        self.steps += 1
+        if self.steps > MOST_STEPS:
+            raise Refused(f"it has over {MOST_STEPS:,} instructions, more than any known file")
+        step(self)
+
+    return counted
+
+
+_Unpickler.dispatch = {code: _counted(step) for code, step in _Unpickler.dispatch.items()}
 
 
 class _Bounded:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+import reprlib
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NoReturn
 
 from nonlocalnet.convert.architecture import infer
@@ -16,7 +17,7 @@ NORM = ("weight", "bias", "running_mean", "running_var", COUNTER)
 PAIRWISE = {"softmax": "embedded_gaussian", "dot_product": "dot_product"}
 POOL2 = {"c2d": 2, "i3d": 2, "c2d_nopool": 1, "i3d_nopool": 1}  # by architecture: frames to one
 Refuse = Callable[[str, str, Any], NoReturn]
-LONGEST = 1 << 20  # characters of a configuration; the usual has 10,000
+LONGEST = 100_000  # characters of a configuration; the usual has 10,000
 
 
 def _rules() -> Iterator[tuple[str, str]]:
@@ -78,7 +79,7 @@ def _config(text: Any) -> dict[str, Any] | None:
 
     try:
         config = yaml.safe_load(text) if len(text) <= LONGEST else None
-    except (yaml.YAMLError, RecursionError, ValueError):
+    except Exception:  # tags make Python objects, and fail in any way
         config = None
     if not isinstance(config, dict) or not isinstance(config.get("MODEL"), dict):
         raise ValueError("its configuration cannot be read")
@@ -93,7 +94,7 @@ def _apply(config: Mapping[str, Any], result: Converted) -> None:
         return values.get(name, default) if isinstance(values, dict) else default
 
     def refuse(section: str, name: str, value: Any) -> NoReturn:
-        said = f"{section}.{name} = {str(value)[:80]}"
+        said = f"{section}.{name} = {reprlib.repr(value)[:80]}"
         raise ValueError(f"its configuration has {said}, which is not done here")
 
     fields = result.fields
@@ -163,18 +164,28 @@ def _three(values: Any, default: tuple[float, ...]) -> tuple[float, ...]:
         colours = ()
     if len(colours) not in (1, 3):
         raise ValueError(
-            f"its configuration normalises by {str(values)[:80]}, not by three colours"
+            f"its configuration normalises by {reprlib.repr(values)}, not by three colours"
         )
     return colours * 3 if len(colours) == 1 else colours
 
 
-def export(arguments: Mapping[str, Any], state: Mapping[str, Entry], clip: str) -> dict[str, Any]:
+def export(
+    arguments: Mapping[str, Any],
+    state: Mapping[str, Entry],
+    clip: str,
+    *,
+    short_side: int = 256,
+    mean: Sequence[float] = (0.45,) * 3,
+    std: Sequence[float] = (0.225,) * 3,
+    multi_label: bool = False,
+) -> dict[str, Any]:
     """Put a network of ours in PySlowFast's layout: what its `save_checkpoint` writes.
 
     Args:
-        arguments: all of `VideoResNet`.
+        arguments: all of `VideoResNet`, and the crop in training.
         state: its tensors by our names.
         clip: FRAMESxRATE.
+        short_side, mean, std, multi_label: of its input and its classes.
 
     Returns:
         {"epoch", "model_state", "optimizer_state", "cfg"}; model_state holds `Entry`.
@@ -194,6 +205,7 @@ def export(arguments: Mapping[str, Any], state: Mapping[str, Entry], clip: str) 
         "temporal_group": None,
         "scale": "auto",
         "bias": True,
+        "window": arguments["crop"] // 32,
     }
     for name, value in needed.items():
         if (given := arguments[name]) != value and _list(given) != _list(value):
@@ -222,8 +234,11 @@ def export(arguments: Mapping[str, Any], state: Mapping[str, Entry], clip: str) 
             "NUM_FRAMES": frames,
             "SAMPLING_RATE": rate,
             "INPUT_CHANNEL_NUM": [3],
-            "TRAIN_CROP_SIZE": 224,
-            "TEST_CROP_SIZE": 256,
+            "TRAIN_CROP_SIZE": arguments["crop"],
+            "TEST_CROP_SIZE": short_side,
+            "MEAN": list(mean),
+            "STD": list(std),
+            "MULTI_LABEL": multi_label,
         },
         "RESNET": {
             "DEPTH": layers,
@@ -243,6 +258,7 @@ def export(arguments: Mapping[str, Any], state: Mapping[str, Entry], clip: str) 
             "MODEL_NAME": "ResNet",
             "NUM_CLASSES": arguments["num_classes"],
             "DROPOUT_RATE": arguments["dropout"],
+            "HEAD_ACT": "sigmoid" if multi_label else "softmax",
         },
     }
     return {

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import os
-
 from nonlocalnet.convert import caffe2, mmaction2, pytorchvideo, slowfast, torchvision
 from nonlocalnet.convert.converted import Converted
-from nonlocalnet.convert.files import Checkpoint, read_checkpoint
+from nonlocalnet.convert.files import Checkpoint
 
 LAYOUTS = (caffe2, slowfast, mmaction2, pytorchvideo, torchvision)
 
@@ -19,17 +17,9 @@ def convert(checkpoint: Checkpoint) -> Converted:
     """
     for layout in LAYOUTS:
         if layout.matches(checkpoint.entries):
-            try:
-                return layout.convert(checkpoint)
-            except ValueError as error:
-                raise ValueError(f"{checkpoint.path}: {error}") from None
+            return layout.convert(checkpoint)
     names = ", ".join(list(checkpoint.entries)[:3])
     raise ValueError(
-        f"{checkpoint.path}: its names ({names}, ...) are of no known layout; there are "
+        f"its names ({names}, ...) are of no known layout; there are "
         f"{', '.join(layout.ORIGIN for layout in LAYOUTS)} and nonlocalnet's own"
     )
-
-
-def convert_file(path: str | os.PathLike) -> Converted:
-    """Read a file of another code base: `convert` of `read_checkpoint`."""
-    return convert(read_checkpoint(path))

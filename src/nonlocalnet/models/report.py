@@ -86,7 +86,6 @@ def compare(
     target = model.state_dict()
     tensors, rows = converted.tensors, []
     in_file = {_block(key) for key in tensors}
-    no_statistics = converted.flat and not any(key.endswith("running_var") for key in tensors)
     for key, value in target.items():
         theirs = converted.names.get(key)
         if new_classifier and key.startswith("fc."):
@@ -97,7 +96,7 @@ def compare(
             rows.append(Row(None, key, "left", "a new non-local block"))
         elif key.endswith(COUNTER):
             rows.append(Row(None, key, "made", "zero: a counter that the file lacks"))
-        elif no_statistics and key.endswith(("running_mean", "running_var")):
+        elif converted.cleaned and key.endswith(("running_mean", "running_var")):
             rows.append(Row(None, key, "made", "fresh: the file was cleaned of its statistics"))
         else:
             rows.append(Row(None, key, "missing", f"{key} is not in the file"))
@@ -105,10 +104,8 @@ def compare(
         if key not in target:
             theirs = converted.names.get(key, key)
             same = "" if theirs == key else f" ({key})"
-            what = "a non-local block that " if _block(key) else ""
-            rows.append(
-                Row(theirs, key, "unknown", f"{what}{theirs}{same} is not in the network".strip())
-            )
+            what = ", of a non-local block," if _block(key) else ""
+            rows.append(Row(theirs, key, "unknown", f"{theirs}{same}{what} is not in the network"))
     rows += [Row(name, None, "ignored", rule) for name, rule in converted.ignored.items()]
     rows += [
         Row(name, None, "unknown", f"{name} is not in the network: no rule knows it")
@@ -180,9 +177,11 @@ def check_numbers(path: str | os.PathLike, converted: Converted) -> None:
     """
     for name, entry in converted.tensors.items():
         value = entry.read()
-        if value.is_floating_point() and not value.isfinite().all():
-            theirs = converted.names.get(name, name)
+        theirs = converted.names.get(name, name)
+        if value.is_floating_point() and not value.float().isfinite().all():
             raise ValueError(f"{path}: {theirs} has infinite numbers, or what is no number")
+        if name.endswith("running_var") and value.min() < 0:
+            raise ValueError(f"{path}: {theirs} is a variance and has negative numbers")
 
 
 @torch.no_grad()

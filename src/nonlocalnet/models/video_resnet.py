@@ -86,6 +86,10 @@ class VideoResNet(nn.Module):
         dropout: float = 0.5,
     ) -> None:
         super().__init__()
+        if len(depths) != len(widths):
+            raise ValueError(
+                f"depths and widths are of the same stages; got {len(depths)} and {len(widths)}"
+            )
         if block_norm == "auto":
             block_norm = "batch" if norm == "batch" else None
         time, space = conv1_kernel

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
+import reprlib
 import warnings
 from collections.abc import Generator, Mapping
 from dataclasses import dataclass, field, fields
@@ -31,7 +33,7 @@ from nonlocalnet.models.report import (
     fill,
     refuse,
 )
-from nonlocalnet.models.video_resnet import VideoResNet
+from nonlocalnet.models.video_resnet import EXPANSION, VideoResNet
 from nonlocalnet.models.zoo import Release, list_releases, release_of
 
 KEY = "nonlocalnet"  # of the JSON in the file's metadata
@@ -69,6 +71,20 @@ class WeightsInfo:
 
     def __post_init__(self) -> None:
         self.mean, self.std = tuple(self.mean), tuple(self.std)
+        for name in ("mean", "std"):
+            colours = getattr(self, name)
+            if len(colours) != 3 or not all(math.isfinite(colour) for colour in colours):
+                raise TypeError(f"{name} must be three numbers; got {reprlib.repr(colours)}")
+        if not all(colour > 0 for colour in self.std):
+            raise TypeError(f"std must be positive; got {self.std}")
+        if not isinstance(self.classes, list) or not all(type(c) is str for c in self.classes):
+            raise TypeError(f"classes must be a list of names; got {reprlib.repr(self.classes)}")
+        if type(self.multi_label) is not bool:
+            raise TypeError(f"multi_label must be true or false; got {self.multi_label!r}")
+        if type(self.short_side) is not int or self.short_side < 1:
+            raise TypeError(f"short_side must be a number of pixels; got {self.short_side!r}")
+        if not isinstance(self.config, dict) or not isinstance(self.facts, dict):
+            raise TypeError("config and facts must be tables")
 
     def class_name(self, label: int) -> str:
         """Name a label; its number where no names are known."""
@@ -109,7 +125,16 @@ def export_weights(model: VideoResNet, path: str | os.PathLike, layout: Layout) 
             for name, value in {"clip": clip, **arguments}.items()
             if name == "clip" or (name in caffe2.UNSAID and value != DEFAULTS[name])
         ]
-    content = slowfast.export(arguments, state, clip)
+    info = getattr(model, "info", None) or WeightsInfo(config=model.config)
+    content = slowfast.export(
+        arguments | {"crop": model.config["crop"]},
+        state,
+        clip,
+        short_side=info.short_side,
+        mean=info.mean,
+        std=info.std,
+        multi_label=info.multi_label,
+    )
     content["model_state"] = {k: v.read() for k, v in content["model_state"].items()}
     torch.save(content, path)
     return []
@@ -161,11 +186,18 @@ def load_weights(
         ValueError: no checkpoint; keys that are missing, unknown or of another shape, each named;
             a network that pads or pools otherwise than the file's. The model is then unchanged.
 
+    Warns:
+        UserWarning: the network pads or compares otherwise than such files nearly always do.
+
     Source: docs/weights.md says what differs between the origins.
     """
     converted = _converted(_open(path))
     report = compare(model, converted, new_classifier=new_classifier, new_blocks=new_blocks)
     refuse(path, report)
+    for name, (value, why) in converted.assumed.items():
+        given = getattr(model, "arguments", {}).get(name, value)
+        if given != value:
+            warnings.warn(f"{path}: {name}={given!r} here, {value!r} {why}", stacklevel=2)
     check_numbers(path, converted)  # all of them, before the first is taken
     fill(model, converted, report)
     return report
@@ -218,28 +250,64 @@ def examine(
 
 @contextlib.contextmanager
 def _in_one_sentence(path: str | os.PathLike) -> Generator[None]:
-    """Say of a value of the wrong kind, from a description or an option, which file it is."""
+    """Name the file, whatever is wrong with a value in its description or an option."""
     try:
         yield
-    except (TypeError, AttributeError, KeyError, IndexError) as error:
-        raise ValueError(f"{path}: a value of its description makes no sense: {error}") from None
+    except ValueError as error:
+        if str(error).startswith(str(path)):
+            raise
+        raise ValueError(f"{path}: {error}") from None
+    except (TypeError, AttributeError, LookupError, ArithmeticError, RuntimeError) as error:
+        raise ValueError(
+            f"{path}: a value of its description makes no sense: {str(error)[:200]}"
+        ) from None
 
 
 def _check_size(config: Mapping[str, Any], converted: Converted) -> None:
     """Refuse a description of a network that is larger than its tensors, before it is built."""
     arguments = resolved(config) | {"num_classes": config.get("num_classes", KINETICS)}
-    axes = [size for shape in converted.shapes().values() for size in shape]
-    numbers = [arguments["num_classes"], arguments["conv1_channels"], *arguments["conv1_kernel"]]
-    numbers += arguments["widths"]
-    numbers += [k for x in "ab" for stage in arguments[f"kernels_{x}"] or () for k in stage]
-    if max(numbers) > max(axes) or sum(arguments["depths"]) > len(axes):
+    held = sum(math.prod(shape) for shape in converted.shapes().values())
+    if sum(arguments["depths"]) > len(converted.tensors) or weights_of(arguments) > held:
         raise ValueError("its description is of a larger network than its tensors")
+
+
+def weights_of(arguments: Mapping[str, Any]) -> int:
+    """Count the weights of a network's residual convolutions and classifier, without building it.
+
+    Raises:
+        ValueError: sizes that are no sizes.
+    """
+    depths, widths = arguments["depths"], arguments["widths"]
+    kernels = [arguments[f"kernels_{x}"] or [[1] * depth for depth in depths] for x in "ab"]
+    time, space = arguments["conv1_kernel"]
+    channels = arguments["conv1_channels"]
+    numbers = [*depths, *widths, time, space, channels, arguments["num_classes"]]
+    numbers += [kernel for stages in kernels for stage in stages for kernel in stage]
+    if not all(type(number) is int and number > 0 for number in numbers):
+        raise ValueError("its description has sizes that are none")
+    total = 3 * channels * time * space**2
+    for stage, (depth, width) in enumerate(zip(depths, widths, strict=True)):
+        for i in range(depth):
+            a, b = (stages[stage][i] for stages in kernels)
+            total += width * (channels * a + 9 * width * b + EXPANSION * width)
+            channels = EXPANSION * width
+    return total + channels * arguments["num_classes"]
 
 
 def assumptions(model: VideoResNet, report: LoadReport) -> list[str]:
     """Say what was assumed of a network, since its file does not tell; ours tell all."""
-    assumed = {} if report.origin == ORIGIN else model.info.facts.get("assumed", {})
-    return [f"{name}={model.arguments[name]!r} is assumed: {why}" for name, why in assumed.items()]
+    if report.origin == ORIGIN:
+        return []
+    notes = [
+        f"{name}={model.arguments[name]!r} is assumed: {why}"
+        for name, why in model.info.facts.get("assumed", {}).items()
+    ]
+    notes += [
+        f"{name}={model.config[name]!r} is of no network in the table; is the file whole?"
+        for name in ("depths", "non_local")
+        if name in model.config
+    ]
+    return notes
 
 
 def describe_file(
@@ -269,8 +337,10 @@ def describe_file(
     given = {**options, "clip": clip or converted.clip}
     missing = [f"{k}={v}" for k, v in converted.asked.items() if given.get(k) is None]
     if missing:
+        named = release_of(path)
+        other = f" (its name is that of {named.name}, its network is another)" if named else ""
         raise ValueError(
-            f"{path}: the file does not say all of its network; pass {' and '.join(missing)}"
+            f"{path}: the file does not say all of its network{other}; pass {' and '.join(missing)}"
         )
     facts: dict[str, Any] = {"origin": converted.origin, "file": path.name}
     if release is not None:
@@ -278,7 +348,10 @@ def describe_file(
     elif assumed := {k: why for k, (_, why) in converted.assumed.items() if k not in given}:
         facts["assumed"] = assumed
     crop = options.pop("crop", converted.crop)
-    config = describe({**_fields(converted), **options}, clip=str(given["clip"]), crop=crop)
+    fields = _fields(converted)
+    if options.get("norm") == "frozen" and fields["norm"] == "batch":
+        fields["block_norm"] = None  # folded, blocks' norms into W_z
+    config = describe({**fields, **options}, clip=str(given["clip"]), crop=crop)
     return WeightsInfo(
         config=config,
         classes=kinetics_classes() if config["num_classes"] == KINETICS else [],
@@ -325,10 +398,9 @@ def _open(path: str | os.PathLike) -> Checkpoint:
 
 
 def _converted(checkpoint: Checkpoint) -> Converted:
-    if checkpoint.container != "safetensors":
-        return convert(checkpoint)
     if KEY not in checkpoint.meta and not _ours(checkpoint.entries):
-        return convert(checkpoint)
+        with _in_one_sentence(checkpoint.path):
+            return convert(checkpoint)
     result = Converted(
         ORIGIN, dict(checkpoint.entries), {name: name for name in checkpoint.entries}
     )
@@ -352,7 +424,7 @@ def _own_info(checkpoint: Checkpoint) -> WeightsInfo:
         if unknown := set(info) - known:
             raise TypeError(f"unknown {sorted(unknown)}: written by a later version?")
         return WeightsInfo(**info)
-    except (TypeError, KeyError, json.JSONDecodeError) as error:
+    except (TypeError, KeyError, ValueError, RecursionError) as error:
         raise ValueError(f"{checkpoint.path} has a damaged description: {error}") from None
 
 
