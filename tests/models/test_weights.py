@@ -6,14 +6,13 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import nonlocalnet as nl
+from nonlocalnet.models.info import kinetics_classes, read_classes
 from nonlocalnet.models.registry import DEFAULTS, describe, resolve
 from nonlocalnet.models.weights import (
     KEY,
     WeightsInfo,
-    kinetics_classes,
     load,
     load_weights,
-    read_classes,
     read_info,
     save_weights,
 )

@@ -6,7 +6,6 @@ import contextlib
 import json
 import math
 import os
-import reprlib
 import warnings
 from collections.abc import Generator, Mapping
 from dataclasses import dataclass, field, fields
@@ -23,6 +22,7 @@ from nonlocalnet.convert.entry import Entry
 from nonlocalnet.convert.files import Checkpoint, read_checkpoint
 from nonlocalnet.convert.sources import convert
 from nonlocalnet.errors import check_choice
+from nonlocalnet.models.info import WeightsInfo, kinetics_classes
 from nonlocalnet.models.registry import DEFAULTS, create_model, describe, resolve
 from nonlocalnet.models.report import (
     BLOCK_CONVENTIONS,
@@ -46,49 +46,6 @@ LAYOUTS = {
     "PyTorchVideo": pytorchvideo.ORIGIN,
     "MMAction2": mmaction2.ORIGIN,
 }
-
-
-@dataclass
-class WeightsInfo:
-    """What a weights file says about itself.
-
-    Attributes:
-        config: arguments of `create_model`.
-        classes: names in label order; empty if none were given.
-        multi_label: whether a video has many labels (sigmoid) or one (softmax).
-        short_side: pixels; test frames are scaled to it, and the test crop is that wide.
-        mean, std: of each colour (red, green, blue; values from 0 to 1), to normalise the input.
-        facts: anything else: where it comes from, iterations, scores reported and measured.
-    """
-
-    config: dict[str, Any]
-    classes: list[str] = field(default_factory=list)
-    multi_label: bool = False
-    short_side: int = 256
-    mean: tuple[float, ...] = (0.45,) * 3
-    std: tuple[float, ...] = (0.225,) * 3
-    facts: dict[str, Any] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        self.mean, self.std = tuple(self.mean), tuple(self.std)
-        for name in ("mean", "std"):
-            colours = getattr(self, name)
-            if len(colours) != 3 or not all(math.isfinite(colour) for colour in colours):
-                raise TypeError(f"{name} must be three numbers; got {reprlib.repr(colours)}")
-        if not all(colour > 0 for colour in self.std):
-            raise TypeError(f"std must be positive; got {self.std}")
-        if not isinstance(self.classes, list) or not all(type(c) is str for c in self.classes):
-            raise TypeError(f"classes must be a list of names; got {reprlib.repr(self.classes)}")
-        if type(self.multi_label) is not bool:
-            raise TypeError(f"multi_label must be true or false; got {self.multi_label!r}")
-        if type(self.short_side) is not int or self.short_side < 1:
-            raise TypeError(f"short_side must be a number of pixels; got {self.short_side!r}")
-        if not isinstance(self.config, dict) or not isinstance(self.facts, dict):
-            raise TypeError("config and facts must be tables")
-
-    def class_name(self, label: int) -> str:
-        """Name a label; its number where no names are known."""
-        return self.classes[label] if label < len(self.classes) else str(label)
 
 
 def save_weights(model: nn.Module, path: str | os.PathLike, info: WeightsInfo) -> None:
@@ -382,11 +339,6 @@ def resolved(config: Mapping[str, Any]) -> dict[str, Any]:
     return DEFAULTS | resolve(own.pop("name", None), **own)
 
 
-def kinetics_classes() -> list[str]:
-    """Name the classes of Kinetics-400, in the alphabetical order that all releases have."""
-    return (Path(__file__).parent / "kinetics400.txt").read_text().splitlines()
-
-
 def _open(path: str | os.PathLike) -> Checkpoint:
     try:
         return read_checkpoint(path)
@@ -450,15 +402,3 @@ def read_start(path: str | os.PathLike) -> Start:
     converted = _converted(checkpoint)
     of_kinetics = not converted.flat and converted.fields.get("num_classes") == KINETICS
     return Start(converted.mean, converted.std, kinetics_classes() if of_kinetics else [])
-
-
-def read_classes(path: str | os.PathLike) -> list[str]:
-    """Read class names, one a line, in label order.
-
-    Raises:
-        ValueError: the file is empty.
-    """
-    names = [line.strip() for line in Path(path).read_text().splitlines() if line.strip()]
-    if not names:
-        raise ValueError(f"{path} has no class names; write one a line, in label order")
-    return names

@@ -14,8 +14,9 @@ from nonlocalnet.data.readers import is_table, read_videos
 from nonlocalnet.data.sampling import ClipSpec
 from nonlocalnet.data.transforms import TestTransform, TrainTransform
 from nonlocalnet.data.video import VideoDataset
+from nonlocalnet.models.info import read_classes
 from nonlocalnet.models.registry import DEPTHS
-from nonlocalnet.models.weights import Start, read_classes
+from nonlocalnet.models.weights import Start
 from nonlocalnet.runtime.download import find_weights
 from nonlocalnet.training.config import TrainConfig
 
