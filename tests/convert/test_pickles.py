@@ -466,6 +466,13 @@ def test_other_files_are_told_for_what_they_are(tmp_path, case):
         read_checkpoint(written(tmp_path, data))
 
 
+def test_tensors_without_end_are_refused(tmp_path):
+    one = np.ones(1, np.float32)
+    path = written(tmp_path, pickle.dumps({str(i): one for i in range(20_001)}, 2))
+    with pytest.raises(ValueError, match="20,001 tensors, more than any known network"):
+        read_checkpoint(path)
+
+
 def test_no_file_and_a_folder_are_named(tmp_path):
     for path in (tmp_path / "none", tmp_path):
         with pytest.raises(FileNotFoundError, match=f"no weights file at {path}"):

@@ -15,9 +15,10 @@ from nonlocalnet.convert import caffe2, mmaction2, slowfast
 from nonlocalnet.convert.entry import Entry
 from nonlocalnet.convert.files import Checkpoint, read_checkpoint
 from nonlocalnet.convert.sources import convert
+from nonlocalnet.models.description import describe_file
 from nonlocalnet.models.registry import resolve
 from nonlocalnet.models.report import compare
-from nonlocalnet.models.weights import describe_file, export_weights
+from nonlocalnet.models.weights import export_weights
 
 NARROW = {"widths": (4, 8, 16, 32), "conv1_channels": 4, "num_classes": 3}
 PAPER = [name for name in nl.list_models() if "_r50" in name or "_r101" in name]
@@ -54,13 +55,16 @@ def quietly(path, **options):
 
 
 @pytest.mark.parametrize("norm", ["batch", "frozen"])
-@pytest.mark.parametrize("name", PAPER)
+@pytest.mark.parametrize("name", nl.list_models())
 def test_caffe2_there_and_back(tmp_path, name, norm):
     clip = random.Random(name).choice(["8x8", "32x2", "32x4", "128x1"])
-    model = network(name, norm=norm, clip=clip)
+    small = {} if name in PAPER else {"widths": resolve(name)["widths"]}
+    model = network(name, norm=norm, clip=clip, **small)
     path = tmp_path / "x.pkl"
-    assert export_weights(model, path, "caffe2")[0] == f"clip='{clip}'"
-    again = quietly(path, clip=clip)
+    unsaid = export_weights(model, path, "caffe2")
+    assert unsaid[0] == f"clip='{clip}'"
+    told = {option.split("=")[0]: model.arguments[option.split("=")[0]] for option in unsaid[1:]}
+    again = quietly(path, clip=clip, **told)
     assert same_numbers(again, model, "num_batches_tracked")
     assert resolve_all(again) == resolve_all(model)
 
@@ -330,6 +334,13 @@ def test_two_pathways_are_refused(layouts):
 def test_2d_networks_of_mmaction2_are_refused(layouts):
     state = {k: v.flatten(1, 2) if v.ndim == 5 else v for k, v in layouts["mmaction2"][0].items()}
     with pytest.raises(ValueError, match="2-D networks"):
+        convert(checkpoint(state))
+
+
+def test_stages_without_end_are_refused():
+    state = {f"res{s}_0_branch2a_w": torch.ones(1, 1, 1, 1, 1) for s in range(2, 5000)}
+    state |= {"conv1_w": torch.ones(1, 3, 1, 7, 7), "pred_w": torch.ones(2, 4)}
+    with pytest.raises(ValueError, match="4998 stages: not a C2D or I3D network"):
         convert(checkpoint(state))
 
 

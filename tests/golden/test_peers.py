@@ -86,9 +86,13 @@ def load_quietly(path, **options):
         return nl.load(path, **options)
 
 
-def error(logits, expected) -> float:
+def error(logits, expected, of: str = "") -> float:
+    """The largest difference, in deviations of the expected."""
     expected = np.asarray(expected)
-    return float(np.abs(logits.numpy() - expected).max() / expected.std())
+    value = float(np.abs(logits.numpy() - expected).max() / expected.std())
+    if of:
+        print(f"oracle {of}: logits {value:.1e}")
+    return value
 
 
 # --- the oracle's full-size networks
@@ -117,10 +121,10 @@ def test_pyslowfast(oracle, peer, tmp_path, name):
         "stem_padding": 1,
     }
     logits = model(torch.from_numpy(peer.clip(manifest["input"]["shape"])))
-    assert error(logits, expected["logits"]) <= WITHIN["r50"]
+    assert error(logits, expected["logits"], name) <= WITHIN["r50"]
     clip = torch.from_numpy(peer.clip(manifest["crop256"]["shape"]))
     windows = model.logits_map(clip).permute(0, 2, 3, 1)[0]
-    assert error(windows, expected["crop256_logits"]) <= WITHIN["r50"]
+    assert error(windows, expected["crop256_logits"], f"{name} 256") <= WITHIN["r50"]
     p = model.probabilities(clip).numpy()
     assert np.abs(p - expected["crop256_prob"]).max() <= 2e-5
 
@@ -135,7 +139,7 @@ def test_mmaction2(oracle, peer, tmp_path):
     with pytest.warns(UserWarning, match="temporal_stride=2 is assumed"):
         model = nl.load(path, clip="32x2", pairwise="embedded_gaussian")
     logits = model(torch.from_numpy(peer.clip(manifest["input"]["shape"])))
-    assert error(logits, expected["logits"]) <= WITHIN["r50"]
+    assert error(logits, expected["logits"], name) <= WITHIN["r50"]
 
 
 # --- narrow networks of more families, run for real by make_peers.py
@@ -177,7 +181,7 @@ def test_narrow_networks(peer, tmp_path, name):
     model = load_narrow(peer, name, tmp_path)
     clip = torch.from_numpy(peer.clip(golden(name)["clip"]))
     depth = name.split("_")[2]
-    assert error(model(clip)[0], golden(name)["logits"]) <= WITHIN[depth]
+    assert error(model(clip)[0], golden(name)["logits"], f"narrow {name}") <= WITHIN[depth]
 
 
 def test_there_are_networks_of_both_peers_and_all_forms():

@@ -124,6 +124,15 @@ def test_resume_of_another_network(config):
         train(dataclasses.replace(config, model="c2d_tiny", resume=True))
 
 
+def test_a_checkpoint_from_before_the_input_was_kept_goes_on(config):
+    train(dataclasses.replace(config, iterations=1))
+    checkpoint = config.out / "checkpoint.pt"
+    state = load_checkpoint(checkpoint)
+    del state["input"]
+    torch.save(state, checkpoint)
+    assert train(dataclasses.replace(config, iterations=2, resume=True)).iteration == 2
+
+
 def test_a_damaged_checkpoint(config):
     train(dataclasses.replace(config, iterations=1))
     checkpoint = config.out / "checkpoint.pt"

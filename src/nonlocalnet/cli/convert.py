@@ -10,15 +10,10 @@ import tyro
 from rich.table import Table
 
 from nonlocalnet.cli.network import parse_options
+from nonlocalnet.models.description import assumptions
 from nonlocalnet.models.report import LoadReport, check_numbers, fill, refuse
 from nonlocalnet.models.video_resnet import VideoResNet
-from nonlocalnet.models.weights import (
-    Layout,
-    assumptions,
-    examine,
-    export_weights,
-    save_weights,
-)
+from nonlocalnet.models.weights import Layout, examine, export_weights, save_weights
 from nonlocalnet.models.zoo import Release, find_release, sha256_of
 from nonlocalnet.runtime.checkpoint import write_atomically
 from nonlocalnet.runtime.download import find_weights

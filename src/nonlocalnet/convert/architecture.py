@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+MOST_STAGES = 8  # the paper's have four
 Shapes = Mapping[str, tuple[int, ...]]
 
 
@@ -26,7 +27,10 @@ def infer(shapes: Shapes) -> dict[str, Any]:
         raise ValueError("its stem or classifier has too many or too few axes for a video network")
     depths, widths, kernels_a, kernels_b = [], [], [], []
     places: dict[str, tuple[int, ...]] = {}
-    for stage in _count(shapes, r"(res\d+)\.", first=2, prefix="res"):
+    stages = _count(shapes, r"(res\d+)\.", first=2, prefix="res")
+    if len(stages) > MOST_STAGES:
+        raise ValueError(f"it has {len(stages)} stages: not a C2D or I3D network")
+    for stage in stages:
         depth = len(_count(shapes, rf"{stage}\.block(\d+)\."))
         a, b = (_kernels(shapes, stage, depth, conv) for conv in ("conv_a", "conv_b"))
         widths.append(shapes.get(f"{stage}.block0.conv_a.weight", (0,))[0])

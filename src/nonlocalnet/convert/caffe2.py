@@ -11,10 +11,10 @@ from typing import BinaryIO
 import torch
 
 from nonlocalnet.convert.architecture import infer
-from nonlocalnet.convert.converted import COUNTER, Converted, translate
+from nonlocalnet.convert.converted import Converted, translate
 from nonlocalnet.convert.entry import Entry
 from nonlocalnet.convert.files import Checkpoint
-from nonlocalnet.convert.rules import Rules
+from nonlocalnet.convert.rules import COUNTER, Rules
 
 ORIGIN = "Caffe2 (video-nonlocal-net)"
 # `_riv` is the running variance, in spite of its name.

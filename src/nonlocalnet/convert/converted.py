@@ -12,8 +12,6 @@ from nonlocalnet.convert.entry import Entry
 from nonlocalnet.convert.files import Checkpoint
 from nonlocalnet.convert.rules import Rules
 
-COUNTER = "num_batches_tracked"
-
 
 @dataclass
 class Converted:

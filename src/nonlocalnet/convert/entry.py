@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 MAX_AXES = 8
-LARGEST = 1 << 48  # of a size; beyond it even messages would be long
+LARGEST_SIZE = 1 << 48  # of a size; beyond it even messages would be long
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ def sizes(values: Any) -> tuple[int, ...]:
     if (
         not isinstance(values, (tuple, list))
         or len(values) > MAX_AXES
-        or not all(type(n) is int and 0 <= n < LARGEST for n in values)
+        or not all(type(n) is int and 0 <= n < LARGEST_SIZE for n in values)
     ):
         raise Refused("it has a tensor that makes no sense")
     return tuple(values)

@@ -13,12 +13,14 @@ from typing import Any, BinaryIO
 import torch
 from safetensors import SafetensorError, safe_open
 
-from nonlocalnet.convert.entry import LARGEST as LARGEST_SIZE
-from nonlocalnet.convert.entry import Entry, Refused, Storage
+from nonlocalnet.convert.entry import LARGEST_SIZE, Entry, Refused, Storage
 from nonlocalnet.convert.pickles import read_pickle, text_of
 
 LONGEST_NAME = 200  # characters
-LARGEST = 8 << 30  # bytes of a pickle, which is read as a whole; the largest known has 0.5 GB
+MOST_TENSORS = 20_000  # a ResNet-101 with its momentum has under 1,000
+LARGEST_PICKLE = (
+    8 << 30
+)  # bytes of a pickle, which is read as a whole; the largest known has 0.5 GB
 TORCH_MAGIC = 0x1950A86A20F9469CFC6C  # first number of torch's files before version 1.6
 TORCH_PROTOCOL = 1001
 ST_DTYPES = {
@@ -95,8 +97,10 @@ def _read(path: Path) -> Checkpoint:
             raise ValueError(
                 "it is no weights file: neither safetensors, nor torch's, nor a pickle of arrays"
             )
-        if path.stat().st_size > LARGEST:
-            raise ValueError(f"it has over {LARGEST >> 30} GiB, more than any known network needs")
+        if path.stat().st_size > LARGEST_PICKLE:
+            raise ValueError(
+                f"it has over {LARGEST_PICKLE >> 30} GiB, more than any known network needs"
+            )
         file.seek(0)
         first = read_pickle(file)
         if first == TORCH_MAGIC:
@@ -113,7 +117,13 @@ def _checkpoint(path: Path, container: str, content: Any, meta: Mapping[str, Any
     entries, others = {}, {}
     for name, value in _names(content).items():
         (entries if isinstance(value, Entry) else others)[name] = value
+    _check_count(len(content))
     return Checkpoint(path, container, entries, others, dict(meta))
+
+
+def _check_count(tensors: int) -> None:
+    if tensors > MOST_TENSORS:
+        raise ValueError(f"it has {tensors:,} tensors, more than any known network")
 
 
 def _name(key: Any) -> str:
@@ -148,6 +158,7 @@ def _safetensors(path: Path) -> Checkpoint:
     except SafetensorError as error:
         raise ValueError(f"it is a damaged safetensors file: {error}") from None
     entries = {}
+    _check_count(len(file.keys()))
     for name in map(_name, file.keys()):
         part = file.get_slice(name)
         dtype = ST_DTYPES.get(part.get_dtype())

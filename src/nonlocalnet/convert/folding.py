@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from nonlocalnet.convert.converted import COUNTER, Converted
+from nonlocalnet.convert.converted import Converted
 from nonlocalnet.convert.entry import Entry
+from nonlocalnet.convert.rules import COUNTER
 
 EPS = 1e-5  # the official code's, in folding
 

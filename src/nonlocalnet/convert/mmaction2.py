@@ -12,12 +12,11 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from nonlocalnet.convert.architecture import infer
-from nonlocalnet.convert.converted import COUNTER, Converted, translate
+from nonlocalnet.convert.converted import Converted, translate
 from nonlocalnet.convert.files import Checkpoint
-from nonlocalnet.convert.rules import Rules
+from nonlocalnet.convert.rules import AFFINE, BATCH_NORM, Rules, layer
 
 ORIGIN = "MMAction2"
-NORM = ("weight", "bias", "running_mean", "running_var", COUNTER)
 MEAN = (123.675, 116.28, 103.53)  # of all its I3D, on values up to 255, red first
 STD = (58.395, 57.12, 57.375)
 # What our networks have too, and is not refused: a backbone's options.
@@ -36,29 +35,24 @@ LONGEST = 100_000  # characters of a configuration
 
 
 def _rules() -> Iterator[tuple[str, str]]:
-    yield "backbone.conv1.conv.weight", "conv1.weight"
-    for kind in NORM:
-        yield f"backbone.conv1.bn.{kind}", f"norm1.{kind}"
-    for kind in ("weight", "bias"):
-        yield f"cls_head.fc_cls.{kind}", f"fc.{kind}"
+    yield from layer("backbone.conv1.conv", "conv1")
+    yield from layer("backbone.conv1.bn", "norm1", BATCH_NORM)
+    yield from layer("cls_head.fc_cls", "fc", AFFINE)
     for stage in (2, 3, 4, 5):
         theirs, ours = f"backbone.layer{stage - 1}.{{i}}", f"res{stage}.block{{i}}"
         parts = [("downsample", "shortcut.conv", "shortcut.norm")]
         parts += [(f"conv{n}", f"conv_{x}", f"norm_{x}") for n, x in enumerate("abc", 1)]
         for part, conv, norm in parts:
-            yield f"{theirs}.{part}.conv.weight", f"{ours}.{conv}.weight"
-            for kind in NORM:
-                yield f"{theirs}.{part}.bn.{kind}", f"{ours}.{norm}.{kind}"
+            yield from layer(f"{theirs}.{part}.conv", f"{ours}.{conv}")
+            yield from layer(f"{theirs}.{part}.bn", f"{ours}.{norm}", BATCH_NORM)
         theirs, ours = f"{theirs}.non_local_block", f"res{stage}.non_local{{i}}"
         yield f"{theirs}.concat_project.conv.weight", f"{ours}.w_f"
-        for kind in ("weight", "bias"):
-            yield f"{theirs}.theta.conv.{kind}", f"{ours}.theta.{kind}"
-            for name in ("phi", "g"):  # with pooled keys the convolution is the first of two
-                yield f"{theirs}.{name}.0.conv.{kind}", f"{ours}.{name}.{kind}"
-                yield f"{theirs}.{name}.conv.{kind}", f"{ours}.{name}.{kind}"
-            yield f"{theirs}.conv_out.conv.{kind}", f"{ours}.w_z.{kind}"
-        for kind in NORM:
-            yield f"{theirs}.conv_out.bn.{kind}", f"{ours}.norm.{kind}"
+        yield from layer(f"{theirs}.theta.conv", f"{ours}.theta", AFFINE)
+        for name in ("phi", "g"):  # with pooled keys the convolution is the first of two
+            yield from layer(f"{theirs}.{name}.0.conv", f"{ours}.{name}", AFFINE)
+            yield from layer(f"{theirs}.{name}.conv", f"{ours}.{name}", AFFINE)
+        yield from layer(f"{theirs}.conv_out.conv", f"{ours}.w_z", AFFINE)
+        yield from layer(f"{theirs}.conv_out.bn", f"{ours}.norm", BATCH_NORM)
 
 
 RULES = Rules(_rules())

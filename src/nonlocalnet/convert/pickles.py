@@ -1,7 +1,7 @@
 """Pickles from the net, read without running anything that is in them.
 
 A pickle is a program. Only what rebuilds arrays is admitted here, by name, and each of those names
-stands for a plain description of our own; no memory is taken that the file does not hold.
+stands for a plain description of our own; memory is taken for no array that the file does not hold.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import IO, Any, ClassVar
 
 import torch
 
-from nonlocalnet.convert.entry import LARGEST, Entry, Refused, Storage, sizes, view
+from nonlocalnet.convert.entry import LARGEST_SIZE, Entry, Refused, Storage, sizes, view
 
 DTYPES = {
     "f2": torch.float16,
@@ -28,7 +28,7 @@ DTYPES = {
     "u1": torch.uint8,
     "b1": torch.bool,
 }
-MOST_STEPS = 2_000_000  # a ResNet-101 with its momentum has 40,000
+MOST_STEPS = 2_000_000  # a ResNet-101 with its momentum has 33,000
 STORAGES = {
     "HalfStorage": torch.float16,
     "BFloat16Storage": torch.bfloat16,
@@ -120,7 +120,7 @@ def _array(raw: Any, dtype: Any, shape: Any, fortran: Any) -> Entry:
     numel, rest = divmod(len(raw), kind.itemsize)
     if rest or numel != math.prod(shape):
         raise Refused(f"it has an array {shape} of {len(raw)} bytes, which does not fit")
-    stride = [min(step, LARGEST - 1) for step in stride]  # of an empty array they mean nothing
+    stride = [min(step, LARGEST_SIZE - 1) for step in stride]  # of an empty array they mean nothing
     return view(Storage(kind, numel, read), 0, shape, stride if fortran else stride[::-1])
 
 

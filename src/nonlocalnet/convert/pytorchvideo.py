@@ -5,32 +5,27 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 from nonlocalnet.convert.architecture import infer
-from nonlocalnet.convert.converted import COUNTER, Converted, translate
+from nonlocalnet.convert.converted import Converted, translate
 from nonlocalnet.convert.files import Checkpoint
-from nonlocalnet.convert.rules import Rules
+from nonlocalnet.convert.rules import AFFINE, BATCH_NORM, Rules, layer
 
 ORIGIN = "PyTorchVideo"
-NORM = ("weight", "bias", "running_mean", "running_var", COUNTER)
 # Blocks of their sequence: the stem is 0, res2 is 1, pool2 (without parameters) is 2.
 STAGES = {1: "res2", 3: "res3", 4: "res4", 5: "res5"}
 HEAD = 6
 
 
 def _rules() -> Iterator[tuple[str, str]]:
-    yield "blocks.0.conv.weight", "conv1.weight"
-    for kind in NORM:
-        yield f"blocks.0.norm.{kind}", f"norm1.{kind}"
+    yield from layer("blocks.0.conv", "conv1")
+    yield from layer("blocks.0.norm", "norm1", BATCH_NORM)
+    yield from layer(f"blocks.{HEAD}.proj", "fc", AFFINE)
     for index, stage in STAGES.items():
         theirs, ours = f"blocks.{index}.res_blocks.{{i}}", f"{stage}.block{{i}}"
-        yield f"{theirs}.branch1_conv.weight", f"{ours}.shortcut.conv.weight"
+        yield from layer(f"{theirs}.branch1_conv", f"{ours}.shortcut.conv")
+        yield from layer(f"{theirs}.branch1_norm", f"{ours}.shortcut.norm", BATCH_NORM)
         for branch in "abc":
-            yield f"{theirs}.branch2.conv_{branch}.weight", f"{ours}.conv_{branch}.weight"
-        for kind in NORM:
-            yield f"{theirs}.branch1_norm.{kind}", f"{ours}.shortcut.norm.{kind}"
-            for branch in "abc":
-                yield f"{theirs}.branch2.norm_{branch}.{kind}", f"{ours}.norm_{branch}.{kind}"
-    for kind in ("weight", "bias"):
-        yield f"blocks.{HEAD}.proj.{kind}", f"fc.{kind}"
+            yield from layer(f"{theirs}.branch2.conv_{branch}", f"{ours}.conv_{branch}")
+            yield from layer(f"{theirs}.branch2.norm_{branch}", f"{ours}.norm_{branch}", BATCH_NORM)
 
 
 RULES = Rules(_rules())

@@ -3,7 +3,21 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+
+AFFINE = ("weight", "bias")
+COUNTER = "num_batches_tracked"
+BATCH_NORM = (*AFFINE, "running_mean", "running_var", COUNTER)
+
+
+def layer(theirs: str, ours: str, kinds: Iterable[str] = ("weight",)) -> Iterator[tuple[str, str]]:
+    """Give the rules of one layer's tensors, which torch names alike in both code bases.
+
+    >>> list(layer("head", "fc", AFFINE))
+    [('head.weight', 'fc.weight'), ('head.bias', 'fc.bias')]
+    """
+    for kind in kinds:
+        yield f"{theirs}.{kind}", f"{ours}.{kind}"
 
 
 class Rules:

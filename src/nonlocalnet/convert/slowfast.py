@@ -7,38 +7,33 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NoReturn
 
 from nonlocalnet.convert.architecture import infer
-from nonlocalnet.convert.converted import COUNTER, Converted, translate
+from nonlocalnet.convert.converted import Converted, translate
 from nonlocalnet.convert.entry import Entry
 from nonlocalnet.convert.files import Checkpoint
-from nonlocalnet.convert.rules import Rules
+from nonlocalnet.convert.rules import AFFINE, BATCH_NORM, Rules, layer
 
 ORIGIN = "PySlowFast"
-NORM = ("weight", "bias", "running_mean", "running_var", COUNTER)
 PAIRWISE = {"softmax": "embedded_gaussian", "dot_product": "dot_product"}
 POOL2 = {"c2d": 2, "i3d": 2, "c2d_nopool": 1, "i3d_nopool": 1}  # by architecture: frames to one
 Refuse = Callable[[str, str, Any], NoReturn]
-LONGEST = 100_000  # characters of a configuration; the usual has 10,000
+LONGEST = 100_000  # characters of a configuration
 
 
 def _rules() -> Iterator[tuple[str, str]]:
+    yield from layer("s1.pathway0_stem.conv", "conv1")
+    yield from layer("s1.pathway0_stem.bn", "norm1", BATCH_NORM)
+    yield from layer("head.projection", "fc", AFFINE)
     theirs, ours = "s{s}.pathway0_res{i}", "res{s}.block{i}"
-    yield "s1.pathway0_stem.conv.weight", "conv1.weight"
-    yield f"{theirs}.branch1.weight", f"{ours}.shortcut.conv.weight"
+    yield from layer(f"{theirs}.branch1", f"{ours}.shortcut.conv")
+    yield from layer(f"{theirs}.branch1_bn", f"{ours}.shortcut.norm", BATCH_NORM)
     for branch in "abc":
-        yield f"{theirs}.branch2.{branch}.weight", f"{ours}.conv_{branch}.weight"
-    for kind in NORM:
-        yield f"s1.pathway0_stem.bn.{kind}", f"norm1.{kind}"
-        yield f"{theirs}.branch1_bn.{kind}", f"{ours}.shortcut.norm.{kind}"
-        for branch in "abc":
-            yield f"{theirs}.branch2.{branch}_bn.{kind}", f"{ours}.norm_{branch}.{kind}"
+        yield from layer(f"{theirs}.branch2.{branch}", f"{ours}.conv_{branch}")
+        yield from layer(f"{theirs}.branch2.{branch}_bn", f"{ours}.norm_{branch}", BATCH_NORM)
     theirs, ours = "s{s}.pathway0_nonlocal{i}", "res{s}.non_local{i}"
-    for kind in ("weight", "bias"):
-        for name in ("theta", "phi", "g"):
-            yield f"{theirs}.conv_{name}.{kind}", f"{ours}.{name}.{kind}"
-        yield f"{theirs}.conv_out.{kind}", f"{ours}.w_z.{kind}"
-        yield f"head.projection.{kind}", f"fc.{kind}"
-    for kind in NORM:
-        yield f"{theirs}.bn.{kind}", f"{ours}.norm.{kind}"
+    for name in ("theta", "phi", "g"):
+        yield from layer(f"{theirs}.conv_{name}", f"{ours}.{name}", AFFINE)
+    yield from layer(f"{theirs}.conv_out", f"{ours}.w_z", AFFINE)
+    yield from layer(f"{theirs}.bn", f"{ours}.norm", BATCH_NORM)
 
 
 RULES = Rules(_rules())

@@ -6,32 +6,27 @@ from collections.abc import Iterable, Iterator
 
 from torch import Tensor
 
-from nonlocalnet.convert.converted import COUNTER, Converted, translate
+from nonlocalnet.convert.converted import Converted, translate
 from nonlocalnet.convert.entry import Entry
 from nonlocalnet.convert.files import Checkpoint
-from nonlocalnet.convert.rules import Rules
+from nonlocalnet.convert.rules import AFFINE, BATCH_NORM, Rules, layer
 
 ORIGIN = "torchvision or timm"
-NORM = ("weight", "bias", "running_mean", "running_var", COUNTER)
 MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)
 
 
 def _rules() -> Iterator[tuple[str, str]]:
-    yield "conv1.weight", "conv1.weight"
-    for kind in NORM:
-        yield f"bn1.{kind}", f"norm1.{kind}"
+    yield from layer("conv1", "conv1")
+    yield from layer("bn1", "norm1", BATCH_NORM)
+    yield from layer("fc", "fc", AFFINE)
     for stage in (2, 3, 4, 5):
         theirs, ours = f"layer{stage - 1}.{{i}}", f"res{stage}.block{{i}}"
-        yield f"{theirs}.downsample.0.weight", f"{ours}.shortcut.conv.weight"
+        yield from layer(f"{theirs}.downsample.0", f"{ours}.shortcut.conv")
+        yield from layer(f"{theirs}.downsample.1", f"{ours}.shortcut.norm", BATCH_NORM)
         for number, branch in enumerate("abc", 1):
-            yield f"{theirs}.conv{number}.weight", f"{ours}.conv_{branch}.weight"
-        for kind in NORM:
-            yield f"{theirs}.downsample.1.{kind}", f"{ours}.shortcut.norm.{kind}"
-            for number, branch in enumerate("abc", 1):
-                yield f"{theirs}.bn{number}.{kind}", f"{ours}.norm_{branch}.{kind}"
-    for kind in ("weight", "bias"):
-        yield f"fc.{kind}", f"fc.{kind}"
+            yield from layer(f"{theirs}.conv{number}", f"{ours}.conv_{branch}")
+            yield from layer(f"{theirs}.bn{number}", f"{ours}.norm_{branch}", BATCH_NORM)
 
 
 RULES = Rules(_rules())

@@ -9,8 +9,9 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from nonlocalnet.convert.converted import COUNTER, Converted
+from nonlocalnet.convert.converted import Converted
 from nonlocalnet.convert.folding import fold_norms
+from nonlocalnet.convert.rules import COUNTER
 from nonlocalnet.convert.torchvision import inflate
 
 # What a network computes and no shape shows: file and network must agree.

@@ -115,7 +115,8 @@ class _Run:
                     f"{self.checkpoint} is of another network: {state['config']}; "
                     f"asked for: {self.model.config}"
                 )
-            if state["input"] != [self.input.mean, self.input.std]:
+            # earlier runs did not say: they had the default
+            if state.get("input", [Start().mean, Start().std]) != [self.input.mean, self.input.std]:
                 raise ValueError(
                     f"{self.checkpoint} and {self.weights} are not of one run: they normalise the "
                     "input differently"
