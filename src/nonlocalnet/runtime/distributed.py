@@ -1,0 +1,91 @@
+"""Many processes under torchrun: which one this is, and what all of them say together."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from datetime import timedelta
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch import distributed as dist
+
+from nonlocalnet.runtime.device import pick_device
+from nonlocalnet.runtime.log import console, status
+
+
+@contextlib.contextmanager
+def processes(device: str = "auto", *, timeout: float = 1800) -> Iterator[torch.device]:
+    """Join the processes that torchrun started, if it did; give this one's device.
+
+    On GPUs each process takes the one of its LOCAL_RANK and speaks NCCL (gloo for what lies on the
+    CPU); on CPUs gloo. Only the first process writes to the console. Without torchrun there is one
+    process, and nothing happens.
+
+    Args:
+        device: as in `pick_device`.
+        timeout: seconds after which a process that waits for a silent one gives up.
+
+    Raises:
+        ValueError: there is no such device, or fewer GPUs than processes on this machine.
+    """
+    found = pick_device(device)
+    if "WORLD_SIZE" not in os.environ or dist.is_initialized():
+        yield found
+        return
+    backend = "gloo"
+    if found.type == "cuda":
+        local, gpus = int(os.environ.get("LOCAL_RANK", 0)), torch.cuda.device_count()
+        if local >= gpus:
+            raise ValueError(
+                f"process {local} of this machine has no GPU, there are {gpus}: "
+                f"torchrun --nproc-per-node {gpus}"
+            )
+        found = torch.device("cuda", local)
+        torch.cuda.set_device(found)
+        backend = "cpu:gloo,cuda:nccl"
+    dist.init_process_group(backend, timeout=timedelta(seconds=timeout))
+    quiet = console.quiet, status.quiet
+    console.quiet = status.quiet = rank() > 0
+    try:
+        yield found
+    finally:
+        console.quiet, status.quiet = quiet
+        dist.destroy_process_group()
+
+
+def rank() -> int:
+    """Number this process, from 0."""
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+def size() -> int:
+    """Count the processes."""
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def gather(value: Any) -> list[Any]:
+    """Collect a picklable value from every process, in the order of their ranks, in each of them."""
+    values = [value] * size()
+    if size() > 1:
+        dist.all_gather_object(values, value)
+    return values
+
+
+def average(tensors: list[Tensor]) -> None:
+    """Replace floating tensors by their means over the processes, in place."""
+    if size() > 1:
+        for tensor in tensors:
+            dist.all_reduce(tensor)
+            tensor.div_(size())
+
+
+def sum_values(values: list[float], device: torch.device) -> list[float]:
+    """Add numbers over the processes, in float64, with one message."""
+    if size() == 1:
+        return values
+    total = torch.tensor(values, dtype=torch.float64, device=device)
+    dist.all_reduce(total)
+    return total.tolist()
