@@ -126,7 +126,7 @@ def make_config(
     iterations: int,
     seed: int,
     lr: float,
-    init: Path | None = None,
+    init: Path | str = "none",
 ) -> TrainConfig:
     name = "charades_style_{}.csv" if task == "charades" else task + "_{}.txt"
     return TrainConfig(
@@ -144,13 +144,13 @@ def make_config(
         batch_size=16,
         lr=lr,
         dropout=0.2,
-        init=init,
+        init=str(init),
         seed=seed,
         workers=0,
         cache=True,
         eval_every=iterations // 4,
         device="cpu",
-        resume=(run / "checkpoint.pt").exists(),
+        resume=(run / "checkpoints").exists(),
     )
 
 

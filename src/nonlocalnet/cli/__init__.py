@@ -11,6 +11,7 @@ import nonlocalnet
 COMMANDS = {
     "models": "list the networks, with parameters and multiply-adds",
     "train": "train a network on video files",
+    "recipes": "list the paper's training runs, with what to type and to expect",
     "test": "test a network on many clips and crops of each video",
     "predict": "classify videos",
     "convert": "turn weights of other code bases into ours, and back",
@@ -35,6 +36,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         import tyro
 
         module = importlib.import_module(f"nonlocalnet.cli.{name}")
+        if hasattr(module, "run"):  # a command that must see its words before tyro does
+            return module.run(rest)
         return tyro.cli(
             module.command, args=rest, prog=f"nonlocalnet {name}", description=module.__doc__
         )

@@ -9,8 +9,8 @@ from typing import Annotated
 import tyro
 from rich.table import Table
 
-from nonlocalnet.cli.network import parse_options
 from nonlocalnet.models.description import assumptions
+from nonlocalnet.models.options import parse_options
 from nonlocalnet.models.report import LoadReport, check_numbers, fill, refuse
 from nonlocalnet.models.video_resnet import VideoResNet
 from nonlocalnet.models.weights import Layout, examine, export_weights, save_weights

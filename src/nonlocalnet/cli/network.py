@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
+from nonlocalnet.models.options import parse_options
 from nonlocalnet.models.video_resnet import VideoResNet
 from nonlocalnet.models.weights import load
 from nonlocalnet.runtime.download import find_weights
@@ -27,23 +26,3 @@ def load_network(weights: Path, clip: str | None, options: Sequence[str]) -> Vid
     for warning in caught:
         status.print(f"note: {warning.message}", soft_wrap=True)
     return model
-
-
-def parse_options(options: Sequence[str]) -> dict[str, Any]:
-    """Read NAME=VALUE pairs; a VALUE is JSON, or else a word.
-
-    >>> parse_options(["pairwise=dot_product", "scale=null", "subsample=[1, 2, 2]"])
-    {'pairwise': 'dot_product', 'scale': None, 'subsample': [1, 2, 2]}
-    """
-    result = {}
-    for option in options:
-        name, equals, value = option.partition("=")
-        if not equals or not name:
-            raise ValueError(
-                f"an option is NAME=VALUE, such as pairwise=dot_product; got {option!r}"
-            )
-        try:
-            result[name] = json.loads(value)
-        except json.JSONDecodeError:
-            result[name] = value
-    return result

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Sequence
 from itertools import chain
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -27,6 +28,13 @@ from nonlocalnet.data.sampling import (
 )
 
 
+class Draw(NamedTuple):
+    """One training item: which video, and the seed of all chance in it."""
+
+    video: int
+    seed: int
+
+
 class VideoDataset(Dataset):
     """Give clips of videos: item i is (clip, target, index of the video).
 
@@ -39,7 +47,8 @@ class VideoDataset(Dataset):
     testing; where it has a `largest_short_side`, larger frames are decoded at that size.
 
     Chance comes from torch's global generator alone, so that `torch.manual_seed` decides it and a
-    DataLoader's workers and epochs differ; no worker_init_fn is needed.
+    DataLoader's workers and epochs differ. Asked for as a `Draw`, (index, seed), an item depends on
+    nothing else: not on the worker, nor on what was drawn before.
 
     A video that cannot be read is, in testing, a VideoError. In training another video, drawn at
     random, takes its place: the index returned is that of the video really used (so a batch's
@@ -95,7 +104,11 @@ class VideoDataset(Dataset):
     def __len__(self) -> int:
         return len(self.records)
 
-    def __getitem__(self, index: int) -> tuple[Tensor, Tensor, int]:
+    def __getitem__(self, index: int | Draw) -> tuple[Tensor, Tensor, int]:
+        if isinstance(index, Draw):
+            with torch.random.fork_rng(devices=[]):
+                torch.default_generator.manual_seed(index.seed)
+                return self[index.video]
         i = index
         if not self.train:
             return self._views(i), self._target(i), i
@@ -104,7 +117,8 @@ class VideoDataset(Dataset):
                 return self.transform(self._training_frames(i)), self._target(i), i
             except VideoError as error:
                 self._record_bad(i, error)
-                i = self._another()
+                # of all videos, bad ones too: which are known to be bad is a matter of timing
+                i = int(torch.randint(len(self), ()).item())
 
     def bad_indices(self) -> list[int]:
         """List the videos that could not be read so far, by any worker."""
@@ -151,10 +165,6 @@ class VideoDataset(Dataset):
                 f"{len(bad)} of {len(self)} videos cannot be read, more than max_bad = "
                 f"{self.max_bad:g} allows: {some}{' ...' if len(bad) > 5 else ''} (last: {error})"
             ) from error
-
-    def _another(self) -> int:
-        good = (~self._bad).nonzero().flatten()
-        return int(good[torch.randint(len(good), ())].item())
 
     def _fill_cache(self, short_side: int | None) -> None:
         shapes: list[tuple[int, ...]] = []

@@ -82,7 +82,7 @@ def compare(
 
     Batch norms of a file are folded first where the network's norms are frozen.
     """
-    if _frozen(model) and converted.fields.get("norm") == "batch":
+    if _frozen(model) and any(key.endswith(".running_var") for key in converted.tensors):
         fold_norms(converted)
     target = model.state_dict()
     tensors, rows = converted.tensors, []

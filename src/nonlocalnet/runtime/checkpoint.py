@@ -1,20 +1,29 @@
-"""Files that are whole or not there: atomic writes, checked reads."""
+"""Files that are whole or not there: atomic writes, checked reads, the last states of a run."""
 
 from __future__ import annotations
 
+import contextlib
 import os
+import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from nonlocalnet.runtime.log import status
 
-def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
+MIB = 1 << 20
+
+
+def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     """Let `write` fill a temporary file beside `path`, then rename it over `path`.
 
     A reader sees the old file or the new one, whatever happens in between.
+
+    Raises:
+        OSError: it cannot be written; the old file is as it was.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
@@ -26,6 +35,15 @@ def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
         with temporary.open("rb") as file:
             os.fsync(file.fileno())
         temporary.replace(path)
+    except ValueError:  # what was to be written, not where
+        raise
+    except Exception as error:  # torch's and safetensors' own say little of a full disk
+        free = shutil.disk_usage(path.parent).free // MIB
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise OSError(
+            f"{path} could not be written ({reason}; {free} MiB are free on its disk); "
+            "what was there before is whole"
+        ) from error
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -39,13 +57,72 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     """Read a training state; only tensors and plain values are admitted.
 
     Raises:
-        FileNotFoundError: there is none.
         ValueError: the file is damaged or no checkpoint.
     """
-    if not path.is_file():
-        raise FileNotFoundError(f"no checkpoint at {path}; start without --resume")
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # bytes that are no checkpoint fail in any way
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ValueError(f"{path} is not a readable checkpoint: {reason}") from None
+
+
+class Checkpoints:
+    """Keep the newest states of a run: FOLDER/00001000.pt, the iteration as the name."""
+
+    def __init__(self, folder: Path, keep: int) -> None:
+        self.folder, self.keep = folder, keep
+
+    def files(self) -> list[Path]:
+        """List them, the newest first."""
+        return sorted(self.folder.glob("[0-9]*.pt"), key=lambda path: int(path.stem), reverse=True)
+
+    def save(self, iteration: int, state: dict[str, Any]) -> None:
+        """Write a state, then drop those beyond the newest `keep`."""
+        save_checkpoint(self.folder / f"{iteration:08d}.pt", state)
+        for old in self.files()[self.keep :]:
+            old.unlink(missing_ok=True)
+
+    def load(self) -> dict[str, Any] | None:
+        """Read the newest state that can be read, and say which cannot; None if there is no file.
+
+        Raises:
+            ValueError: there are files, and none can be read.
+        """
+        files, reasons = self.files(), []
+        for path in files:
+            try:
+                return load_checkpoint(path)
+            except ValueError as error:
+                reasons.append(str(error))
+                status.print(f"{error}; trying the one before", soft_wrap=True)
+        if files:
+            raise ValueError(f"no checkpoint of {self.folder} can be read: {reasons[0]}")
+        return None
+
+
+@contextlib.contextmanager
+def lock(folder: Path) -> Generator[None]:
+    """Keep other processes out of a folder; the lock ends with this process, however that ends.
+
+    Raises:
+        ValueError: another process holds it.
+    """
+    try:
+        import fcntl
+    except ImportError:  # not a system of that kind
+        yield
+        return
+    with (folder / ".lock").open("a+") as file:
+        try:
+            # the process's, not the open file's: decoding processes that outlive it do not hold it
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            file.seek(0)
+            raise ValueError(
+                f"process {file.read().strip() or 'unknown'} is training in {folder}: choose "
+                "another folder, or wait for its end"
+            ) from None
+        file.truncate(0)
+        file.write(f"{os.getpid()}\n")
+        file.flush()
+        yield

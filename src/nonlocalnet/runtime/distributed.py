@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Generator
 from datetime import timedelta
 from typing import Any
 
@@ -17,7 +17,7 @@ from nonlocalnet.runtime.log import console, status
 
 
 @contextlib.contextmanager
-def processes(device: str = "auto", *, timeout: float = 1800) -> Iterator[torch.device]:
+def processes(device: str = "auto", *, timeout: float = 1800) -> Generator[torch.device]:
     """Join the processes that torchrun started, if it did; give this one's device.
 
     On GPUs each process takes the one of its LOCAL_RANK and speaks NCCL (gloo for what lies on the
@@ -47,12 +47,10 @@ def processes(device: str = "auto", *, timeout: float = 1800) -> Iterator[torch.
         torch.cuda.set_device(found)
         backend = "cpu:gloo,cuda:nccl"
     dist.init_process_group(backend, timeout=timedelta(seconds=timeout))
-    quiet = console.quiet, status.quiet
     console.quiet = status.quiet = rank() > 0
     try:
         yield found
     finally:
-        console.quiet, status.quiet = quiet
         dist.destroy_process_group()
 
 
@@ -67,11 +65,19 @@ def size() -> int:
 
 
 def gather(value: Any) -> list[Any]:
-    """Collect a picklable value from every process, in the order of their ranks, in each of them."""
+    """Collect a picklable value of every process, in the order of ranks, in all of them."""
     values = [value] * size()
     if size() > 1:
         dist.all_gather_object(values, value)
     return values
+
+
+def share(value: Any) -> Any:
+    """Give every process the first one's picklable value."""
+    values = [value]
+    if size() > 1:
+        dist.broadcast_object_list(values)
+    return values[0]
 
 
 def average(tensors: list[Tensor]) -> None:
@@ -82,10 +88,10 @@ def average(tensors: list[Tensor]) -> None:
             tensor.div_(size())
 
 
-def sum_values(values: list[float], device: torch.device) -> list[float]:
+def total(values: list[float], device: torch.device) -> list[float]:
     """Add numbers over the processes, in float64, with one message."""
     if size() == 1:
         return values
-    total = torch.tensor(values, dtype=torch.float64, device=device)
-    dist.all_reduce(total)
-    return total.tolist()
+    tensor = torch.tensor(values, dtype=torch.float64, device=device)
+    dist.all_reduce(tensor)
+    return tensor.tolist()

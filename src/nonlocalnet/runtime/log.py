@@ -26,11 +26,18 @@ def print_wide(table: Table) -> None:
 
 
 class MetricsLog:
-    """Append one JSON object a line to a file; each line is flushed as it is written."""
+    """Append one JSON object a line to a file; each line is flushed as it is written.
 
-    def __init__(self, path: Path) -> None:
+    With `tensorboard`, numbers go to event files beside it as well (extra "tensorboard").
+    """
+
+    def __init__(self, path: Path, *, tensorboard: bool = False) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
-        self.path = path
+        self.path, self._board = path, None
+        if tensorboard:
+            from torch.utils.tensorboard.writer import SummaryWriter
+
+            self._board = SummaryWriter(str(path.parent / "tensorboard"))
 
     def write(self, kind: str, **values: Any) -> None:
         """Add a line {"kind": kind, ...}; numbers that JSON lacks become null."""
@@ -40,6 +47,11 @@ class MetricsLog:
         }
         with self.path.open("a") as file:
             file.write(json.dumps({"kind": kind, **clean}) + "\n")
+        if self._board is None:
+            return
+        for key, value in clean.items():
+            if isinstance(value, (int, float)) and key != "iteration":
+                self._board.add_scalar(f"{kind}/{key}", value, values.get("iteration"))
 
     def truncate(self, iteration: int) -> None:
         """Drop the lines past an iteration: a resumed run writes them again."""
@@ -52,7 +64,9 @@ class MetricsLog:
                     kept.append(line)
             except json.JSONDecodeError:  # the line that a crash cut
                 continue
-        self.path.write_text("".join(kept))
+        partial = self.path.with_suffix(".partial")
+        partial.write_text("".join(kept))
+        partial.replace(self.path)
 
 
 def read_metrics(path: Path, kind: str) -> list[dict[str, Any]]:

@@ -8,13 +8,27 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+import tyro
+
 from nonlocalnet.blocks.non_local_block import Extent
 from nonlocalnet.blocks.norm import Norm
 from nonlocalnet.errors import check_choice
-from nonlocalnet.models.registry import list_models
+from nonlocalnet.models.options import parse_options
+from nonlocalnet.models.registry import DEPTHS, list_models
 from nonlocalnet.ops import Pairwise
 
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
+Schedule = Literal["steps", "cosine"]
+Parallel = Literal["ddp", "fsdp"]
+
+# what a run may change when it is taken up again; the rest is part of what it computes
+FREE = {
+    *("data", "val", "root", "classes", "out", "iterations", "lr_steps"),
+    *("workers", "cache", "max_bad", "log_every", "eval_every", "checkpoint_every", "keep"),
+    *("device", "accumulate", "recompute", "parallel", "tensorboard", "resume"),
+}
+
+FEW_BATCHES = 10  # running averages know more
 
 
 @dataclass(frozen=True)
@@ -22,16 +36,19 @@ class TrainConfig:
     """Options of `nonlocalnet train`."""
 
     data: Path
-    """Training videos: a folder with one folder per class, a list file of "PATH LABEL" lines, or a
-    Charades-style .csv (many labels a video)."""
+    """Training videos: a data set in a known format (docs/data.md), a folder with one folder per
+    class, a list file of "PATH LABEL" lines, or a Charades-style .csv (many labels a video)."""
     out: Path
-    """Folder of the run: metrics.jsonl, checkpoint.pt, model.safetensors, config.json."""
+    """Folder of the run: config.json, metrics.jsonl, checkpoints/, model.safetensors and
+    best.safetensors."""
     val: Path | None = None
-    """Validation videos, in the same form."""
+    """Validation videos, in the same form; by default those of the data set, if it has any."""
     root: Path | None = None
     """Where relative paths of a list or csv start; by default its own folder."""
     classes: Path | None = None
     """File of class names, one a line in label order."""
+    split: int = 1
+    """Which of the official splits, in data sets that have several (UCF101, HMDB51)."""
 
     model: str = "i3d_r50_nl5"
     """A name of `nonlocalnet models`."""
@@ -40,17 +57,27 @@ class TrainConfig:
     crop: int = 224
     """Side of the training crop, pixels."""
     short_side: tuple[int, int] = (256, 320)
-    """Range of the short side in training, pixels; testing uses the lower end."""
+    """Range of the short side in training, pixels."""
+    test_side: int | None = None
+    """Short side and crop in testing, pixels; by default the lower end of --short-side."""
     flip: float = 0.5
-    """Probability of a mirrored clip."""
+    """Probability of a mirrored clip; 0 where labels say left and right."""
     pairwise: Pairwise = "embedded_gaussian"
     """The pairwise function of the non-local blocks."""
     extent: Extent = "spacetime"
     """Which positions a position sees."""
     norm: Norm = "batch"
     """"frozen" for long clips: norms are constants, from --init."""
+    sync_norm: bool = False
+    """Batch norms take the statistics of all processes; on GPUs."""
+    precise_norm: int | None = None
+    """Batches whose statistics the batch norms take before every test and checkpoint (the official
+    code: 200); 0 keeps running averages. By default 2% of the updates in between, at most 200, or
+    none if that is below 10."""
     dropout: float = 0.5
     """Before the classifier."""
+    set: tuple[str, ...] = ()
+    """NAME=VALUE: other arguments of the network, such as stem_padding=1."""
     init: str = "auto"
     """Weights to start from: a file of any known format, a release (nonlocalnet zoo), "imagenet"
     (torchvision's ResNet of that depth, inflated) or "none"; "auto" is imagenet for ResNet-50 and
@@ -60,24 +87,47 @@ class TrainConfig:
     iterations: int = 400_000
     """Updates of the weights."""
     batch_size: int = 8
-    """Clips per update."""
+    """Clips per update, over all processes."""
     lr: float = 0.00125
     """Learning rate; the paper's 0.01 is for 64 clips per update."""
+    reference_batch: int | None = None
+    """Clips per update that --lr, --iterations, --lr-steps and --warmup are stated for: for another
+    --batch-size the rate is scaled in proportion, the others inversely (linear scaling rule)."""
+    schedule: Schedule = "steps"
+    """The rate's course: a tenth at each of --lr-steps, or half a cosine down to 0."""
     lr_steps: tuple[int, ...] | None = None
     """Iterations at which the rate is divided by 10; by default at 3/8 and 3/4 of the run."""
     warmup: int = 0
-    """Iterations of linear warm-up."""
+    """Iterations of linear warm-up, from 0."""
     momentum: float = 0.9
     """Of SGD with Nesterov."""
     weight_decay: float = 1e-4
     """On everything but norms."""
+    label_smoothing: float = 0.0
+    """Share of the target spread over all classes."""
+    mixup: float = 0.0
+    """Mix pairs of clips with a share drawn from Beta(mixup, mixup); 0 is off."""
+    ema: float = 0.0
+    """Decay of an average of the weights over the updates, which is what is tested and saved; 0 is
+    off."""
     precision: Precision = "auto"
     """Arithmetic: auto is bf16 on a GPU that has it, fp32 elsewhere."""
     seed: int = 0
-    """Of initial weights, order of videos and augmentation."""
+    """Of initial weights, order of videos, augmentation and dropout."""
+
+    accumulate: int = 1
+    """Parts that a process's share of an update is computed in, one after the other, to save
+    memory."""
+    recompute: bool = False
+    """Keep the residual blocks' inputs alone, and compute the rest again in the backward pass, to
+    save memory."""
+    parallel: Parallel = "ddp"
+    """With torchrun: every process holds the network (ddp), or a part of it (fsdp)."""
+    compile: bool = False
+    """Compile the network with torch.compile."""
 
     workers: int = 2
-    """Processes that decode; 0 decodes in the main one."""
+    """Processes that decode, for each process that trains; 0 decodes in that one."""
     cache: bool = False
     """Keep all decoded videos in memory; for small data."""
     max_bad: float = 0.1
@@ -88,42 +138,73 @@ class TrainConfig:
     """Iterations between validations; by default a twentieth of the run, at least 50."""
     checkpoint_every: int | None = None
     """Iterations between checkpoints; by default with each validation."""
+    keep: int = 3
+    """Checkpoints kept, the newest ones."""
+    tensorboard: bool = False
+    """Write TensorBoard's event files too; needs the extra tensorboard."""
     device: str = "auto"
     """cpu, cuda, ...; auto takes a GPU if there is one."""
     resume: bool = False
-    """Go on from the checkpoint in OUT."""
+    """Go on from the newest checkpoint in OUT, if there is one; options are those of the run."""
+    recipe: tyro.conf.Suppress[str] = ""
 
     def __post_init__(self) -> None:
-        for name in ("iterations", "batch_size", "log_every", "crop"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1; got {getattr(self, name)}")
-        for name in ("eval_every", "checkpoint_every"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"{name} must be at least 1; got {value}")
+        for name in ("iterations", "batch_size", "log_every", "crop", "accumulate", "keep"):
+            self._check_least(name, 1)
+        for name in ("eval_every", "checkpoint_every", "test_side", "reference_batch"):
+            self._check_least(name, 1)
+        for name in ("workers", "warmup", "precise_norm", "weight_decay", "mixup"):
+            self._check_least(name, 0)
+        for name in ("dropout", "label_smoothing", "ema", "momentum"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name} must be in [0, 1); got {getattr(self, name)}")
         if self.lr <= 0:
             raise ValueError(f"lr must be positive; got {self.lr}")
-        if self.workers < 0:
-            raise ValueError(f"workers must be 0 or more; got {self.workers}")
         check_choice("precision", self.precision, get_args(Precision))
+        check_choice("schedule", self.schedule, get_args(Schedule))
+        check_choice("parallel", self.parallel, get_args(Parallel))
         check_choice("model", self.model, list_models())
+        if self.parallel == "fsdp" and (self.ema or self.precision == "fp16"):
+            raise ValueError("parallel fsdp goes with neither ema nor fp16: choose ddp, or bf16")
 
-    @property
-    def steps(self) -> tuple[int, ...]:
-        """The iterations at which the learning rate falls."""
-        if self.lr_steps is None:
-            return (3 * self.iterations // 8, 3 * self.iterations // 4)
-        return self.lr_steps
+    def _check_least(self, name: str, least: int) -> None:
+        value = getattr(self, name)
+        if value is not None and value < least:
+            raise ValueError(f"{name} must be at least {least}; got {value}")
 
-    @property
-    def eval_interval(self) -> int:
-        """Iterations between validations."""
-        return self.eval_every or max(self.iterations // 20, 50)
+    def resolve(self) -> TrainConfig:
+        """Put numbers in place of defaults and rules: what is saved with the run, and runs.
 
-    @property
-    def checkpoint_interval(self) -> int:
-        """Iterations between checkpoints."""
-        return self.checkpoint_every or self.eval_interval
+        Scales by the linear scaling rule (Goyal et al. 2017): k times as many clips per update,
+        k times the rate, and 1/k of the iterations.
+        """
+        k = self.batch_size / (self.reference_batch or self.batch_size)
+        iterations = max(1, round(self.iterations / k))
+        steps = self.lr_steps
+        if steps is None:
+            steps = (3 * self.iterations // 8, 3 * self.iterations // 4)
+        eval_every = self.eval_every or max(iterations // 20, 50)
+        checkpoint_every = self.checkpoint_every or eval_every
+        precise = self.precise_norm
+        if precise is None:
+            precise = min(200, min(eval_every, checkpoint_every) // 50)
+            precise = 0 if precise < FEW_BATCHES else precise
+        init = self.init
+        if init == "auto":
+            init = "imagenet" if any(f"_{depth}" in self.model for depth in DEPTHS) else "none"
+        return dataclasses.replace(
+            self,
+            reference_batch=self.batch_size,
+            lr=self.lr * k,
+            iterations=iterations,
+            lr_steps=tuple(round(step / k) for step in steps),
+            warmup=round(self.warmup / k),
+            eval_every=eval_every,
+            checkpoint_every=checkpoint_every,
+            precise_norm=0 if self.norm == "frozen" else precise,
+            test_side=self.test_side or self.short_side[0],
+            init=init,
+        )
 
     def model_options(self) -> dict[str, Any]:
         """Collect the arguments of `create_model` that differ from its own defaults."""
@@ -133,12 +214,47 @@ class TrainConfig:
             "norm": (self.norm, "batch"),
             "dropout": (self.dropout, 0.5),
         }
-        return {key: value for key, (value, default) in options.items() if value != default}
+        named = {key: value for key, (value, default) in options.items() if value != default}
+        return named | parse_options(self.set)
 
-    def save(self, path: Path) -> None:
-        """Write the options as JSON."""
+    def differences(self, other: TrainConfig) -> list[str]:
+        """Say in which options, but for the free ones, another run would compute something else."""
+        names = [field.name for field in dataclasses.fields(self) if field.name not in FREE]
+        return [
+            f"{name} {getattr(self, name)!r}, not {getattr(other, name)!r}"
+            for name in names
+            if getattr(self, name) != getattr(other, name)
+        ]
+
+    def as_json(self) -> str:
+        """Write the options as JSON, one a line."""
         values = {
             key: str(value) if isinstance(value, Path) else value
             for key, value in dataclasses.asdict(self).items()
         }
-        path.write_text(json.dumps(values, indent=2) + "\n")
+        return json.dumps(values, indent=2) + "\n"
+
+    @classmethod
+    def find(cls, out: str | Path) -> TrainConfig | None:
+        """Read the options of the run in a folder, if there is one."""
+        file = Path(out) / "config.json"
+        return cls.read(file) if file.is_file() else None
+
+    @classmethod
+    def read(cls, path: Path) -> TrainConfig:
+        """Read the options of a run from its config.json.
+
+        Raises:
+            ValueError: the file is damaged, or of another version.
+        """
+        try:
+            values = json.loads(path.read_text())
+            for name in ("data", "out", "val", "root", "classes"):
+                if values[name] is not None:
+                    values[name] = Path(values[name])
+            for name, value in values.items():
+                if isinstance(value, list):
+                    values[name] = tuple(value)
+            return cls(**values)
+        except (ValueError, KeyError, TypeError) as error:
+            raise ValueError(f"{path} does not hold the options of a run: {error}") from None

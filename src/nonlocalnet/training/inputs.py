@@ -2,37 +2,60 @@
 
 from __future__ import annotations
 
+import hashlib
+import itertools
+import re
 import signal
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Sampler
 
-from nonlocalnet.data.readers import is_table, read_videos
+from nonlocalnet.data.readers import VideoRecord, is_table, read_videos
 from nonlocalnet.data.sampling import ClipSpec
 from nonlocalnet.data.transforms import TestTransform, TrainTransform
-from nonlocalnet.data.video import VideoDataset
+from nonlocalnet.data.video import Draw, VideoDataset
 from nonlocalnet.models.info import read_classes
 from nonlocalnet.models.registry import DEPTHS
 from nonlocalnet.models.weights import Start
+from nonlocalnet.runtime.distributed import rank, size
 from nonlocalnet.runtime.download import find_weights
+from nonlocalnet.runtime.log import status
 from nonlocalnet.training.config import TrainConfig
 
+RESTARTS = 3  # of decoding processes, without a batch in between
 
-class _Shuffled(Sampler[int]):
-    """Give the data set in a new order each epoch, without end, from a given draw on."""
 
-    def __init__(self, length: int, seed: int, start: int) -> None:
-        self.length, self.seed, self.start = length, seed, start
+def mix(*numbers: int) -> int:
+    """Give a 32-bit seed that depends on all of the numbers, each 0 or more."""
+    return int(np.random.SeedSequence(numbers).generate_state(1)[0])
 
-    def __iter__(self) -> Iterator[int]:
-        epoch, skip = divmod(self.start, self.length)
-        while True:
-            generator = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
-            yield from torch.randperm(self.length, generator=generator).tolist()[skip:]
-            epoch, skip = epoch + 1, 0
+
+class _Draws(Sampler[Draw]):
+    """Give this process its share of every update, from a given update on, without end.
+
+    Position p of the run is place p mod L of epoch p // L's order of the L videos, whatever the
+    number of processes: update u has the positions u B to (u + 1) B - 1, and rank r of n the r-th
+    of n equal parts of them.
+    """
+
+    def __init__(self, length: int, batch_size: int, seed: int, start: int) -> None:
+        self.length, self.batch_size, self.seed, self.start = length, batch_size, seed, start
+
+    def __iter__(self) -> Iterator[Draw]:
+        share = self.batch_size // size()
+        epoch, order = -1, torch.empty(0)
+        for update in itertools.count(self.start):
+            first = update * self.batch_size + rank() * share
+            for position in range(first, first + share):
+                if position // self.length != epoch:
+                    epoch = position // self.length
+                    generator = torch.Generator().manual_seed(mix(self.seed, epoch))
+                    order = torch.randperm(self.length, generator=generator)
+                yield Draw(int(order[position % self.length]), mix(self.seed, epoch, position))
 
 
 def read_batches(
@@ -42,29 +65,58 @@ def read_batches(
     seed: int,
     start: int,
     workers: int,
+    accumulate: int = 1,
     pin_memory: bool = False,
 ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
     """Give batches (clips, target, indices) without end: a new order of the videos each epoch.
 
-    A batch may hold the end of one epoch and the beginning of the next, so that none is short.
+    A batch may hold the end of one epoch and the beginning of the next, so that none is short. What
+    it holds depends on the seed and its number alone. Decoding processes that die are replaced.
 
     Args:
         dataset: with `train=True`.
-        batch_size: clips.
-        seed: of the order.
-        start: videos drawn so far; the order goes on from there.
+        batch_size: clips of an update, in all processes.
+        seed: of the order and of all augmentation.
+        start: the update to begin with.
         workers: processes that decode.
+        accumulate: batches that this process's share of an update comes in.
         pin_memory: for copies to a GPU.
+
+    Raises:
+        RuntimeError: more videos than the data set allows cannot be read, or decoding processes
+            die again and again.
     """
-    loader = DataLoader(
-        dataset,
-        batch_size=batch_size,
-        sampler=_Shuffled(len(dataset), seed, start),
-        num_workers=workers,
-        worker_init_fn=_leave_signals_to_the_main_process,
-        pin_memory=pin_memory,
-    )
-    return iter(loader)
+    part = batch_size // (size() * accumulate)
+    given = failures = 0
+    while True:
+        update, skip = divmod(given, accumulate)
+        loader = DataLoader(
+            dataset,
+            batch_size=part,
+            sampler=_Draws(len(dataset), batch_size, seed, start + update),
+            num_workers=workers,
+            worker_init_fn=_leave_signals_to_the_main_process,
+            pin_memory=pin_memory,
+            generator=torch.Generator(),  # its own: the first batch would draw from torch's
+        )
+        try:
+            for batch in itertools.islice(loader, skip, None):
+                yield batch
+                given, failures = given + 1, 0
+        except RuntimeError as error:
+            text = str(error)
+            if not re.search(r"DataLoader worker \(pid", text):
+                # a worker's error comes as its whole traceback
+                raise RuntimeError(
+                    text.strip().splitlines()[-1].partition(": ")[2] or text
+                ) from None
+            failures += 1
+            if failures > RESTARTS:
+                raise RuntimeError(
+                    f"decoding processes die again and again ({text.splitlines()[0]}): the machine "
+                    "may be short of memory; try fewer --workers"
+                ) from None
+            status.print("a decoding process died; beginning again where it was", soft_wrap=True)
 
 
 def _leave_signals_to_the_main_process(worker: int) -> None:
@@ -77,21 +129,15 @@ def _leave_signals_to_the_main_process(worker: int) -> None:
 
 
 def find_start(config: TrainConfig) -> Path | None:
-    """Give the file that the weights, or their normalisation, come from; get it if need be.
-
-    When a run is resumed that is its own; the default for ResNet-50 and -101 is torchvision's
-    ImageNet classifier of that depth.
+    """Give the file that the weights come from; get it if need be.
 
     Raises:
-        ValueError: "imagenet" for another network.
+        ValueError: "imagenet" for another network than ResNet-50 and -101.
         FileNotFoundError: neither a file nor a release.
     """
-    if config.resume:
-        path = config.out / "model.safetensors"
-        return path if path.is_file() else None  # then there is no checkpoint either
     if config.init == "none":
         return None
-    if config.init not in ("auto", "imagenet"):
+    if config.init != "imagenet":
         path = find_weights(config.init)
         if not path.is_file():
             raise FileNotFoundError(
@@ -100,13 +146,11 @@ def find_start(config: TrainConfig) -> Path | None:
             )
         return path
     depth = next((name for name in DEPTHS if f"_{name}" in config.model), None)
-    if depth is not None:
-        return find_weights(f"resnet{depth[1:]}_imagenet")
-    if config.init == "imagenet":
+    if depth is None:
         raise ValueError(
             f"{config.model} has no ImageNet weights, ResNet-50 and -101 have; pass --init none"
         )
-    return None
+    return find_weights(f"resnet{depth[1:]}_imagenet")
 
 
 def read_data(config: TrainConfig) -> tuple[VideoDataset, VideoDataset | None, list[str]]:
@@ -136,7 +180,7 @@ def read_data(config: TrainConfig) -> tuple[VideoDataset, VideoDataset | None, l
         raise ValueError(
             f"{config.val} has the classes {val_classes[:5]}..., {config.data} has {classes[:5]}..."
         )
-    side = config.short_side[0]
+    side = config.test_side or config.short_side[0]
     validation = VideoDataset(
         records,
         len(classes),
@@ -147,6 +191,12 @@ def read_data(config: TrainConfig) -> tuple[VideoDataset, VideoDataset | None, l
         cache=config.cache,
     )
     return training, validation, classes
+
+
+def fingerprint(records: list[VideoRecord]) -> str:
+    """Hash the names and labels of videos, so that a run goes on with the data it began with."""
+    text = "\n".join(f"{record.name} {record.labels}" for record in records)
+    return hashlib.sha256(text.encode(errors="surrogateescape")).hexdigest()
 
 
 def normalize_as(start: Start, *datasets: VideoDataset | None) -> None:

@@ -1,7 +1,8 @@
-"""SGD as in the paper: Nesterov, steps by iteration, no weight decay on norms."""
+"""SGD as in the paper: Nesterov, steps by iteration, no weight decay on norms; or a cosine."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -33,15 +34,27 @@ def make_optimizer(
 
 
 def learning_rate(
-    iteration: int, base: float, steps: Sequence[int], *, warmup: int = 0, factor: float = 0.1
+    iteration: int,
+    base: float,
+    steps: Sequence[int],
+    *,
+    warmup: int = 0,
+    factor: float = 0.1,
+    cosine: int | None = None,
 ) -> float:
     """Give the rate at an iteration: base · factor^(steps passed), linear from 0 in the warm-up.
 
-    Source: official configs (steps at 150,000 and 300,000 of 400,000, no warm-up).
+    With `cosine`, the length of the run, it is base · (1 + cos(π · iteration / cosine)) / 2 instead
+    (Loshchilov and Hutter 2017). Source of the steps: official configs (150,000 and 300,000 of
+    400,000 iterations, no warm-up).
 
     >>> [learning_rate(i, 0.01, (150, 300)) for i in (0, 149, 150)]
     [0.01, 0.01, 0.001]
+    >>> [round(learning_rate(i, 1.0, (), cosine=100), 3) for i in (0, 50, 100)]
+    [1.0, 0.5, 0.0]
     """
     if iteration < warmup:
         return base * (iteration + 1) / warmup
+    if cosine is not None:
+        return base * (1 + math.cos(math.pi * iteration / cosine)) / 2
     return base * factor ** sum(iteration >= step for step in steps)

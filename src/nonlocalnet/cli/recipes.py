@@ -1,0 +1,73 @@
+"""List the paper's and the official code's training runs, or tell all about one."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass
+from typing import Annotated
+
+import tyro
+from rich.table import Table
+
+from nonlocalnet.runtime.log import console, print_wide
+from nonlocalnet.training.recipes import RECIPES, Recipe, find_recipe
+
+
+@dataclass(frozen=True)
+class Options:
+    """Options of `nonlocalnet recipes`."""
+
+    name: tyro.conf.Positional[str] = ""
+    """One of them; without, all are listed."""
+    json: bool = False
+    """Print JSON."""
+
+
+def command(options: Annotated[Options, tyro.conf.arg(name="")]) -> int:
+    recipes = [find_recipe(options.name)] if options.name else list(RECIPES.values())
+    if options.json:
+        facts = [dataclasses.asdict(r) | {"command": r.command()} for r in recipes]
+        print(json.dumps(facts[0] if options.name else facts, indent=2))
+    elif options.name:
+        _tell(recipes[0])
+    else:
+        table = Table("recipe", "clip", "clips x GPUs", "updates", "score", "measure", "source")
+        for recipe in recipes:
+            table.add_row(
+                recipe.name,
+                recipe.options["clip"],
+                f"{recipe.options['batch_size'] // recipe.gpus} x {recipe.gpus}",
+                f"{recipe.options['iterations']:,}",
+                _score(recipe),
+                recipe.measure,
+                recipe.source.partition(",")[0] + recipe.source.partition(",")[2].split("/")[0],
+            )
+        print_wide(table)
+        console.print("nonlocalnet recipes NAME says what to type, and all options.")
+    return 0
+
+
+def _tell(recipe: Recipe) -> None:
+    lines = {
+        "command": recipe.command(),
+        "twin": f"nonlocalnet train {recipe.name} --twin --data PATH --out runs/twin",
+        "starts from": recipe.starts_from or "ImageNet, inflated (torchvision's classifier)",
+        "hardware": f"{recipe.gpus} GPUs, {recipe.options['batch_size'] // recipe.gpus} clips each",
+        "hours": "not stated by anyone" if recipe.hours is None else f"{recipe.hours:g}",
+        "score": f"{_score(recipe)} ({recipe.measure})",
+        "measured by us": "no",
+        "source": recipe.source,
+        "note": recipe.note,
+        "options": " ".join(
+            f"--{key.replace('_', '-')} {' '.join(map(str, v)) if isinstance(v, tuple) else v}"
+            for key, v in recipe.options.items()
+        ),
+    }
+    for key, text in lines.items():
+        if text:
+            console.print(f"{key:<15} {text}", soft_wrap=True)
+
+
+def _score(recipe: Recipe) -> str:
+    return " / ".join(f"{value:.1f}" for value in recipe.score)

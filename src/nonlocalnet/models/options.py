@@ -1,0 +1,27 @@
+"""Arguments of a network as words of a command: NAME=VALUE."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+
+def parse_options(options: Sequence[str]) -> dict[str, Any]:
+    """Read NAME=VALUE pairs; a VALUE is JSON, or else a word.
+
+    >>> parse_options(["pairwise=dot_product", "scale=null", "subsample=[1, 2, 2]"])
+    {'pairwise': 'dot_product', 'scale': None, 'subsample': [1, 2, 2]}
+    """
+    result = {}
+    for option in options:
+        name, equals, value = option.partition("=")
+        if not equals or not name:
+            raise ValueError(
+                f"an option is NAME=VALUE, such as pairwise=dot_product; got {option!r}"
+            )
+        try:
+            result[name] = json.loads(value)
+        except json.JSONDecodeError:
+            result[name] = value
+    return result

@@ -1,0 +1,208 @@
+"""Nothing is lost: a run that is killed, interrupted or damaged goes on as if nothing had been."""
+
+import dataclasses
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+
+import nonlocalnet as nl
+from nonlocalnet.runtime.checkpoint import Checkpoints, load_checkpoint
+from nonlocalnet.runtime.log import read_metrics
+from nonlocalnet.training.config import TrainConfig
+from nonlocalnet.training.loop import train
+
+LOSSES = ("iteration", "loss", "accuracy", "lr")
+
+
+def losses(config):
+    lines = read_metrics(config.out / "metrics.jsonl", "train")
+    return [[line[key] for key in LOSSES] for line in lines]
+
+
+def scores(config):
+    return read_metrics(config.out / "metrics.jsonl", "val")
+
+
+def assert_same_state(one, other):
+    a, b = (Checkpoints(config.out / "checkpoints", 3).load() for config in (one, other))
+    for state in (a, b):
+        del state["seconds"]
+        state["window"] = [line[:2] for line in state["window"]]
+    assert a.keys() == b.keys()
+    assert a["optimizer"]["param_groups"] == b["optimizer"]["param_groups"]
+    tensors = [*a["model"].items(), *a["ema"].items()]
+    others = [*b["model"].items(), *b["ema"].items()]
+    for (name, x), (_, y) in zip(tensors, others, strict=True):
+        assert torch.equal(x, y), name
+    for name, x in a["optimizer"]["state"].items():
+        y = b["optimizer"]["state"][name]["momentum_buffer"]
+        assert torch.equal(x["momentum_buffer"], y), name
+    for key in a.keys() - {"model", "optimizer", "ema"}:
+        assert a[key] == b[key], key
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"workers": 1, "accumulate": 2},
+        {"ema": 0.9, "mixup": 0.4, "label_smoothing": 0.1, "schedule": "cosine", "warmup": 2},
+        {"precise_norm": 2, "recompute": True},
+        {"precision": "bf16"},
+        {"precision": "fp16"},
+    ],
+)
+def test_a_run_in_parts_equals_an_unbroken_one_bit_for_bit(config, tmp_path, options):
+    # augmentation, dropout, an odd place for the break: in the middle of a log line and an epoch
+    whole = dataclasses.replace(
+        config, iterations=7, lr_steps=(4,), eval_every=3, checkpoint_every=1, **options
+    )
+    train(whole)
+    parts = dataclasses.replace(whole, out=tmp_path / "parts")
+    train(parts)
+    for file in Checkpoints(parts.out / "checkpoints", 3).files()[:2]:
+        file.unlink()  # as if killed after 5
+    (parts.out / "model.safetensors").unlink()
+    train(dataclasses.replace(parts, resume=True))
+    assert losses(parts) == losses(whole)
+    assert scores(parts) == scores(whole)
+    assert_same_state(parts, whole)
+    for name in ("model.safetensors", "best.safetensors"):
+        one, other = (nl.load(c.out / name).state_dict() for c in (whole, parts))
+        assert all(torch.equal(one[key], other[key]) for key in one)
+
+
+def test_a_damaged_newest_checkpoint_falls_back(config, capsys):
+    whole = dataclasses.replace(config, checkpoint_every=1)
+    train(whole)
+    newest = config.out / "checkpoints" / "00000006.pt"
+    expected = load_checkpoint(newest)["model"]
+    newest.write_bytes(newest.read_bytes()[:1000])
+    train(dataclasses.replace(whole, resume=True))
+    said = " ".join(capsys.readouterr().err.split())
+    assert "00000006.pt is not a readable checkpoint" in said
+    assert "resumed at iteration 5" in said
+    found = load_checkpoint(newest)["model"]
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
+
+
+def test_resume_without_a_run_begins_one(config, capsys):
+    assert train(dataclasses.replace(config, iterations=1, resume=True)).iteration == 1
+    assert "there is no run in" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "change", [{"model": "c2d_tiny"}, {"lr": 0.1}, {"clip": "4x1"}, {"seed": 1}]
+)
+def test_a_run_goes_on_with_its_own_options(config, change):
+    train(dataclasses.replace(config, iterations=1, val=None))
+    name, value = next(iter(change.items()))
+    with pytest.raises(ValueError, match=f"{name} {value!r}, not"):
+        train(dataclasses.replace(config, iterations=2, val=None, resume=True, **change))
+
+
+def test_a_run_goes_on_with_its_own_videos(config, tmp_path, videos):
+    train(dataclasses.replace(config, iterations=1, val=None))
+    with pytest.raises(ValueError, match="are not those"):
+        train(dataclasses.replace(config, data=videos / "val", val=None, resume=True))
+
+
+def test_what_does_not_change_the_result_may_change(config):
+    train(dataclasses.replace(config, iterations=1, val=None))
+    more = dataclasses.replace(config, iterations=2, val=None, resume=True, workers=1, log_every=1)
+    assert train(more).iteration == 2
+
+
+def test_resuming_a_finished_run_does_not_rewrite_its_options(config):
+    train(dataclasses.replace(config, iterations=1, val=None))
+    train(dataclasses.replace(config, iterations=1, val=None, resume=True, log_every=9))
+    assert json.loads((config.out / "config.json").read_text())["log_every"] == config.log_every
+
+
+def test_options_survive_their_file(config):
+    config.out.mkdir()
+    (config.out / "config.json").write_text(config.resolve().as_json())
+    assert TrainConfig.find(config.out) == config.resolve()
+    (config.out / "config.json").write_text('{"data": 1}')
+    with pytest.raises(ValueError, match=r"config\.json does not hold the options of a run"):
+        TrainConfig.find(config.out)
+
+
+def test_out_that_is_a_file(config):
+    config.out.write_text("")
+    with pytest.raises(ValueError, match="is a file: --out names the folder"):
+        train(config)
+
+
+def start_process(config, **options):
+    command = [sys.executable, "-m", "nonlocalnet", "train"]
+    words = {
+        "data": config.data,
+        "out": config.out,
+        "model": config.model,
+        "clip": config.clip,
+        "crop": 32,
+        "short-side": "32 36",
+        "batch-size": 4,
+        "workers": 1,
+        "log-every": 1,
+        "device": "cpu",
+    } | options
+    text = [w for key, value in words.items() for w in (f"--{key}", *str(value).split())]
+    return subprocess.Popen(
+        [*command, *text],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )
+
+
+def wait_for_lines(config, count, process):
+    log = config.out / "metrics.jsonl"
+    deadline = time.monotonic() + 90
+    while not (log.exists() and log.read_text().count("\n") >= count):
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupt_leaves_a_checkpoint_and_resume_ends_the_run(config, number):
+    process = start_process(config, iterations=100_000)
+    wait_for_lines(config, 1, process)
+    os.killpg(process.pid, number)  # Ctrl-C reaches the workers too
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130, err
+    assert "interrupted at iteration" in err
+    assert "Traceback" not in err
+    done = Checkpoints(config.out / "checkpoints", 1).load()["iteration"]
+    assert done >= 1
+    last = dataclasses.replace(TrainConfig.find(config.out), resume=True, iterations=done + 1)
+    assert train(last).iteration == done + 1
+
+
+def test_kill_at_any_moment_then_resume(config, tmp_path):
+    rng = random.Random(0)
+    whole = dataclasses.replace(config, out=tmp_path / "whole", iterations=30, val=None)
+    whole = dataclasses.replace(whole, log_every=1, workers=1, eval_every=None, checkpoint_every=4)
+    train(whole)
+    killed = dataclasses.replace(whole, out=tmp_path / "killed")
+    options = {"iterations": 30, "checkpoint-every": 4, "lr": whole.lr}
+    for lines in (rng.randint(1, 9), rng.randint(12, 25)):
+        process = start_process(killed, **options)
+        wait_for_lines(killed, lines, process)
+        os.kill(process.pid, signal.SIGKILL)
+        process.communicate()
+        options = {"resume": ""} | options
+    train(dataclasses.replace(killed, resume=True))
+    assert losses(killed) == losses(whole)
+    assert_same_state(killed, whole)
