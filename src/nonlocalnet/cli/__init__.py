@@ -13,6 +13,8 @@ COMMANDS = {
     "train": "train a network on video files",
     "test": "test a network on many clips and crops of each video",
     "predict": "classify videos",
+    "runs": "compare training runs in a table",
+    "plot": "draw loss and validation score of training runs",
     "convert": "turn weights of other code bases into ours, and back",
     "zoo": "list released checkpoints, and get them",
 }
