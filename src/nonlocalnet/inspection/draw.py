@@ -132,11 +132,12 @@ def panels(lines: dict[str, dict[str, Line]], *, xlabel: str) -> Figure:
         for name, (x, y) in runs.items():
             marker = "o" if len(x) <= FEW else None
             (shown[name],) = axis.plot(
-                x, y, linewidth=1.8, marker=marker, markersize=4, **styles[name]
+                x, y, linewidth=1.6, marker=marker, markersize=4, **styles[name]
             )
         axis.set_ylabel(ylabel)
         _plain(axis)
     axes[-1].set_xlabel(xlabel)
+    figure.align_ylabels(axes)
     figure.legend(
         [shown[name] for name in names],
         names,

@@ -68,7 +68,7 @@ def find_runs(folders: Iterable[Path]) -> list[Run]:
     Raises:
         FileNotFoundError: no such folder, or no run in it.
     """
-    runs: list[tuple[Path, Run]] = []
+    runs: dict[Path, Run] = {}
     for folder in folders:
         files = [path for name in ("config.json", "metrics.jsonl") for path in folder.rglob(name)]
         found = sorted({path.parent for path in files})
@@ -80,12 +80,13 @@ def find_runs(folders: Iterable[Path]) -> list[Run]:
             )
         for path in found:
             name = path.resolve().name if path == folder else path.relative_to(folder).as_posix()
-            runs.append((path, read_run(path, name)))
-    names = Counter(run.name for _, run in runs)
-    for path, run in runs:
-        if names[run.name] > 1:  # from several folders
+            if not any(path.samefile(other) for other in runs):
+                runs[path] = read_run(path, name)
+    names = Counter(run.name for run in runs.values())
+    for path, run in runs.items():
+        if names[run.name] > 1:  # of several folders
             run.name = path.as_posix()
-    return [run for _, run in runs]
+    return list(runs.values())
 
 
 def read_run(folder: Path, name: str) -> Run:
