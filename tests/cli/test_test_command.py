@@ -110,6 +110,17 @@ def test_protocols_by_words(work, capsys, more, views):
     assert views in capsys.readouterr().out
 
 
+def test_arithmetic_by_word(work, tmp_path):
+    for word in ("fp32", "bf16"):
+        out = tmp_path / f"{word}.csv"
+        assert main(words(work, "--precision", word, "--out", out)) == 0
+    full, half = rows(tmp_path / "fp32.csv"), rows(tmp_path / "bf16.csv")
+    away = [
+        abs(float(a[c]) - float(b[c])) for a, b in zip(full, half, strict=True) for c in CLASSES
+    ]
+    assert 1e-5 < max(away) < 0.1
+
+
 def test_a_protocol_that_does_not_fit_is_one_sentence(work, capsys):
     assert main(words(work, "--crop", "whole", "--num-crops", "3")) == 2
     assert "a whole frame is one crop" in capsys.readouterr().err

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
+import torch
 import tyro
 from rich.table import Table
 
@@ -51,7 +52,7 @@ def command(options: Annotated[Options, tyro.conf.arg(name="")]) -> int:
     if not options.videos:
         raise ValueError("name at least one video: nonlocalnet predict VIDEO --weights W")
     model = load_network(options.weights, options.clip, options.set)
-    model.to(pick_device(options.device))
+    model.to(pick_device(options.device)).to(memory_format=torch.channels_last_3d)
     failed = 0
     for video in options.videos:
         try:

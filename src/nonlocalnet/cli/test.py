@@ -18,7 +18,9 @@ from nonlocalnet.evaluation.metrics import confusion_matrix
 from nonlocalnet.evaluation.multiview import Predictions, evaluate
 from nonlocalnet.evaluation.protocol import make_test_set
 from nonlocalnet.evaluation.results import most_confused, write_results
-from nonlocalnet.runtime.distributed import processes, rank, size
+from nonlocalnet.runtime.device import pick_precision
+from nonlocalnet.runtime.distributed import gather, processes, rank, size
+from nonlocalnet.runtime.download import find_weights
 from nonlocalnet.runtime.log import Bar, console
 from nonlocalnet.training.tasks import make_task
 
@@ -48,6 +50,8 @@ class Options:
     crop: int | Literal["whole"] | None = None
     """Side of the crops, pixels, by default the short side; "whole" tests all of the frame, as in
     the paper, at about half the cost of 3 crops."""
+    precision: Literal["fp32", "bf16", "fp16", "auto"] = "fp32"
+    """Arithmetic; auto is bf16 on a GPU that has it, fp32 elsewhere."""
     workers: int = 2
     """Processes that decode."""
     device: str = "auto"
@@ -68,7 +72,10 @@ def command(options: Annotated[Options, tyro.conf.arg(name="")]) -> int:
 
 
 def _test(options: Options, device: torch.device) -> int:
-    model = load_network(options.weights, options.clip, options.set).to(device)
+    # one process gets a release, the others wait for it
+    weights = gather(find_weights(options.weights) if rank() == 0 else None)[0]
+    model = load_network(weights, options.clip, options.set)
+    model.to(device).to(memory_format=torch.channels_last_3d)
     info = model.info
     names = info.classes if options.data.is_file() and info.classes else None
     records, classes = read_videos(options.data, root=options.root, classes=names)
@@ -86,6 +93,7 @@ def _test(options: Options, device: torch.device) -> int:
             dataset,
             multi_label=info.multi_label,
             workers=options.workers,
+            dtype=pick_precision(options.precision, device),
             on_video=bar.advance,
         )
     if rank() > 0:
@@ -103,6 +111,7 @@ def _test(options: Options, device: torch.device) -> int:
             "num_crops": transform.num_crops,
             "side": transform.short_side,
             "crop": transform.crop,
+            "precision": options.precision,
             "weights": str(options.weights),
             "data": str(options.data),
             "errors": predictions.unreadable,

@@ -85,9 +85,15 @@ def evaluate(
     model.eval()
     forward = _Forward(model, multi_label, dtype)
     share = _Share(dataset, range(rank(), len(dataset), size()))
+    views_each = dataset.num_clips * getattr(dataset.transform, "num_crops", 1)
+    reading = {
+        "workers": workers,
+        "ahead": forward.at_once // views_each,  # the next batch, while one is computed
+        "pin_memory": device.type == "cuda",
+    }
     rows: dict[int, tuple[Tensor, Tensor, float] | str] = {}
     try:
-        with read_items(share, workers=workers, pin_memory=device.type == "cuda") as items:
+        with read_items(share, **reading) as items:
             for batch in _batches(items, forward):
                 if isinstance(batch, _Unreadable):
                     rows[batch.index] = batch.error

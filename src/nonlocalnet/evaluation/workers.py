@@ -16,9 +16,11 @@ from torch.utils.data import DataLoader, Dataset
 
 @contextlib.contextmanager
 def read_items(
-    dataset: Dataset, *, workers: int, pin_memory: bool = False
+    dataset: Dataset, *, workers: int, ahead: int = 1, pin_memory: bool = False
 ) -> Generator[Iterator[Any]]:
     """Give the items of a data set in order, each as it is, read by that many processes.
+
+    They read `ahead` items in advance, and at least one each.
 
     An exception in the block, such as Ctrl-C's, ends the processes at once: torch would wait until
     each has read its video, up to 5 s.
@@ -28,6 +30,7 @@ def read_items(
         dataset,
         batch_size=None,
         num_workers=workers,
+        prefetch_factor=max(1, -(-ahead // workers)) if workers else None,
         pin_memory=pin_memory,
         worker_init_fn=_Obey(over) if workers else None,
     )
