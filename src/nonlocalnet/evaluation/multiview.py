@@ -102,11 +102,11 @@ def evaluate(
                 views = [item[0] for item in batch]
                 p_of_views = forward(torch.cat(views) if len(views) > 1 else views[0])
                 parts = p_of_views.split([len(part) for part in views])
-                for p, (_, target, index) in zip(parts, batch, strict=True):
+                for p, (_, labels, index) in zip(parts, batch, strict=True):
+                    target = torch.tensor(labels)
                     best = p.argmax(dim=1)
                     right = target[best] if multi_label else best == target
-                    # copies: what a worker has sent holds a file open
-                    rows[index] = (p.mean(dim=0), target.clone(), right.double().mean().item())
+                    rows[index] = (p.mean(dim=0), target, right.double().mean().item())
                 on_video(len(batch))
     finally:
         model.train(was_training)
@@ -197,7 +197,7 @@ class _Unreadable(NamedTuple):
     error: str
 
 
-Item = tuple[Tensor, Tensor, int]  # views, target, index
+Item = tuple[Tensor, int | list[float], int]  # views, target, index
 
 
 class _Share(Dataset):
@@ -212,7 +212,12 @@ class _Share(Dataset):
     def __getitem__(self, index: int) -> Item | _Unreadable:
         index = self.indices[index]
         try:
-            return self.dataset[index]
+            views, target, _ = self.dataset[index]
+            return (
+                views,
+                target.tolist(),
+                index,
+            )  # plain: each tensor that is sent holds a file open
         except VideoError as error:
             return _Unreadable(index, str(error))
 
