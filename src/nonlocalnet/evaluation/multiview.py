@@ -249,6 +249,5 @@ def _merge(shares: list[dict[int, tuple[Tensor, Tensor, float] | str]]) -> Predi
         raise ValueError(f"no video could be read; the first: {unreadable[0]}")
     p, target, right = zip(*(row for _, row in good), strict=True)
     indices = torch.tensor([index for index, _ in good])
-    return Predictions(
-        torch.stack(p), torch.stack(target), indices, torch.tensor(right), unreadable
-    )
+    views_right = torch.tensor(right, dtype=torch.float64)
+    return Predictions(torch.stack(p), torch.stack(target), indices, views_right, unreadable)
