@@ -169,7 +169,7 @@ def test_where_to_write_is_checked_before_the_test(run, weights, tmp_path, capsy
     words = ["--data", str(run / "videos"), "--weights", weights, "--out", str(tmp_path / "p.txt")]
     assert main(["test", *words]) == 2
     streams = capsys.readouterr()
-    assert "out must end in .csv" in streams.err
+    assert "out must be a folder" in streams.err
     assert "top1" not in streams.out
 
 

@@ -142,6 +142,22 @@ def test_test_crops_by_hand():
     assert one[0, :, 1, 0, 0].tolist() == [2, 4, 1]
 
 
+def test_six_crops_are_three_and_their_mirror_images():
+    frames = coordinates(16, 21)
+    three = TestTransform(crop=16, short_side=16, num_crops=3)(frames)
+    six = TestTransform(crop=16, short_side=16, num_crops=6)(frames)
+    assert torch.equal(six[:3], three)
+    assert torch.equal(six[3:], three.flip(-1))
+
+
+def test_a_whole_frame_keeps_its_shape():
+    whole = TestTransform("whole", short_side=16)
+    assert torch.equal(whole(coordinates(16, 21))[0], normalize(coordinates(16, 21).movedim(1, 0)))
+    assert whole(coordinates(48, 32)).shape[-2:] == (24, 16)
+    with pytest.raises(ValueError, match="a whole frame is one crop"):
+        TestTransform("whole", short_side=16, num_crops=3)
+
+
 @pytest.mark.parametrize("arguments", [{"crop": 300}, {"crop": 0}, {"num_crops": 2}])
 def test_test_refuses(arguments: dict):
     with pytest.raises(ValueError, match=r"crop must fit|num_crops"):

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -10,6 +12,7 @@ from nonlocalnet.data.synthetic import write_video
 from nonlocalnet.data.transforms import TestTransform, normalize
 from nonlocalnet.data.video import VideoDataset
 from nonlocalnet.evaluation import multiview
+from nonlocalnet.evaluation.protocol import make_test_set
 from nonlocalnet.models.weights import WeightsInfo
 
 SIDE, FRAMES = 36, 20
@@ -63,15 +66,81 @@ def test_probabilities_are_those_of_the_official_protocol(model, records):
     assert found.indices.tolist() == [0, 1, 2]
 
 
-@pytest.mark.parametrize("max_views", [1, 5, 100])
-def test_the_chunking_of_views_changes_nothing(model, records, max_views, monkeypatch):
-    data = VideoDataset(
-        records, 2, ClipSpec(4, 3), TestTransform(SIDE, SIDE, 3), train=False, num_clips=2
-    )
-    expected = multiview.evaluate(model, data).probabilities
-    monkeypatch.setattr(multiview, "MAX_VIEWS", max_views)
-    found = multiview.evaluate(model, data).probabilities
+def view_set(records, **options):
+    transform = TestTransform(short_side=SIDE, **{"crop": SIDE, "num_crops": 3} | options)
+    return VideoDataset(records, 2, ClipSpec(4, 3), transform, train=False, num_clips=2)
+
+
+@pytest.mark.parametrize("at_once", [1, 5, 100])
+def test_how_many_views_go_at_once_changes_nothing(model, records, at_once, monkeypatch):
+    expected = multiview.evaluate(model, view_set(records)).probabilities
+    monkeypatch.setattr(multiview, "CPU_VIEWS", at_once)
+    found = multiview.evaluate(model, view_set(records)).probabilities
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_where_memory_runs_out_fewer_views_go_at_once(model, records, monkeypatch):
+    expected = multiview.evaluate(model, view_set(records))
+    seen, compute = [], model.probabilities
+
+    def small_memory(views, **options):
+        seen.append(len(views))
+        if len(views) > 3:
+            raise torch.OutOfMemoryError("out of memory")
+        return compute(views, **options)
+
+    monkeypatch.setattr(model, "probabilities", small_memory)
+    found = multiview.evaluate(model, view_set(records))
+    torch.testing.assert_close(found.probabilities, expected.probabilities, rtol=1e-5, atol=1e-6)
+    # 2 videos of 6 views; halved until they fit, and what fits is remembered
+    assert seen == [12, 6, 3, 3, 3, 3, 3, 3]
+    monkeypatch.setattr(model, "probabilities", lambda *_, **__: small_memory(range(9)))
+    with pytest.raises(torch.OutOfMemoryError):
+        multiview.evaluate(model, view_set(records[:1]))
+
+
+def test_whole_frames_of_different_sizes(model, records, tmp_path):
+    wide = tmp_path / "wide.mp4"
+    write_video(wide, np.random.default_rng(1).integers(0, 256, (9, 36, 80, 3), dtype=np.uint8))
+    mixed = [records[0], VideoRecord(wide, (1,), "wide"), *records[1:]]
+    found = multiview.evaluate(model, view_set(mixed, crop="whole", num_crops=1))
+    assert found.indices.tolist() == [0, 1, 2, 3]
+    with torch.no_grad():
+        for record, p in zip(mixed, found.probabilities, strict=True):
+            frames = decode_all(record.path)
+            n = len(frames)
+            starts = [0, n // 2]
+            clips = [frames[[(s + 3 * i) % n for i in range(4)]] for s in starts]
+            views = torch.stack([normalize(clip).transpose(0, 1) for clip in clips])
+            expected = model.logits_map(views).softmax(1).mean((0, 2, 3))
+            torch.testing.assert_close(p, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_the_test_set_of_a_network(model, records):
+    def made(**options):
+        data = make_test_set(records, model.info, **options)
+        return tuple(data[0][0].shape), data.transform
+
+    assert made()[0] == (30, 3, 4, SIDE, SIDE)
+    assert made(num_crops=6)[0] == (60, 3, 4, SIDE, SIDE)
+    assert made(num_crops=1, crop=32)[0] == (10, 3, 4, 32, 32)  # the official centre crop
+    assert made(crop="whole", side=40)[0] == (10, 3, 4, 40, 40 * 52 // 36)
+    assert made(num_clips=1, num_crops=1, side=40)[0] == (1, 3, 4, 40, 40)
+    model_of_others = replace(model.info, mean=(0.4, 0.5, 0.6))
+    assert make_test_set(records, model_of_others).transform.mean == (0.4, 0.5, 0.6)
+    with pytest.raises(ValueError, match="a whole frame is one crop"):
+        made(crop="whole", num_crops=3)
+    with pytest.raises(ValueError, match="crop must fit the short side"):
+        made(side=20, crop=32)
+
+
+def test_single_views_are_judged_too(model, records):
+    found = multiview.evaluate(model, view_set(records))
+    with torch.no_grad():
+        for i, share in enumerate(found.views_right.tolist()):
+            views, target, _ = view_set(records)[i]
+            hits = model.probabilities(views).argmax(1) == target
+            assert share == pytest.approx(hits.double().mean().item())
 
 
 def test_unreadable_videos_are_reported_and_the_others_tested(model, records, tmp_path):
@@ -138,3 +207,29 @@ def test_sigmoid_for_many_labels(model, records):
     with torch.no_grad():
         expected = model.logits_map(clip).sigmoid().mean((2, 3))[0]
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("processes", [2, 3, 7])
+def test_every_video_counts_once_however_many_processes_share_them(
+    model, records, tmp_path, monkeypatch, processes
+):
+    """The processes one after the other; under torchrun: tests/cli/test_test_command.py."""
+    gone = VideoRecord(tmp_path / "gone.mp4", (1,), "gone")
+    data = view_set([records[0], gone, *records[1:], records[0]])
+    expected = multiview.evaluate(model, data)
+    assert expected.indices.tolist() == [0, 2, 3, 4]
+    shares = []
+    monkeypatch.setattr(multiview, "size", lambda: processes)
+    monkeypatch.setattr(multiview, "gather", lambda rows: shares.append(rows) or [{0: "error"}])
+    for number in range(processes):
+        monkeypatch.setattr(multiview, "rank", lambda number=number: number)
+        with pytest.raises(ValueError, match="no video could be read"):
+            multiview.evaluate(model, data)
+    assert sum(map(len, shares)) == len(data)
+    monkeypatch.setattr(multiview, "gather", lambda rows: shares)
+    found = multiview.evaluate(model, data)
+    assert found.indices.tolist() == expected.indices.tolist()
+    assert found.target.tolist() == expected.target.tolist()
+    assert found.unreadable == expected.unreadable
+    torch.testing.assert_close(found.probabilities, expected.probabilities, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(found.views_right, expected.views_right)

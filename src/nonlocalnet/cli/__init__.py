@@ -14,6 +14,8 @@ COMMANDS = {
     "recipes": "list the paper's training runs, with what to type and to expect",
     "test": "test a network on many clips and crops of each video",
     "predict": "classify videos",
+    "runs": "compare training runs in a table",
+    "plot": "draw loss and validation score of training runs",
     "convert": "turn weights of other code bases into ours, and back",
     "zoo": "list released checkpoints, and get them",
 }

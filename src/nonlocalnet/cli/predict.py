@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
+import torch
 import tyro
 from rich.table import Table
 
@@ -35,8 +36,12 @@ class Options:
     """How many classes to give."""
     num_clips: int = 10
     """Clips of each video; 1 is the middle one."""
-    num_crops: Literal[1, 3] = 1
-    """Crops of each clip: 1 in the centre, or 3 along the longer side."""
+    num_crops: Literal[1, 3, 6] = 1
+    """Crops of each clip: 1 in the centre, 3 along the longer side, 6 with their mirror images."""
+    side: int | None = None
+    """Short side of the frames, pixels; by default as the weights say."""
+    crop: int | Literal["whole"] | None = None
+    """Side of the crops, pixels, by default the short side; "whole" takes all of the frame."""
     device: str = "auto"
     """cpu, cuda, ...; auto takes a GPU if there is one."""
     json: bool = False
@@ -47,7 +52,7 @@ def command(options: Annotated[Options, tyro.conf.arg(name="")]) -> int:
     if not options.videos:
         raise ValueError("name at least one video: nonlocalnet predict VIDEO --weights W")
     model = load_network(options.weights, options.clip, options.set)
-    model.to(pick_device(options.device))
+    model.to(pick_device(options.device)).to(memory_format=torch.channels_last_3d)
     failed = 0
     for video in options.videos:
         try:
@@ -57,6 +62,8 @@ def command(options: Annotated[Options, tyro.conf.arg(name="")]) -> int:
                 top=options.top,
                 num_clips=options.num_clips,
                 num_crops=options.num_crops,
+                side=options.side,
+                crop=options.crop,
             )
         except VideoError as error:
             print(f"nonlocalnet: {error}", file=sys.stderr)

@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
-import csv
-import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, cast
 
+import torch
 import tyro
 from rich.table import Table
 
 from nonlocalnet.cli.network import load_network
 from nonlocalnet.data.readers import read_videos
-from nonlocalnet.data.sampling import ClipSpec
 from nonlocalnet.data.transforms import TestTransform
 from nonlocalnet.data.video import VideoDataset
+from nonlocalnet.evaluation.metrics import confusion_matrix
 from nonlocalnet.evaluation.multiview import Predictions, evaluate
-from nonlocalnet.runtime.device import pick_device
+from nonlocalnet.evaluation.protocol import make_test_set
+from nonlocalnet.evaluation.results import most_confused, write_results
+from nonlocalnet.runtime.device import pick_precision
+from nonlocalnet.runtime.distributed import gather, processes, rank, size
+from nonlocalnet.runtime.download import find_weights
 from nonlocalnet.runtime.log import Bar, console
 from nonlocalnet.training.tasks import make_task
 
@@ -39,21 +42,40 @@ class Options:
     """Where relative paths of a list or csv start; by default its own folder."""
     num_clips: int = 10
     """Clips of each video; 1 is the middle one."""
-    num_crops: Literal[1, 3] = 3
-    """Crops of each clip: 1 in the centre, or 3 along the longer side."""
+    num_crops: Literal[1, 3, 6] | None = None
+    """Crops of each clip: 1 in the centre, 3 along the longer side, 6 with their mirror images; by
+    default 3, the protocol of published accuracies."""
+    side: int | None = None
+    """Short side of the frames, pixels; by default as the weights say (256; Charades: 320)."""
+    crop: int | Literal["whole"] | None = None
+    """Side of the crops, pixels, by default the short side; "whole" tests all of the frame, as in
+    the paper, at about half the cost of 3 crops."""
+    precision: Literal["fp32", "bf16", "fp16", "auto"] = "fp32"
+    """Arithmetic; auto is bf16 on a GPU that has it, fp32 elsewhere."""
     workers: int = 2
     """Processes that decode."""
     device: str = "auto"
     """cpu, cuda, ...; auto takes a GPU if there is one."""
     out: Path | None = None
-    """A .csv for the predictions of each video, or a .json for the scores."""
+    """Folder for predictions.csv, per_class.csv, confusion.csv and scores.json; or one file: a .csv
+    for the predictions, a .json for the scores."""
 
 
 def command(options: Annotated[Options, tyro.conf.arg(name="")]) -> int:
-    if options.out is not None and options.out.suffix not in (".csv", ".json"):
-        raise ValueError(f"out must end in .csv (predictions) or .json (scores); got {options.out}")
-    model = load_network(options.weights, options.clip, options.set)
-    model.to(pick_device(options.device))
+    if options.out is not None and options.out.suffix not in ("", ".csv", ".json"):
+        raise ValueError(
+            f"out must be a folder (a name without a dot), a .csv (predictions) or a .json "
+            f"(scores); got {options.out}"
+        )
+    with processes(options.device) as device:
+        return _test(options, device)
+
+
+def _test(options: Options, device: torch.device) -> int:
+    # one process gets a release, the others wait for it
+    weights = gather(find_weights(options.weights) if rank() == 0 else None)[0]
+    model = load_network(weights, options.clip, options.set)
+    model.to(device).to(memory_format=torch.channels_last_3d)
     info = model.info
     names = info.classes if options.data.is_file() and info.classes else None
     records, classes = read_videos(options.data, root=options.root, classes=names)
@@ -62,50 +84,73 @@ def command(options: Annotated[Options, tyro.conf.arg(name="")]) -> int:
             f"{options.data} has the classes {classes[:5]}, "
             f"{options.weights} is for {info.classes[:5]}"
         )
-    dataset = VideoDataset(
-        records,
-        info.config["num_classes"],
-        ClipSpec.parse(info.config["clip"]),
-        TestTransform(info.short_side, info.short_side, options.num_crops, info.mean, info.std),
-        train=False,
-        num_clips=options.num_clips,
-        multi_label=info.multi_label,
-    )
-    with Bar("test", len(dataset)) as bar:
+    views = {name: getattr(options, name) for name in ("num_clips", "num_crops", "side", "crop")}
+    dataset = make_test_set(records, info, **views)
+    share = -(-len(dataset) // size())
+    with Bar("test" if size() == 1 else f"test, 1 of {size()} processes", share) as bar:
         predictions = evaluate(
             model,
             dataset,
             multi_label=info.multi_label,
             workers=options.workers,
+            dtype=pick_precision(options.precision, device),
             on_video=bar.advance,
         )
-    scores = make_task(info.multi_label).score(predictions.probabilities, predictions.target)
+    if rank() > 0:
+        return 0
+    scores = _scores(predictions, info.multi_label)
+    names = [info.class_name(k) for k in range(dataset.num_classes)]
+    _print(scores, predictions, dataset, None if info.multi_label else names)
+    if options.out is not None:
+        transform = cast("TestTransform", dataset.transform)
+        facts = {
+            **scores,
+            "videos": len(predictions.indices),
+            "unreadable": len(predictions.unreadable),
+            "num_clips": dataset.num_clips,
+            "num_crops": transform.num_crops,
+            "side": transform.short_side,
+            "crop": transform.crop,
+            "precision": options.precision,
+            "weights": str(options.weights),
+            "data": str(options.data),
+            "errors": predictions.unreadable,
+        }
+        write_results(options.out, predictions, records, names, facts, multi_label=info.multi_label)
+    return 0
+
+
+def _scores(predictions: Predictions, multi_label: bool) -> dict[str, float]:
+    scores = make_task(multi_label).score(predictions.probabilities, predictions.target)
+    if not multi_label:
+        if predictions.probabilities.shape[1] < 6:
+            scores.pop("top5", None)  # nearly all of the classes
+        scores["clip_top1"] = 100 * predictions.views_right.mean().item()
+    return scores
+
+
+def _print(
+    scores: dict[str, float],
+    predictions: Predictions,
+    dataset: VideoDataset,
+    names: list[str] | None,
+) -> None:
+    transform = cast("TestTransform", dataset.transform)
     table = Table("videos", "views", "unreadable", *scores)
     table.add_row(
         str(len(predictions.indices)),
-        f"{options.num_clips} x {options.num_crops}",
+        f"{dataset.num_clips} x {transform.num_crops}",
         str(len(predictions.unreadable)),
         *(f"{value:.1f}" for value in scores.values()),
     )
     console.print(table)
+    if names is not None:
+        counts = confusion_matrix(predictions.probabilities, predictions.target)
+        for i, j, videos in most_confused(counts):
+            console.print(
+                f"{names[i]} taken for {names[j]}: {videos} of {int(counts[i].sum())}",
+                soft_wrap=True,
+                markup=False,
+            )
     for error in predictions.unreadable[:5]:
-        console.print(f"skipped {error}", soft_wrap=True)
-    if options.out is not None:
-        _write(options.out, scores, predictions, dataset, info.class_name)
-    return 0
-
-
-def _write(path: Path, scores, predictions: Predictions, dataset: VideoDataset, class_name) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if path.suffix == ".json":
-        facts = {"videos": len(predictions.indices), "unreadable": len(predictions.unreadable)}
-        path.write_text(json.dumps(scores | facts, indent=2) + "\n")
-    else:
-        with path.open("w", newline="") as file:
-            writer = csv.writer(file)
-            classes = [class_name(k) for k in range(predictions.probabilities.shape[1])]
-            writer.writerow(["video", "labels", *classes])
-            for index, p in zip(predictions.indices, predictions.probabilities, strict=True):
-                record = dataset.records[int(index)]
-                labels = " ".join(map(str, record.labels))
-                writer.writerow([record.name, labels, *(f"{float(v):.6f}" for v in p)])
+        console.print(f"skipped {error}", soft_wrap=True, markup=False)

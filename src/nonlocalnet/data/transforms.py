@@ -7,6 +7,8 @@ large frames down (swscale's bilinear, which does average), only the rest of the
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 from torch import Tensor
 from torchvision.transforms.v2 import InterpolationMode
@@ -116,31 +118,45 @@ class TestTransform:
     """Cut the test crops of a clip: no chance in it.
 
     uint8 (T, 3, H, W) RGB -> float32 (num_crops, 3, T, crop, crop), at the places of
-    `crop_offsets`. The README's accuracies: short side 256, 3 crops of 256.
+    `crop_offsets`; 6 crops are those of 3, then their mirror images (the official code's crops 3 to
+    5). The README's accuracies: short side 256, 3 crops of 256.
+
+    `crop="whole"` leaves the frame as it was rescaled, (1, 3, T, h, w): the paper's own test,
+    section 4.
 
     >>> clip = torch.zeros(2, 3, 30, 40, dtype=torch.uint8)
     >>> TestTransform(crop=16, short_side=16, num_crops=3)(clip).shape
     torch.Size([3, 3, 2, 16, 16])
+    >>> TestTransform(crop="whole", short_side=15)(clip).shape
+    torch.Size([1, 3, 2, 15, 20])
 
-    Raises ValueError where the crop does not fit, or num_crops is neither 1 nor 3.
+    Raises ValueError where the crop does not fit, num_crops is not 1, 3 or 6, or a whole frame is
+    to be cut several times.
     """
 
     __test__ = False  # not a test, whatever pytest thinks of the name
 
     def __init__(
         self,
-        crop: int = 256,
+        crop: int | Literal["whole"] = 256,
         short_side: int = 256,
         num_crops: int = 1,
         mean: Colours = MEAN,
         std: Colours = STD,
     ) -> None:
-        if not 1 <= crop <= short_side:
+        if num_crops not in (1, 3, 6):
+            raise ValueError(
+                "num_crops must be 1 (centre), 3 (along the longer side) or 6 (with their mirror "
+                f"images), not {num_crops}"
+            )
+        if crop == "whole":
+            if num_crops != 1:
+                raise ValueError(f"a whole frame is one crop, num_crops is {num_crops}: pass 1")
+        elif not isinstance(crop, int) or not 1 <= crop <= short_side:
             raise ValueError(
                 f"the crop must fit the short side: 1 <= crop <= short_side, "
-                f"got crop {crop} and short_side {short_side}"
+                f'got crop {crop} and short_side {short_side}; "whole" is all of the frame'
             )
-        crop_offsets(short_side, short_side, crop, num_crops)
         self.crop, self.short_side, self.num_crops = crop, short_side, num_crops
         self.mean, self.std = mean, std
 
@@ -152,8 +168,13 @@ class TestTransform:
     def __call__(self, frames: Tensor) -> Tensor:
         _check_clip(frames)
         frames = resize_short_side(frames, self.short_side)
-        offsets = crop_offsets(frames.shape[2], frames.shape[3], self.crop, self.num_crops)
-        crops = [F.crop(frames, top, left, self.crop, self.crop) for top, left in offsets]
+        if self.crop == "whole":
+            crops = [frames]
+        else:
+            places = crop_offsets(*frames.shape[2:], self.crop, min(self.num_crops, 3))
+            crops = [F.crop(frames, *place, self.crop, self.crop) for place in places]
+        if self.num_crops == 6:
+            crops += [F.horizontal_flip(crop) for crop in crops]
         return normalize(torch.stack(crops).transpose(1, 2).contiguous(), self.mean, self.std)
 
 

@@ -33,6 +33,21 @@ def mean_class_accuracy(scores: Tensor, target: Tensor) -> float:
     return torch.stack([hit[target == c].double().mean() for c in target.unique()]).mean().item()
 
 
+def confusion_matrix(scores: Tensor, target: Tensor) -> Tensor:
+    """Count the samples of class i whose highest score is class j: (K, K) int64.
+
+    scores (N, K), target (N,). The diagonal over the sums of the rows is the accuracy per class.
+
+    >>> import torch
+    >>> confusion_matrix(torch.tensor([[0.1, 0.9], [0.8, 0.2]]), torch.tensor([1, 1]))
+    tensor([[0, 0],
+            [1, 1]])
+    """
+    k = scores.shape[1]
+    pairs = target.long() * k + scores.argmax(dim=1)
+    return pairs.bincount(minlength=k * k).view(k, k)
+
+
 def average_precision(scores: Tensor, target: Tensor) -> float:
     """Compute the average precision of one class: Σ_n (R_n - R_{n-1}) P_n.
 
@@ -56,7 +71,9 @@ def average_precision(scores: Tensor, target: Tensor) -> float:
 def mean_average_precision(scores: Tensor, target: Tensor) -> float:
     """Compute the mean over classes of `average_precision`, classes without positives left out.
 
-    scores (N, K), target (N, K) of 0 and 1. The measure of Charades.
+    scores (N, K), target (N, K) of 0 and 1. The measure of Charades, without weights. Its official
+    script breaks ties by the order of the file, ranks videos without any label last, whatever their
+    scores, and gives NaN where a class has no positive; elsewhere it gives the same.
     """
     classes = target.sum(dim=0).nonzero().flatten().tolist()
     if not classes:

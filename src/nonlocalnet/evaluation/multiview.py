@@ -4,34 +4,40 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import chain
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
-from nonlocalnet.data.decode import VideoError, VideoReader
-from nonlocalnet.data.sampling import ClipSpec, center_clip, test_clips
-from nonlocalnet.data.transforms import TestTransform
+from nonlocalnet.data.decode import VideoError
+from nonlocalnet.data.readers import VideoRecord
 from nonlocalnet.data.video import VideoDataset
+from nonlocalnet.evaluation.protocol import Crop, make_test_set
+from nonlocalnet.evaluation.workers import read_items
 from nonlocalnet.models.video_resnet import VideoResNet
+from nonlocalnet.runtime.distributed import gather, rank, size
 
-MAX_VIEWS = 16  # in one forward pass
+# views in one forward pass at first; where memory runs out, half as many, and so on
+CPU_VIEWS, ACCELERATOR_VIEWS = 16, 64
 
 
 @dataclass
 class Predictions:
     """Class probabilities of the videos that could be read, and the errors of the others.
 
-    probabilities (N, K), target (N,) or (N, K), indices (N,) into the data set's records.
+    probabilities (N, K), target (N,) or (N, K), indices (N,) into the data set's records, in
+    rising order. views_right (N,): the share of a video's views whose likeliest class, without the
+    other views, is a label of it; its mean is the official test's "clip accuracy".
     """
 
     probabilities: Tensor
     target: Tensor
     indices: Tensor
+    views_right: Tensor
     unreadable: list[str]
 
 
@@ -57,53 +63,54 @@ def evaluate(
     p(video) = mean over views of p(view), p(view) by `VideoResNet.probabilities`: probabilities
     are averaged, not logits. Videos that cannot be read are skipped and reported.
 
+    Of many processes (`runtime.distributed.processes`) each tests the videos rank, rank + size,
+    ..., so that every video counts once, and each returns the same: all of them.
+
     Source: official code, `tools/test_net_video.py`; paper, section 4 (10 clips, averaged softmax).
 
     Args:
         model: the network; it is put in evaluation mode, and back afterwards.
         dataset: with `train=False`.
         multi_label: sigmoid instead of softmax.
-        workers: processes that decode.
+        workers: processes that decode, for each process that computes.
         dtype: of autocast.
-        on_video: called with the number of videos done.
+        on_video: called with the number of videos done, of this process's share. What it raises
+            ends the test, and the workers with it, at once.
+
+    Raises:
+        ValueError: no video could be read.
     """
     device = next(model.parameters()).device
     was_training = model.training
     model.eval()
-    probabilities, target, indices, unreadable = [], [], [], []
-    views = dataset.num_clips * getattr(dataset.transform, "num_crops", 1)
-    loader = DataLoader(
-        _Tolerant(dataset),
-        batch_size=max(1, MAX_VIEWS // views),
-        num_workers=workers,
-        collate_fn=_collate,
-        pin_memory=device.type == "cuda",
-    )
+    forward = _Forward(model, multi_label, dtype)
+    share = _Share(dataset, range(rank(), len(dataset), size()))
+    views_each = dataset.num_clips * getattr(dataset.transform, "num_crops", 1)
+    reading = {
+        "workers": workers,
+        "ahead": forward.at_once // views_each,  # the next batch, while one is computed
+        "pin_memory": device.type == "cuda",
+    }
+    rows: dict[int, tuple[Tensor, Tensor, float] | str] = {}
     try:
-        for clips, labels, numbers, errors in loader:
-            unreadable += errors
-            if clips is not None:
-                with autocast(device, dtype):
-                    p = view_probabilities(model, clips.flatten(0, 1), multi_label)
-                probabilities.append(p.unflatten(0, clips.shape[:2]).mean(dim=1))
-                target.append(labels)
-                indices.append(numbers)
-            on_video(len(errors) + (0 if clips is None else len(clips)))
+        with read_items(share, **reading) as items:
+            for batch in _batches(items, forward):
+                if isinstance(batch, _Unreadable):
+                    rows[batch.index] = batch.error
+                    on_video(1)
+                    continue
+                views = [item[0] for item in batch]
+                p_of_views = forward(torch.cat(views) if len(views) > 1 else views[0])
+                parts = p_of_views.split([len(part) for part in views])
+                for p, (_, labels, index) in zip(parts, batch, strict=True):
+                    target = torch.tensor(labels)
+                    best = p.argmax(dim=1)
+                    right = target[best] if multi_label else best == target
+                    rows[index] = (p.mean(dim=0), target, right.double().mean().item())
+                on_video(len(batch))
     finally:
         model.train(was_training)
-    if not probabilities:
-        raise ValueError(f"no video could be read; the first: {unreadable[0]}")
-    return Predictions(torch.cat(probabilities), torch.cat(target), torch.cat(indices), unreadable)
-
-
-def view_probabilities(model: VideoResNet, views: Tensor, multi_label: bool) -> Tensor:
-    """Compute p of each view, `MAX_VIEWS` at a time: (V, 3, T, H, W) -> (V, K) on the CPU."""
-    device = next(model.parameters()).device
-    chunks = [
-        model.probabilities(chunk.to(device), multi_label=multi_label).float().cpu()
-        for chunk in views.split(MAX_VIEWS)
-    ]
-    return torch.cat(chunks)
+    return _merge(gather(rows))
 
 
 @torch.no_grad()
@@ -114,6 +121,8 @@ def predict(
     top: int = 5,
     num_clips: int = 10,
     num_crops: int = 1,
+    side: int | None = None,
+    crop: Crop | None = None,
 ) -> list[tuple[str, float]]:
     """Classify one video file.
 
@@ -121,7 +130,7 @@ def predict(
         model: from `nl.load`, which knows clip, size and class names.
         path: the video.
         top: how many classes to give.
-        num_clips, num_crops: views: that many clips, 1 or 3 crops of each.
+        num_clips, num_crops, side, crop: the views, as in `evaluation.protocol.make_test_set`.
 
     Returns:
         (class, probability) pairs, the likeliest first.
@@ -134,16 +143,12 @@ def predict(
         raise ValueError("this model does not know its clip and classes: load it with nl.load")
     if top < 1 or num_clips < 1:
         raise ValueError(f"top and num_clips must be at least 1; got {top} and {num_clips}")
-    clip = ClipSpec.parse(info.config["clip"])
-    side = info.short_side
-    transform = TestTransform(side, side, num_crops, info.mean, info.std)
-    with VideoReader(Path(path)) as reader:
-        n = reader.num_frames
-        clips = [center_clip(n, clip)] if num_clips == 1 else test_clips(n, clip, num_clips)
-        frames = reader.frames(list(chain(*clips)), short_side=side)
-    views = torch.cat([transform(part) for part in frames.split(clip.frames)])
+    record = VideoRecord(Path(path), (0,), str(path))  # a label is asked for, none is used
+    views, _, _ = make_test_set(
+        [record], info, num_clips=num_clips, num_crops=num_crops, side=side, crop=crop
+    )[0]
     model.eval()
-    p = view_probabilities(model, views, info.multi_label).mean(dim=0)
+    p = _Forward(model, info.multi_label)(views).mean(dim=0)
     best = p.topk(min(top, len(p)))
     return [
         (info.class_name(int(label)), float(value))
@@ -151,28 +156,98 @@ def predict(
     ]
 
 
-class _Tolerant(Dataset):
-    """Give the error instead of raising it, so that one bad file does not end a test."""
+class _Forward:
+    """Compute p of views (V, 3, T, H, W) -> (V, K) on the CPU, as many at once as fit in memory."""
 
-    def __init__(self, dataset: VideoDataset) -> None:
-        self.dataset = dataset
+    def __init__(
+        self, model: VideoResNet, multi_label: bool, dtype: torch.dtype | None = None
+    ) -> None:
+        self.model, self.multi_label, self.dtype = model, multi_label, dtype
+        self.device = next(model.parameters()).device
+        self.at_once = CPU_VIEWS if self.device.type == "cpu" else ACCELERATOR_VIEWS
+
+    def __call__(self, views: Tensor) -> Tensor:
+        done: list[Tensor] = []
+        start = 0
+        while start < len(views):
+            chunk = views[start : start + self.at_once]
+            p = self._attempt(chunk)
+            if p is None:
+                self.at_once = len(chunk) // 2
+            else:
+                done.append(p)
+                start += len(chunk)
+        return torch.cat(done)
+
+    def _attempt(self, chunk: Tensor) -> Tensor | None:
+        try:
+            with autocast(self.device, self.dtype):
+                p = self.model.probabilities(
+                    chunk.to(self.device, non_blocking=True), multi_label=self.multi_label
+                )
+            return p.float().cpu()
+        except torch.OutOfMemoryError:
+            if len(chunk) == 1:
+                raise
+            return None  # what was computed is freed only when this frame is left
+
+
+class _Unreadable(NamedTuple):
+    index: int
+    error: str
+
+
+Item = tuple[Tensor, int | list[float], int]  # views, target, index
+
+
+class _Share(Dataset):
+    """Some videos of a test set; the error instead of what raises it: one bad file ends no test."""
+
+    def __init__(self, dataset: VideoDataset, indices: Sequence[int]) -> None:
+        self.dataset, self.indices = dataset, indices
 
     def __len__(self) -> int:
-        return len(self.dataset)
+        return len(self.indices)
 
-    def __getitem__(self, index: int) -> tuple[Tensor, Tensor, int] | str:
+    def __getitem__(self, index: int) -> Item | _Unreadable:
+        index = self.indices[index]
         try:
-            return self.dataset[index]
+            views, target, _ = self.dataset[index]
+            return (
+                views,
+                target.tolist(),
+                index,
+            )  # plain: each tensor that is sent holds a file open
         except VideoError as error:
-            return str(error)
+            return _Unreadable(index, str(error))
 
 
-def _collate(
-    items: list[tuple[Tensor, Tensor, int] | str],
-) -> tuple[Tensor | None, Tensor | None, Tensor | None, list[str]]:
-    errors = [item for item in items if isinstance(item, str)]
-    good = [item for item in items if not isinstance(item, str)]
+def _batches(
+    items: Iterable[Item | _Unreadable], forward: _Forward
+) -> Iterator[list[Item] | _Unreadable]:
+    """Join videos whose views are of one shape while they fit into one forward pass."""
+    batch: list[Item] = []
+    for item in items:
+        if isinstance(item, _Unreadable):
+            yield item
+            continue
+        if batch:
+            together = sum(len(other[0]) for other in batch) + len(item[0])
+            if together > forward.at_once or item[0].shape[1:] != batch[0][0].shape[1:]:
+                yield batch
+                batch = []
+        batch.append(item)
+    if batch:
+        yield batch
+
+
+def _merge(shares: list[dict[int, tuple[Tensor, Tensor, float] | str]]) -> Predictions:
+    rows = {index: row for share in shares for index, row in share.items()}
+    good = [(index, row) for index, row in sorted(rows.items()) if not isinstance(row, str)]
+    unreadable = [row for _, row in sorted(rows.items()) if isinstance(row, str)]
     if not good:
-        return None, None, None, errors
-    clips, target, indices = zip(*good, strict=True)
-    return torch.stack(clips), torch.stack(target), torch.tensor(indices), errors
+        raise ValueError(f"no video could be read; the first: {unreadable[0]}")
+    p, target, right = zip(*(row for _, row in good), strict=True)
+    indices = torch.tensor([index for index, _ in good])
+    views_right = torch.tensor(right, dtype=torch.float64)
+    return Predictions(torch.stack(p), torch.stack(target), indices, views_right, unreadable)

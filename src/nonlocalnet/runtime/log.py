@@ -69,10 +69,24 @@ class MetricsLog:
         partial.replace(self.path)
 
 
+def read_lines(path: Path) -> tuple[list[dict[str, Any]], int]:
+    """Read a metrics.jsonl: (its lines, how many are damaged, as by a crash)."""
+    lines, damaged = [], 0
+    for text in path.read_text(errors="replace").splitlines():
+        try:
+            line = json.loads(text)
+        except json.JSONDecodeError:
+            line = None
+        if isinstance(line, dict) and "kind" in line:
+            lines.append(line)
+        else:
+            damaged += 1
+    return lines, damaged
+
+
 def read_metrics(path: Path, kind: str) -> list[dict[str, Any]]:
-    """Read the lines of one kind from a metrics.jsonl."""
-    lines = (json.loads(line) for line in path.read_text().splitlines())
-    return [line for line in lines if line["kind"] == kind]
+    """Read the lines of one kind from a metrics.jsonl; damaged lines are left out."""
+    return [line for line in read_lines(path)[0] if line["kind"] == kind]
 
 
 class Bar:

@@ -1,0 +1,68 @@
+"""Draw loss and validation score of training runs, over iterations or seconds, to a picture."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+from nonlocalnet.inspection.draw import Line, panels
+from nonlocalnet.runtime.log import console, status
+from nonlocalnet.runtime.runs import MAIN_SCORES, Run, differing, find_runs
+
+NAMED = 3  # differing options that fit a legend
+LABELS = {"top1": "validation top-1, %", "map": "validation mAP, %"}
+
+
+@dataclass(frozen=True)
+class Options:
+    """Options of `nonlocalnet plot`."""
+
+    runs: tyro.conf.Positional[tuple[Path, ...]]
+    """Folders of runs, or folders that hold runs."""
+    out: Path = Path("curves.png")
+    """The picture: .png, .pdf or .svg."""
+    x: Literal["iteration", "seconds"] = "iteration"
+    """What the curves run over."""
+
+
+def command(options: Annotated[Options, tyro.conf.arg(name="")]) -> int:
+    if not options.runs:
+        raise ValueError("name at least one run: nonlocalnet plot RUN [RUN ...]")
+    if options.out.suffix not in (".png", ".pdf", ".svg"):
+        raise ValueError(f"out must end in .png, .pdf or .svg; got {options.out}")
+    runs = find_runs(options.runs)
+    lines: dict[str, dict[str, Line]] = {"training loss": {}}
+    for run, label in zip(runs, _labels(runs), strict=True):
+        loss = run.points(options.x, "loss")
+        for note in run.notes:
+            status.print(f"{run.name}: {note}", soft_wrap=True, markup=False)
+        if not loss[0]:
+            status.print(
+                f"{run.name}: no loss over {options.x}, left out", soft_wrap=True, markup=False
+            )
+            continue
+        lines["training loss"][label] = loss
+        for score in MAIN_SCORES:
+            points = run.points(options.x, score)
+            if points[0]:
+                lines.setdefault(LABELS[score], {})[label] = points
+    if not lines["training loss"]:
+        raise ValueError(f"no run has a loss over {options.x}; nothing to draw")
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    xlabel = "seconds since the start" if options.x == "seconds" else "iteration"
+    panels(lines, xlabel=xlabel).savefig(options.out)
+    console.print(str(options.out), soft_wrap=True, markup=False)
+    return 0
+
+
+def _labels(runs: list[Run]) -> list[str]:
+    """Name runs, and say of each what sets it apart."""
+    names = differing(runs)[:NAMED]
+    labels = []
+    for run in runs:
+        told = [f"{name} {run.options[name]}" for name in names if name in run.options]
+        labels.append(f"{run.name} ({', '.join(told)})" if told else run.name)
+    return labels

@@ -1,0 +1,55 @@
+"""Which views a test takes of each video."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+from nonlocalnet.data.readers import VideoRecord
+from nonlocalnet.data.sampling import ClipSpec
+from nonlocalnet.data.transforms import TestTransform
+from nonlocalnet.data.video import VideoDataset
+from nonlocalnet.models.info import WeightsInfo
+
+Crop = int | Literal["whole"]
+
+
+def make_test_set(
+    records: Sequence[VideoRecord],
+    info: WeightsInfo,
+    *,
+    num_clips: int = 10,
+    num_crops: int | None = None,
+    side: int | None = None,
+    crop: Crop | None = None,
+) -> VideoDataset:
+    """Make the test set of videos for a network that says what its input is.
+
+    The defaults are the protocol of the official README's accuracies, 10 clips x 3 crops. Others,
+    and where they come from: docs/testing.md.
+
+    Args:
+        records: the videos.
+        info: of the network (`model.info`): clip, number of classes, short side, normalisation.
+        num_clips: clips spread over the video (`data.sampling.test_clips`); 1 is the middle one.
+        num_crops: 1 in the centre, 3 along the longer side, 6 with mirror images; by default 3,
+            of whole frames 1.
+        side: short side of the frames, pixels; by default `info.short_side`.
+        crop: side of the crops, pixels, by default `side`; "whole" is all of the frame.
+
+    Raises:
+        ValueError: crops that do not fit, or labels that do not fit the network.
+    """
+    side = info.short_side if side is None else side
+    if num_crops is None:
+        num_crops = 1 if crop == "whole" else 3
+    transform = TestTransform(side if crop is None else crop, side, num_crops, info.mean, info.std)
+    return VideoDataset(
+        records,
+        info.config["num_classes"],
+        ClipSpec.parse(info.config["clip"]),
+        transform,
+        train=False,
+        num_clips=num_clips,
+        multi_label=info.multi_label,
+    )

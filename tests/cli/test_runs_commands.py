@@ -1,0 +1,69 @@
+"""`nonlocalnet runs` and `nonlocalnet plot`."""
+
+import json
+
+import pytest
+from PIL import Image
+
+from nonlocalnet.cli import main
+
+
+@pytest.fixture
+def runs(tmp_path):
+    for name, lr, scores in (("slow", 0.01, [20.0, 40.0]), ("fast", 0.1, [50.0, 45.0])):
+        folder = tmp_path / name
+        folder.mkdir()
+        options = {"model": "c2d_tiny", "lr": lr, "iterations": 40, "out": name}
+        (folder / "config.json").write_text(json.dumps(options))
+        lines = []
+        for i, score in enumerate(scores, 1):
+            lines.append({"kind": "train", "iteration": 10 * i, "loss": 0.5, "seconds": i})
+            lines.append({"kind": "val", "iteration": 10 * i, "top1": score})
+        (folder / "metrics.jsonl").write_text("\n".join(map(json.dumps, lines)) + "\n")
+    (tmp_path / "new").mkdir()
+    (tmp_path / "new" / "config.json").write_text("{")
+    return tmp_path
+
+
+def test_runs_best_first_with_the_options_that_differ(runs, capsys):
+    assert main(["runs", str(runs), "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)
+    assert [row["name"] for row in rows] == ["fast", "slow", "new"]
+    assert rows[0]["options"] == {"lr": 0.1}
+    assert (rows[0]["best"], rows[0]["last"], rows[0]["iteration"]) == (50.0, 45.0, 20)
+    assert "config.json is damaged" in rows[2]["notes"]
+    assert main(["runs", str(runs)]) == 0
+    said = capsys.readouterr().out
+    assert said.index("fast") < said.index("slow") < said.index("new")
+    assert "50.0 top1" in said
+    assert "20/40" in said
+
+
+def test_runs_without_any(tmp_path, capsys):
+    assert main(["runs", str(tmp_path / "none")]) == 2
+    assert "no folder" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("x", ["iteration", "seconds"])
+def test_plot_draws_a_picture(runs, tmp_path, capsys, x):
+    out = tmp_path / "pictures" / "c.png"
+    words = [str(runs / "fast"), str(runs / "slow"), "--out", str(out), "--x", x]
+    assert main(["plot", *words]) == 0
+    assert str(out) in capsys.readouterr().out
+    with Image.open(out) as picture:
+        assert min(picture.size) > 400
+
+
+def test_plot_leaves_out_what_has_no_curve(runs, capsys):
+    assert main(["plot", str(runs), "--out", str(runs / "c.png")]) == 0
+    assert "new: no loss over iteration, left out" in capsys.readouterr().err
+    assert main(["plot", str(runs / "new"), "--out", str(runs / "d.png")]) == 2
+    assert "nothing to draw" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "said"), [([], "name at least one run"), (["x", "--out", "c.txt"], "out must end in")]
+)
+def test_plot_refuses(words, said, capsys):
+    assert main(["plot", *words]) == 2
+    assert said in capsys.readouterr().err
