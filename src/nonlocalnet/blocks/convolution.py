@@ -1,0 +1,94 @@
+"""The convolutions of video networks, which on a CPU are products of matrices and of frames."""
+
+from __future__ import annotations
+
+import functools
+import operator
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from nonlocalnet.blocks.frames import from_frames, to_frames
+from nonlocalnet.blocks.layout import project
+from nonlocalnet.ops.precision import autocast_dtype, product_dtype, without_autocast
+
+
+class Conv3d(nn.Conv3d):
+    """`nn.Conv3d` without groups and dilation, computed by `conv3d`.
+
+    >>> import torch
+    >>> Conv3d(4, 8, (1, 3, 3), padding=(0, 1, 1))(torch.randn(2, 4, 3, 5, 5)).shape
+    torch.Size([2, 8, 3, 5, 5])
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int | tuple[int, int, int],
+        stride: int | tuple[int, int, int] = 1,
+        padding: int | tuple[int, int, int] = 0,
+        bias: bool = False,
+    ) -> None:
+        super().__init__(in_channels, out_channels, kernel_size, stride, padding, bias=bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, in, T, H, W) -> (B, out, T', H', W')."""
+        return conv3d(x, self.weight, self.bias, self.stride, self.padding)
+
+
+def conv3d(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: Sequence[int] = (1, 1, 1),
+    padding: Sequence[int] = (0, 0, 0),
+) -> Tensor:
+    """Compute `F.conv3d`; on a CPU by what is fast there.
+
+    x (B, in, T, H, W), weight (out, in, k, h, w), bias (out,) -> (B, out, T', H', W').
+
+    A CPU gets the result in the memory format channels_last_3d, whatever x has: there kx1x1 is a
+    matrix product for all taps at once, 1xhxw a 2-D convolution of the frames, and neither copies.
+    Half precision that the CPU has no units for is multiplied in float32. Results are those of
+    `F.conv3d` up to rounding (docs/results.md has the gains).
+    """
+    device = x.device.type
+    if device != "cpu":
+        return F.conv3d(x, weight, bias, stride, padding)
+    result = autocast_dtype(x.dtype, device)
+    dtype = product_dtype(result, device)
+    time, *space = weight.shape[2:]
+    with without_autocast(device):
+        x = x.to(dtype).contiguous(memory_format=torch.channels_last_3d)
+        weight, bias = weight.to(dtype), None if bias is None else bias.to(dtype)
+        in_place = stride[0] == 1 and 2 * padding[0] == time - 1  # T' = T
+        if in_place and space == [1, 1] and not any(padding[1:]):
+            y = _over_time(x[..., :: stride[1], :: stride[2]], weight, bias)
+        elif in_place and time == 1:
+            y = F.conv2d(to_frames(x), weight.squeeze(2), bias, stride[1:], padding[1:])
+            y = from_frames(y, x.shape[0])
+        else:
+            y = F.conv3d(x, weight, bias, stride, padding)
+    return y.to(result)
+
+
+def _over_time(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """Convolve with weight (out, in, k, 1, 1): y_t = Σ_i W_i x_{t + i - (k - 1) / 2} + bias.
+
+    W_i x of all taps i is one product; the sum shifts it, which is cheaper than to shift x.
+    """
+    taps = weight.shape[2]
+    if taps == 1:
+        return project(x, weight.flatten(1), bias)
+    every = weight.flatten(2).permute(2, 0, 1).flatten(0, 1)  # (k·out, in)
+    shifts = range(taps // 2, -(taps // 2) - 1, -1)
+    terms = [
+        F.pad(term, (0, 0, 0, 0, shift, -shift)) if shift else term
+        for shift, term in zip(shifts, project(x, every, None).chunk(taps, dim=1), strict=True)
+    ]
+    if bias is not None:
+        terms.append(bias.view(-1, 1, 1, 1))
+    return functools.reduce(operator.add, terms)
