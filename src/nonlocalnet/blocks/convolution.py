@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from nonlocalnet.blocks.frames import from_frames, to_frames
-from nonlocalnet.blocks.layout import project
 from nonlocalnet.ops.precision import autocast_dtype, product_dtype, without_autocast
 
 
@@ -81,14 +80,16 @@ def _over_time(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     W_i x of all taps i is one product; the sum shifts it, which is cheaper than to shift x.
     """
     taps = weight.shape[2]
+    rows = x.permute(0, 2, 3, 4, 1)  # (B, T, H, W, in)
     if taps == 1:
-        return project(x, weight.flatten(1), bias)
-    every = weight.flatten(2).permute(2, 0, 1).flatten(0, 1)  # (k·out, in)
+        return F.linear(rows, weight.flatten(1), bias).permute(0, 4, 1, 2, 3)
+    every = F.linear(rows, weight.flatten(2).permute(2, 0, 1).flatten(0, 1))  # (B, T, H, W, k·out)
     shifts = range(taps // 2, -(taps // 2) - 1, -1)
-    terms = [
-        F.pad(term, (0, 0, 0, 0, shift, -shift)) if shift else term
-        for shift, term in zip(shifts, project(x, every, None).chunk(taps, dim=1), strict=True)
-    ]
-    if bias is not None:
-        terms.append(bias.view(-1, 1, 1, 1))
-    return functools.reduce(operator.add, terms)
+    y = functools.reduce(
+        operator.add,
+        (
+            F.pad(term, (0, 0, 0, 0, 0, 0, shift, -shift)) if shift else term
+            for shift, term in zip(shifts, every.chunk(taps, dim=4), strict=True)
+        ),
+    )
+    return (y if bias is None else y + bias).permute(0, 4, 1, 2, 3)
