@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import functools
-import operator
 from collections.abc import Sequence
 
 import torch
@@ -49,8 +47,8 @@ def conv3d(
 
     x (B, in, T, H, W), weight (out, in, k, h, w), bias (out,) -> (B, out, T', H', W').
 
-    A CPU gets the result in the memory format channels_last_3d, whatever x has: there kx1x1 is a
-    matrix product for all taps at once, 1xhxw a 2-D convolution of the frames, and neither copies.
+    A CPU gets the result in the memory format channels_last_3d, whatever x has: 1x1x1 and 3x1x1 are
+    a matrix product there, for all taps at once, 1xhxw a 2-D convolution of the frames.
     Half precision that the CPU has no units for is multiplied in float32. Results are those of
     `F.conv3d` up to rounding (docs/results.md has the gains).
     """
@@ -63,33 +61,29 @@ def conv3d(
     with without_autocast(device):
         x = x.to(dtype).contiguous(memory_format=torch.channels_last_3d)
         weight, bias = weight.to(dtype), None if bias is None else bias.to(dtype)
-        in_place = stride[0] == 1 and 2 * padding[0] == time - 1  # T' = T
-        if in_place and space == [1, 1] and not any(padding[1:]):
+        keeps_time = stride[0] == 1 and (time, padding[0]) in ((1, 0), (3, 1))
+        if keeps_time and space == [1, 1] and not any(padding[1:]):
             y = _over_time(x[..., :: stride[1], :: stride[2]], weight, bias)
-        elif in_place and time == 1:
+        elif keeps_time and time == 1:
             y = F.conv2d(to_frames(x), weight.squeeze(2), bias, stride[1:], padding[1:])
-            y = from_frames(y, x.shape[0])
+            y = from_frames(y, x.shape[0], x.shape[2])
         else:
             y = F.conv3d(x, weight, bias, stride, padding)
+            y = y.contiguous(memory_format=torch.channels_last_3d)
     return y.to(result)
 
 
 def _over_time(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """Convolve with weight (out, in, k, 1, 1): y_t = Σ_i W_i x_{t + i - (k - 1) / 2} + bias.
+    """Convolve with weight (out, in, k, 1, 1), k = 1 or 3: y_t = Σ_i W_i x_{t + i - k // 2} + bias.
 
-    W_i x of all taps i is one product; the sum shifts it, which is cheaper than to shift x.
+    All W_i x are one product; the sum shifts them, which is cheaper than to shift x.
     """
-    taps = weight.shape[2]
     rows = x.permute(0, 2, 3, 4, 1)  # (B, T, H, W, in)
-    if taps == 1:
-        return F.linear(rows, weight.flatten(1), bias).permute(0, 4, 1, 2, 3)
-    every = F.linear(rows, weight.flatten(2).permute(2, 0, 1).flatten(0, 1))  # (B, T, H, W, k·out)
-    shifts = range(taps // 2, -(taps // 2) - 1, -1)
-    y = functools.reduce(
-        operator.add,
-        (
-            F.pad(term, (0, 0, 0, 0, 0, 0, shift, -shift)) if shift else term
-            for shift, term in zip(shifts, every.chunk(taps, dim=4), strict=True)
-        ),
-    )
-    return (y if bias is None else y + bias).permute(0, 4, 1, 2, 3)
+    if weight.shape[2] == 1:
+        y = F.linear(rows, weight.flatten(1), bias)
+    else:
+        taps = weight.flatten(2).permute(2, 0, 1).flatten(0, 1)  # (3·out, in)
+        before, now, after = F.linear(rows, taps).chunk(3, dim=4)
+        y = now if bias is None else now + bias
+        y = y + F.pad(before, (0, 0, 0, 0, 0, 0, 1, -1)) + F.pad(after, (0, 0, 0, 0, 0, 0, -1, 1))
+    return y.permute(0, 4, 1, 2, 3)

@@ -10,6 +10,6 @@ def to_frames(x: Tensor) -> Tensor:
     return x.transpose(1, 2).flatten(0, 1)
 
 
-def from_frames(y: Tensor, batch: int) -> Tensor:
+def from_frames(y: Tensor, batch: int, time: int) -> Tensor:
     """(B·T, C, H, W) -> (B, C, T, H, W)."""
-    return y.unflatten(0, (batch, y.shape[0] // batch)).transpose(1, 2)
+    return y.unflatten(0, (batch, time)).transpose(1, 2)

@@ -24,13 +24,13 @@ class BatchNorm3d(nn.BatchNorm3d):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, T, H, W) -> (B, C, T, H, W)."""
-        if x.device.type != "cpu" or x.ndim != 5 or x.stride(1) != 1:
+        super()._check_input_dim(x)
+        if x.device.type != "cpu" or x.stride(1) != 1:
             return super().forward(x)
-        return from_frames(super().forward(to_frames(x)), x.shape[0])
+        return from_frames(super().forward(to_frames(x)), x.shape[0], x.shape[2])
 
     def _check_input_dim(self, input: Tensor) -> None:
-        if input.ndim != 4:  # frames
-            super()._check_input_dim(input)
+        """Frames are fine; `forward` has checked the clip."""
 
 
 BATCH_NORM = {1: nn.BatchNorm1d, 2: nn.BatchNorm2d, 3: BatchNorm3d}
