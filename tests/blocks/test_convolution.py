@@ -126,3 +126,32 @@ def test_batch_norm_equals_torchs(shape, layout):
 def test_batch_norm_takes_clips_alone():
     with pytest.raises(ValueError, match="5D"):
         BatchNorm3d(4)(torch.randn(2, 4, 5, 6))
+
+
+@pytest.mark.parametrize("kernel", [(1, 1, 1), (3, 1, 1), (1, 3, 3)])
+def test_gradients_per_sample_are_those_of_a_loop(kernel):
+    padding = tuple(k // 2 for k in kernel)
+    clips, weight = torch.randn(3, 1, 2, 4, 5, 6).double(), torch.randn(4, 2, *kernel).double()
+
+    def loss(weight, x):
+        return conv3d(x, weight, padding=padding).square().sum()
+
+    every = torch.func.vmap(torch.func.grad(loss), in_dims=(None, 0))(weight, clips)
+    for x, found in zip(clips, every, strict=True):
+        expected = torch.func.grad(lambda w, x=x: F.conv3d(x, w, padding=padding).square().sum())
+        torch.testing.assert_close(found, expected(weight), rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("kernel", [(1, 1, 1), (3, 1, 1), (1, 3, 3)])
+def test_exports_for_any_number_of_clips_and_compiles_as_one_graph(kernel):
+    module = nn.Sequential(Conv3d(2, 4, kernel, padding=tuple(k // 2 for k in kernel)))
+    module.append(BatchNorm3d(4)).eval()
+    x = torch.randn(2, 2, 4, 5, 6)
+    batch = {0: torch.export.Dim("batch")}
+    program = torch.export.export(module, (x,), dynamic_shapes=({**batch},))
+    for clips in (1, 3):
+        y = torch.randn(clips, 2, 4, 5, 6)
+        torch.testing.assert_close(program.module()(y), module(y))
+    torch.compiler.reset()
+    compiled = torch.compile(module, fullgraph=True, backend="aot_eager")
+    torch.testing.assert_close(compiled(x), module(x))

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from nonlocalnet.blocks.frames import from_frames, to_frames
+from nonlocalnet.blocks.frames import channels_last, from_frames, to_frames
 from nonlocalnet.ops.precision import autocast_dtype, product_dtype, without_autocast
 
 
@@ -59,7 +58,7 @@ def conv3d(
     dtype = product_dtype(result, device)
     time, *space = weight.shape[2:]
     with without_autocast(device):
-        x = x.to(dtype).contiguous(memory_format=torch.channels_last_3d)
+        x = channels_last(x.to(dtype))
         weight, bias = weight.to(dtype), None if bias is None else bias.to(dtype)
         keeps_time = stride[0] == 1 and (time, padding[0]) in ((1, 0), (3, 1))
         if keeps_time and space == [1, 1] and not any(padding[1:]):
@@ -68,8 +67,7 @@ def conv3d(
             y = F.conv2d(to_frames(x), weight.squeeze(2), bias, stride[1:], padding[1:])
             y = from_frames(y, x.shape[0], x.shape[2])
         else:
-            y = F.conv3d(x, weight, bias, stride, padding)
-            y = y.contiguous(memory_format=torch.channels_last_3d)
+            y = channels_last(F.conv3d(x, weight, bias, stride, padding))
     return y.to(result)
 
 

@@ -1,8 +1,13 @@
-"""A clip (B, C, T, H, W) as its frames (B·T, C, H, W): a view where channels lie last."""
+"""How clips (B, C, T, H, W) lie in memory: channels last, and then as their frames, a view."""
 
 from __future__ import annotations
 
 from torch import Tensor
+
+
+def channels_last(x: Tensor) -> Tensor:
+    """Copy to the memory format channels_last_3d unless it is so; in words that vmap knows."""
+    return x.permute(0, 2, 3, 4, 1).contiguous().permute(0, 4, 1, 2, 3)
 
 
 def to_frames(x: Tensor) -> Tensor:
