@@ -62,7 +62,7 @@ def conv3d(
         weight, bias = weight.to(dtype), None if bias is None else bias.to(dtype)
         keeps_time = stride[0] == 1 and (time, padding[0]) in ((1, 0), (3, 1))
         if keeps_time and space == [1, 1] and not any(padding[1:]):
-            y = _over_time(x[..., :: stride[1], :: stride[2]], weight, bias)
+            y = _over_time(x, weight, bias, stride[1:])
         elif keeps_time and time == 1:
             y = F.conv2d(to_frames(x), weight.squeeze(2), bias, stride[1:], padding[1:])
             y = from_frames(y, x.shape[0], x.shape[2])
@@ -71,12 +71,12 @@ def conv3d(
     return y.to(result)
 
 
-def _over_time(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+def _over_time(x: Tensor, weight: Tensor, bias: Tensor | None, stride: Sequence[int]) -> Tensor:
     """Convolve with weight (out, in, k, 1, 1), k = 1 or 3: y_t = Σ_i W_i x_{t + i - k // 2} + bias.
 
     All W_i x are one product; the sum shifts them, which is cheaper than to shift x.
     """
-    rows = x.permute(0, 2, 3, 4, 1)  # (B, T, H, W, in)
+    rows = x.permute(0, 2, 3, 4, 1)[:, :, :: stride[0], :: stride[1]]  # (B, T, H', W', in)
     if weight.shape[2] == 1:
         y = F.linear(rows, weight.flatten(1), bias)
     else:
