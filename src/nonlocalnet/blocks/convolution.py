@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import cast
 
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -30,9 +31,10 @@ class Conv3d(nn.Conv3d):
     ) -> None:
         super().__init__(in_channels, out_channels, kernel_size, stride, padding, bias=bias)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, input: Tensor) -> Tensor:
         """(B, in, T, H, W) -> (B, out, T', H', W')."""
-        return conv3d(x, self.weight, self.bias, self.stride, self.padding)
+        padding = cast("tuple[int, ...]", self.padding)  # or a word, which __init__ does not take
+        return conv3d(input, self.weight, self.bias, self.stride, padding)
 
 
 def conv3d(

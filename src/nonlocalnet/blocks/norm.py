@@ -22,12 +22,13 @@ class BatchNorm3d(nn.BatchNorm3d):
     (docs/results.md).
     """
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, input: Tensor) -> Tensor:
         """(B, C, T, H, W) -> (B, C, T, H, W)."""
-        super()._check_input_dim(x)
-        if x.device.type != "cpu" or x.stride(1) != 1:
-            return super().forward(x)
-        return from_frames(super().forward(to_frames(x)), x.shape[0], x.shape[2])
+        super()._check_input_dim(input)
+        if input.device.type != "cpu" or input.stride(1) != 1:
+            return super().forward(input)
+        batch, _, time = input.shape[:3]
+        return from_frames(super().forward(to_frames(input)), batch, time)
 
     def _check_input_dim(self, input: Tensor) -> None:
         """Frames are fine; `forward` has checked the clip."""
