@@ -27,19 +27,20 @@ def machine(device: str) -> str:
     if device == "cuda":
         return f"{torch.cuda.get_device_name()}, torch {torch.__version__}"
     lines = Path("/proc/cpuinfo").read_text().splitlines()
-    lines = Path("/proc/cpuinfo").read_text().splitlines()
     names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
     name = names[0] if names else platform.processor()
     return f"{name}, 1 thread, torch {torch.__version__}"
 
 
-def milliseconds(functions: dict[str, Callable], device: str) -> dict[str, float]:
-    """Time each function, in turn: the best of 5 to 40 rounds, of one where it takes seconds."""
+def milliseconds(
+    functions: dict[str, Callable], device: str, *, least: int = 5, slow_ms: float = 3000
+) -> dict[str, float]:
+    """Time each function, in turn: the best of `least` to 40 rounds, of one where it is slow."""
     best = dict.fromkeys(functions, float("inf"))
     started, rounds = time.monotonic(), 0
-    while rounds < 5 or (rounds < 40 and time.monotonic() - started < 4):
+    while rounds < least or (rounds < 40 and time.monotonic() - started < 4):
         for name, function in functions.items():
-            if rounds == 0 or best[name] < 3000:
+            if rounds == 0 or best[name] < slow_ms:
                 best[name] = min(best[name], _once(function, device))
         rounds += 1
     return best

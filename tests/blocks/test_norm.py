@@ -32,7 +32,7 @@ def test_frozen_norm_starts_as_the_identity_and_has_nothing_to_train():
 @pytest.mark.parametrize("dims", [1, 2, 3])
 def test_batch_norm_has_the_official_epsilon_and_momentum(dims):
     norm = make_norm("batch", 4, dims)
-    assert type(norm) is (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)[dims - 1]
+    assert isinstance(norm, (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)[dims - 1])
     assert (norm.eps, norm.momentum) == (1.0000001e-5, 0.1)  # sheet, section 1 and quirk 11
 
 

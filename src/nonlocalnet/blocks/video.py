@@ -7,6 +7,7 @@ from collections import OrderedDict
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from nonlocalnet.blocks.convolution import Conv3d
 from nonlocalnet.blocks.norm import Norm, make_norm
 
 
@@ -40,15 +41,15 @@ class Bottleneck(nn.Module):
         time_a, time_b = (kernel_a, 1, 1), (kernel_b, 3, 3)
         padding_a, padding_b = (kernel_a // 2, 0, 0), (kernel_b // 2, 1, 1)
         strides = (1, stride, stride)
-        self.conv_a = nn.Conv3d(in_channels, width, time_a, padding=padding_a, bias=False)
+        self.conv_a = Conv3d(in_channels, width, time_a, padding=padding_a)
         self.norm_a = make_norm(norm, width)
-        self.conv_b = nn.Conv3d(width, width, time_b, strides, padding_b, bias=False)
+        self.conv_b = Conv3d(width, width, time_b, strides, padding_b)
         self.norm_b = make_norm(norm, width)
-        self.conv_c = nn.Conv3d(width, out_channels, 1, bias=False)
+        self.conv_c = Conv3d(width, out_channels, 1)
         self.norm_c = make_norm(norm, out_channels)
         self.shortcut = None
         if stride != 1 or in_channels != out_channels:
-            conv = nn.Conv3d(in_channels, out_channels, 1, strides, bias=False)
+            conv = Conv3d(in_channels, out_channels, 1, strides)
             self.shortcut = nn.Sequential(
                 OrderedDict(conv=conv, norm=make_norm(norm, out_channels))
             )

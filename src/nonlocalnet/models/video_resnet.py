@@ -9,6 +9,7 @@ from typing import Any, Literal
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from nonlocalnet.blocks.convolution import Conv3d
 from nonlocalnet.blocks.non_local_block import (
     Extent,
     NonLocalBlock,
@@ -93,13 +94,12 @@ class VideoResNet(nn.Module):
         if block_norm == "auto":
             block_norm = "batch" if norm == "batch" else None
         time, space = conv1_kernel
-        self.conv1 = nn.Conv3d(
+        self.conv1 = Conv3d(
             3,
             conv1_channels,
             (time, space, space),
             stride=(temporal_stride, 2, 2),
             padding=(time // 2, space // 2, space // 2),
-            bias=False,
         )
         self.norm1 = make_norm(norm, conv1_channels)
         self.pool1 = nn.MaxPool3d(

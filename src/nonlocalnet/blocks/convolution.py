@@ -1,0 +1,89 @@
+"""The convolutions of video networks, which on a CPU are products of matrices and of frames."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import cast
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from nonlocalnet.blocks.frames import channels_last, from_frames, to_frames
+from nonlocalnet.ops.precision import autocast_dtype, product_dtype, without_autocast
+
+
+class Conv3d(nn.Conv3d):
+    """`nn.Conv3d` without groups and dilation, computed by `conv3d`.
+
+    >>> import torch
+    >>> Conv3d(4, 8, (1, 3, 3), padding=(0, 1, 1))(torch.randn(2, 4, 3, 5, 5)).shape
+    torch.Size([2, 8, 3, 5, 5])
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int | tuple[int, int, int],
+        stride: int | tuple[int, int, int] = 1,
+        padding: int | tuple[int, int, int] = 0,
+        bias: bool = False,
+    ) -> None:
+        super().__init__(in_channels, out_channels, kernel_size, stride, padding, bias=bias)
+
+    def forward(self, input: Tensor) -> Tensor:
+        """(B, in, T, H, W) -> (B, out, T', H', W')."""
+        padding = cast("tuple[int, ...]", self.padding)  # or a word, which __init__ does not take
+        return conv3d(input, self.weight, self.bias, self.stride, padding)
+
+
+def conv3d(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: Sequence[int] = (1, 1, 1),
+    padding: Sequence[int] = (0, 0, 0),
+) -> Tensor:
+    """Compute `F.conv3d`; on a CPU by what is fast there.
+
+    x (B, in, T, H, W), weight (out, in, k, h, w), bias (out,) -> (B, out, T', H', W').
+
+    A CPU gets the result in the memory format channels_last_3d, whatever x has: 1x1x1 and 3x1x1 are
+    a matrix product there, for all taps at once, 1xhxw a 2-D convolution of the frames.
+    Half precision that the CPU has no units for is multiplied in float32. Results are those of
+    `F.conv3d` up to rounding (docs/results.md has the gains).
+    """
+    device = x.device.type
+    if device != "cpu":
+        return F.conv3d(x, weight, bias, stride, padding)
+    result = autocast_dtype(x.dtype, device)
+    dtype = product_dtype(result, device)
+    time, *space = weight.shape[2:]
+    with without_autocast(device):
+        x = channels_last(x.to(dtype))
+        weight, bias = weight.to(dtype), None if bias is None else bias.to(dtype)
+        keeps_time = stride[0] == 1 and (time, padding[0]) in ((1, 0), (3, 1))
+        if keeps_time and space == [1, 1] and not any(padding[1:]):
+            y = _over_time(x, weight, bias, stride[1:])
+        elif keeps_time and time == 1:
+            y = F.conv2d(to_frames(x), weight.squeeze(2), bias, stride[1:], padding[1:])
+            y = from_frames(y, x.shape[0], x.shape[2])
+        else:
+            y = channels_last(F.conv3d(x, weight, bias, stride, padding))
+    return y.to(result)
+
+
+def _over_time(x: Tensor, weight: Tensor, bias: Tensor | None, stride: Sequence[int]) -> Tensor:
+    """Convolve with weight (out, in, k, 1, 1), k = 1 or 3: y_t = Σ_i W_i x_{t + i - k // 2} + bias.
+
+    All W_i x are one product; the sum shifts them, which is cheaper than to shift x.
+    """
+    rows = x.permute(0, 2, 3, 4, 1)[:, :, :: stride[0], :: stride[1]]  # (B, T, H', W', in)
+    if weight.shape[2] == 1:
+        y = F.linear(rows, weight.flatten(1), bias)
+    else:
+        taps = weight.flatten(2).permute(2, 0, 1).flatten(0, 1)  # (3·out, in)
+        before, now, after = F.linear(rows, taps).chunk(3, dim=4)
+        y = now if bias is None else now + bias
+        y = y + F.pad(before, (0, 0, 0, 0, 0, 0, 1, -1)) + F.pad(after, (0, 0, 0, 0, 0, 0, -1, 1))
+    return y.permute(0, 4, 1, 2, 3)
