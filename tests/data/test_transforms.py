@@ -62,7 +62,7 @@ def test_resize_is_bilinear_without_antialias():
 def test_train_shape_type_and_value():
     out = TrainTransform(crop=16, short_side=(20, 24))(coordinates(30, 40, frames=5))
     assert out.shape == (3, 5, 16, 16)
-    assert out.dtype == torch.float32
+    assert out.dtype == torch.uint8
     assert out.is_contiguous()
 
 
@@ -71,7 +71,7 @@ def test_train_crop_and_flip_are_one_for_the_whole_clip_and_reach_everything():
     torch.manual_seed(0)
     tops, lefts, flips = set(), set(), 0
     for _ in range(400):
-        out = denormalize(transform(coordinates(20, 24, frames=3)))
+        out = transform(coordinates(20, 24, frames=3))
         assert (out[:2] == out[:2, :1]).all()  # rows and columns alike in all frames
         assert out[2, :, 0, 0].tolist() == [0, 1, 2]  # frames in their order
         rows, columns = out[0, 0, :, 0].tolist(), out[1, 0, 0].tolist()
@@ -108,7 +108,7 @@ def test_train_short_side_is_drawn_uniformly_with_both_ends(monkeypatch):
 def test_train_flip_always_or_never(flip: float, first: int):
     transform = TrainTransform(crop=16, short_side=16, flip=flip)
     for _ in range(10):
-        assert denormalize(transform(coordinates(16, 16)))[1, 0, 0, 0] == first
+        assert transform(coordinates(16, 16))[1, 0, 0, 0] == first
 
 
 def test_train_follows_the_global_seed():
@@ -131,13 +131,13 @@ def test_train_refuses(arguments: dict):
 
 def test_test_crops_by_hand():
     # 16 x 21, crop 16: centre offset floor(5 / 2) = 2, crops at 0, 2, 4
-    out = denormalize(TestTransform(crop=16, short_side=16, num_crops=3)(coordinates(16, 21)))
+    out = TestTransform(crop=16, short_side=16, num_crops=3)(coordinates(16, 21))
     assert out.shape == (3, 3, 2, 16, 16)
     assert out[:, 1, 0, 0, 0].tolist() == [0, 2, 4]
     assert out[:, 0, 0, 0, 0].tolist() == [0, 0, 0]
-    tall = denormalize(TestTransform(crop=16, short_side=16, num_crops=3)(coordinates(21, 16)))
+    tall = TestTransform(crop=16, short_side=16, num_crops=3)(coordinates(21, 16))
     assert tall[:, 0, 0, 0, 0].tolist() == [0, 2, 4]
-    one = denormalize(TestTransform(crop=12, short_side=16)(coordinates(16, 21)))
+    one = TestTransform(crop=12, short_side=16)(coordinates(16, 21))
     assert one.shape == (1, 3, 2, 12, 12)
     assert one[0, :, 1, 0, 0].tolist() == [2, 4, 1]
 
@@ -152,7 +152,7 @@ def test_six_crops_are_three_and_their_mirror_images():
 
 def test_a_whole_frame_keeps_its_shape():
     whole = TestTransform("whole", short_side=16)
-    assert torch.equal(whole(coordinates(16, 21))[0], normalize(coordinates(16, 21).movedim(1, 0)))
+    assert torch.equal(whole(coordinates(16, 21))[0], coordinates(16, 21).movedim(1, 0))
     assert whole(coordinates(48, 32)).shape[-2:] == (24, 16)
     with pytest.raises(ValueError, match="a whole frame is one crop"):
         TestTransform("whole", short_side=16, num_crops=3)

@@ -11,7 +11,7 @@ from nonlocalnet.data import video as module
 from nonlocalnet.data.decode import VideoError
 from nonlocalnet.data.sampling import ClipSpec
 from nonlocalnet.data.synthetic import write_video
-from nonlocalnet.data.transforms import TestTransform, TrainTransform, denormalize
+from nonlocalnet.data.transforms import TestTransform, TrainTransform
 from nonlocalnet.data.video import VideoDataset, VideoRecord, read_folder
 
 FRAMES = 20
@@ -55,7 +55,7 @@ def view_set(records, clip="4x2", num_crops=1, **options) -> VideoDataset:
 
 def seen(clip: torch.Tensor) -> tuple[int, list[int]]:
     """Read from a clip (3, T, H, W) which video and which frames it shows."""
-    colour = denormalize(clip).float().mean((2, 3))
+    colour = clip.float().mean((2, 3))
     return round((colour[0].mean().item() - 20) / 30), (
         (colour[1] - 10) / 10
     ).round().int().tolist()
@@ -69,7 +69,7 @@ def test_training_item(records):
     for i in list(range(6)) * 12:
         clip, target, j = data[i]
         assert clip.shape == (3, 4, 16, 16)
-        assert (clip.dtype, target.dtype, target.shape) == (torch.float32, torch.int64, ())
+        assert (clip.dtype, target.dtype, target.shape) == (torch.uint8, torch.int64, ())
         shown, frames = seen(clip)
         assert (shown, j, target) == (i, i, i % 2)
         assert frames == [frames[0] + 2 * k for k in range(4)]
@@ -100,7 +100,7 @@ def test_crops_of_a_view_are_in_order(tmp_path):
     frames[..., 0] = np.repeat([20, 120, 220, 220], 8)[None, None]
     write_video(tmp_path / "a.mp4", frames)
     data = view_set([VideoRecord(tmp_path / "a.mp4", (0,), "a")], "2x1", num_crops=3)
-    left, centre, right = denormalize(data[0][0])[:, 0].float().mean((1, 2, 3)).tolist()
+    left, centre, right = data[0][0][:, 0].float().mean((1, 2, 3)).tolist()
     assert left == pytest.approx(70, abs=6)  # columns 0 to 15: 20 and 120
     assert centre == pytest.approx(170, abs=6)
     assert right == pytest.approx(220, abs=6)
@@ -269,3 +269,16 @@ def test_wrong_arguments(records):
     ):
         with pytest.raises(ValueError, match=said):
             call()
+
+
+def test_clips_are_normalised_as_the_transform_says(records):
+    mean, std = (0.1, 0.2, 0.3), (0.4, 0.5, 0.6)
+    data = VideoDataset(
+        records, 3, ClipSpec(4, 2), TestTransform(24, 24, mean=mean, std=std), train=False
+    )
+    views = data[0][0]
+    for colour in range(3):
+        expected = (views[:, colour].double() / 255 - mean[colour]) / std[colour]
+        found = data.normalize(views)[:, colour].double()
+        torch.testing.assert_close(found, expected, rtol=0, atol=1e-6)
+    assert data.normalize(views.half()).dtype == torch.float16  # a transform's own doing

@@ -139,7 +139,7 @@ def test_single_views_are_judged_too(model, records):
     with torch.no_grad():
         for i, share in enumerate(found.views_right.tolist()):
             views, target, _ = view_set(records)[i]
-            hits = model.probabilities(views).argmax(1) == target
+            hits = model.probabilities(normalize(views)).argmax(1) == target
             assert share == pytest.approx(hits.double().mean().item())
 
 
@@ -205,7 +205,7 @@ def test_sigmoid_for_many_labels(model, records):
     assert target.tolist() == [1.0, 1.0]
     found = multiview.evaluate(model, data, multi_label=True).probabilities[0]
     with torch.no_grad():
-        expected = model.logits_map(clip).sigmoid().mean((2, 3))[0]
+        expected = model.logits_map(normalize(clip)).sigmoid().mean((2, 3))[0]
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
 
 

@@ -76,7 +76,7 @@ def test_the_input_is_normalised_as_the_weights_to_start_from(config, tmp_path, 
     save_weights(source, tmp_path / "start.safetensors", info)
     seen = []
     monkeypatch.setattr(
-        "nonlocalnet.data.transforms.normalize",
+        "nonlocalnet.data.video.normalize",
         lambda frames, mean, std: seen.append((mean, std)) or frames.float(),
     )
     run = dataclasses.replace(config, init=str(tmp_path / "start.safetensors"), iterations=1)

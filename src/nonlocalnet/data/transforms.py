@@ -1,4 +1,6 @@
-"""From uint8 frames to network input: resize, crop, flip, normalise; one draw for a whole clip.
+"""From decoded frames to clips: resize, crop, flip, one draw for a whole clip; normalising.
+
+Clips stay uint8 until they are on the device that computes: a quarter of the bytes to send.
 
 Resizing is bilinear on uint8 without antialiasing, as OpenCV's in the official code, so that
 published weights see the sharpness that they were trained on. Where `decode` has already scaled
@@ -33,7 +35,8 @@ def normalize(frames: Tensor, mean: Colours = MEAN, std: Colours = STD) -> Tenso
     tensor([-2.0000,  2.4444])
     """
     _check_uint8(frames)
-    return (frames.float() - _scaled(mean)) / _scaled(std)
+    device = frames.device
+    return (frames.float() - _scaled(mean, device)) / _scaled(std, device)
 
 
 def denormalize(x: Tensor, mean: Colours = MEAN, std: Colours = STD) -> Tensor:
@@ -42,14 +45,15 @@ def denormalize(x: Tensor, mean: Colours = MEAN, std: Colours = STD) -> Tensor:
     >>> denormalize(normalize(torch.tensor([7], dtype=torch.uint8)))
     tensor([7], dtype=torch.uint8)
     """
-    return (x * _scaled(std) + _scaled(mean)).round().clamp(0, 255).to(torch.uint8)
+    device = x.device
+    return (x * _scaled(std, device) + _scaled(mean, device)).round().clamp(0, 255).to(torch.uint8)
 
 
-def _scaled(colours: Colours) -> float | Tensor:
+def _scaled(colours: Colours, device: torch.device) -> float | Tensor:
     """255 times each colour, to stand against (..., 3, T, H, W); one number if they are equal."""
     if len(set(colours)) == 1:
         return 255 * colours[0]
-    return 255 * torch.tensor(colours).view(-1, 1, 1, 1)
+    return 255 * torch.tensor(colours, device=device).view(-1, 1, 1, 1)
 
 
 def resize_short_side(frames: Tensor, short_side: int) -> Tensor:
@@ -66,11 +70,11 @@ def resize_short_side(frames: Tensor, short_side: int) -> Tensor:
 class TrainTransform:
     """Augment a training clip: one scale, one crop, one flip for all of its frames.
 
-    uint8 (T, 3, H, W) RGB -> float32 (3, T, crop, crop). The short side is an integer drawn
+    uint8 (T, 3, H, W) RGB -> uint8 (3, T, crop, crop). The short side is an integer drawn
     uniformly from `short_side`, both ends included (a single number: always that one), the crop's
     place uniformly, the mirror image with probability `flip`. No other jitter: official code, and
-    section 3.3 of the paper. Draws come from torch's global generator, which a DataLoader seeds
-    per worker and epoch.
+    section 3.3 of the paper. Draws come from torch's global generator. `mean` and `std` are for
+    whoever normalises the clips (`VideoDataset.normalize`).
 
     >>> clip = torch.zeros(2, 3, 30, 40, dtype=torch.uint8)
     >>> TrainTransform(crop=16, short_side=(20, 24))(clip).shape
@@ -111,15 +115,16 @@ class TrainTransform:
         frames = F.crop(frames, top, left, self.crop, self.crop)
         if torch.rand(()).item() < self.flip:
             frames = F.horizontal_flip(frames)
-        return normalize(frames.transpose(0, 1).contiguous(), self.mean, self.std)
+        return frames.transpose(0, 1).contiguous()
 
 
 class TestTransform:
     """Cut the test crops of a clip: no chance in it.
 
-    uint8 (T, 3, H, W) RGB -> float32 (num_crops, 3, T, crop, crop), at the places of
+    uint8 (T, 3, H, W) RGB -> uint8 (num_crops, 3, T, crop, crop), at the places of
     `crop_offsets`; 6 crops are those of 3, then their mirror images (the official code's crops 3 to
-    5). The README's accuracies: short side 256, 3 crops of 256.
+    5). The README's accuracies: short side 256, 3 crops of 256. `mean` and `std` are for whoever
+    normalises the clips (`VideoDataset.normalize`).
 
     `crop="whole"` leaves the frame as it was rescaled, (1, 3, T, h, w): the paper's own test,
     section 4.
@@ -175,7 +180,7 @@ class TestTransform:
             crops = [F.crop(frames, *place, self.crop, self.crop) for place in places]
         if self.num_crops == 6:
             crops += [F.horizontal_flip(crop) for crop in crops]
-        return normalize(torch.stack(crops).transpose(1, 2).contiguous(), self.mean, self.std)
+        return torch.stack(crops).transpose(1, 2).contiguous()
 
 
 def _draw(low: int, high: int) -> int:

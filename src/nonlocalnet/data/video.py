@@ -26,6 +26,7 @@ from nonlocalnet.data.sampling import (
     short_side_size,
     test_clips,
 )
+from nonlocalnet.data.transforms import MEAN, STD, normalize
 
 
 class Draw(NamedTuple):
@@ -38,8 +39,8 @@ class Draw(NamedTuple):
 class VideoDataset(Dataset):
     """Give clips of videos: item i is (clip, target, index of the video).
 
-    Training: clip float32 (3, T, h, w), a random clip of the video through `transform`. Testing:
-    clip float32 (num_clips · num_crops, 3, T, h, w), the views clip by clip and within a clip crop
+    Training: clip uint8 (3, T, h, w), a random clip of the video through `transform`. Testing:
+    clip uint8 (num_clips · num_crops, 3, T, h, w), the views clip by clip and within a clip crop
     by crop; the clips are those of `test_clips`, a single one is the middle of the video
     (`center_clip`). target: int64 scalar, or with `multi_label` float32 (num_classes,) of 0 and 1.
 
@@ -119,6 +120,16 @@ class VideoDataset(Dataset):
                 self._record_bad(i, error)
                 # of all videos, bad ones too: which are known to be bad is a matter of timing
                 i = int(torch.randint(len(self), ()).item())
+
+    def normalize(self, clips: Tensor) -> Tensor:
+        """Map clips, wherever they are, to network input, by the transform's mean and std.
+
+        uint8 (..., 3, T, h, w) -> float32; other types, of transforms that do it, stay.
+        """
+        if clips.dtype != torch.uint8:
+            return clips
+        transform = self.transform
+        return normalize(clips, getattr(transform, "mean", MEAN), getattr(transform, "std", STD))
 
     def bad_indices(self) -> list[int]:
         """List the videos that could not be read so far, by any worker."""

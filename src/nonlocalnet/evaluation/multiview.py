@@ -83,7 +83,7 @@ def evaluate(
     device = next(model.parameters()).device
     was_training = model.training
     model.eval()
-    forward = _Forward(model, multi_label, dtype)
+    forward = _Forward(model, dataset.normalize, multi_label, dtype)
     share = _Share(dataset, range(rank(), len(dataset), size()))
     views_each = dataset.num_clips * getattr(dataset.transform, "num_crops", 1)
     reading = {
@@ -144,11 +144,11 @@ def predict(
     if top < 1 or num_clips < 1:
         raise ValueError(f"top and num_clips must be at least 1; got {top} and {num_clips}")
     record = VideoRecord(Path(path), (0,), str(path))  # a label is asked for, none is used
-    views, _, _ = make_test_set(
+    dataset = make_test_set(
         [record], info, num_clips=num_clips, num_crops=num_crops, side=side, crop=crop
-    )[0]
+    )
     model.eval()
-    p = _Forward(model, info.multi_label)(views).mean(dim=0)
+    p = _Forward(model, dataset.normalize, info.multi_label)(dataset[0][0]).mean(dim=0)
     best = p.topk(min(top, len(p)))
     return [
         (info.class_name(int(label)), float(value))
@@ -160,9 +160,14 @@ class _Forward:
     """Compute p of views (V, 3, T, H, W) -> (V, K) on the CPU, as many at once as fit in memory."""
 
     def __init__(
-        self, model: VideoResNet, multi_label: bool, dtype: torch.dtype | None = None
+        self,
+        model: VideoResNet,
+        normalize: Callable[[Tensor], Tensor],
+        multi_label: bool,
+        dtype: torch.dtype | None = None,
     ) -> None:
-        self.model, self.multi_label, self.dtype = model, multi_label, dtype
+        self.model, self.normalize = model, normalize
+        self.multi_label, self.dtype = multi_label, dtype
         self.device = next(model.parameters()).device
         self.at_once = CPU_VIEWS if self.device.type == "cpu" else ACCELERATOR_VIEWS
 
@@ -181,10 +186,9 @@ class _Forward:
 
     def _attempt(self, chunk: Tensor) -> Tensor | None:
         try:
+            views = self.normalize(chunk.to(self.device, non_blocking=True))
             with autocast(self.device, self.dtype):
-                p = self.model.probabilities(
-                    chunk.to(self.device, non_blocking=True), multi_label=self.multi_label
-                )
+                p = self.model.probabilities(views, multi_label=self.multi_label)
             return p.float().cpu()
         except torch.OutOfMemoryError:
             if len(chunk) == 1:

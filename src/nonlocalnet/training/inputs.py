@@ -106,10 +106,9 @@ def read_batches(
         except RuntimeError as error:
             text = str(error)
             if not re.search(r"DataLoader worker \(pid", text):
-                # a worker's error comes as its whole traceback
-                raise RuntimeError(
-                    text.strip().splitlines()[-1].partition(": ")[2] or text
-                ) from None
+                if "Original Traceback" in text:  # of a worker; its last line is the error
+                    text = text.strip().splitlines()[-1].removeprefix("RuntimeError: ")
+                raise RuntimeError(text) from None
             failures += 1
             if failures > RESTARTS:
                 raise RuntimeError(

@@ -316,7 +316,9 @@ class _Run:
         return loss_sum / shares, hits / shares, waited, asked > 0
 
     def _send(self, clips: Tensor) -> Tensor:
-        return clips.to(self.device, non_blocking=True, memory_format=torch.channels_last_3d)
+        layout = torch.channels_last_3d
+        clips = clips.to(self.device, non_blocking=True, memory_format=layout)
+        return self.training.normalize(clips)
 
     def _forward(self, clips: Tensor) -> Tensor:
         with autocast(self.device, self.dtype):
