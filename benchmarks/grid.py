@@ -27,9 +27,9 @@ import torch
 import tyro
 
 from nonlocalnet.data.decode import decode_all
+from nonlocalnet.data.encode import write_video
 from nonlocalnet.data.readers import read_videos
 from nonlocalnet.data.sampling import ClipSpec
-from nonlocalnet.data.synthetic import write_video
 from nonlocalnet.data.transforms import TestTransform
 from nonlocalnet.data.video import VideoDataset
 from nonlocalnet.evaluation.multiview import evaluate
