@@ -85,9 +85,9 @@ def read_list(
 ) -> tuple[list[VideoRecord], list[str]]:
     """Read a text list: one "PATH LABEL" a line, as the official code's; in a .csv PATH,LABEL, too.
 
-    LABEL is the last word, so PATH may hold spaces; "1,5,7" gives several labels. A relative path
-    starts at `root`, by default the list's folder. Without `classes` the names are "0", "1", ... up
-    to the largest label. Names are the paths as written.
+    LABEL is the last word, so PATH may hold spaces; "1,5,7" gives several labels, "-" none. A
+    relative path starts at `root`, by default the list's folder. Without `classes` the names are
+    "0", "1", ... up to the largest label. Names are the paths as written.
 
     Raises ValueError, naming file, line and content, for a line that is not of this form.
     """
@@ -161,6 +161,8 @@ def read_charades(
 
 
 def _labels(words: Sequence[str]) -> tuple[int, ...] | None:
+    if list(words) == ["-"]:
+        return ()
     if not all(word.isascii() and word.isdigit() for word in words):
         return None
     return tuple(sorted({int(word) for word in words}))
