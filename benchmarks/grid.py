@@ -27,9 +27,9 @@ import torch
 import tyro
 
 from nonlocalnet.data.decode import decode_all
+from nonlocalnet.data.encode import write_video
 from nonlocalnet.data.readers import read_videos
 from nonlocalnet.data.sampling import ClipSpec
-from nonlocalnet.data.synthetic import write_video
 from nonlocalnet.data.transforms import TestTransform
 from nonlocalnet.data.video import VideoDataset
 from nonlocalnet.evaluation.multiview import evaluate
@@ -144,6 +144,7 @@ def make_config(
         batch_size=16,
         lr=lr,
         dropout=0.2,
+        precise_norm=20,
         init=str(init),
         seed=seed,
         workers=0,

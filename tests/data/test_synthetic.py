@@ -6,14 +6,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from nonlocalnet.data import synthetic
+from nonlocalnet.data import encode
 from nonlocalnet.data.decode import decode_all, probe
+from nonlocalnet.data.encode import write_video
 from nonlocalnet.data.readers import read_folder
 from nonlocalnet.data.synthetic import (
     COLOURS,
     generate_same_colour,
     write_same_colour,
-    write_video,
 )
 
 
@@ -140,7 +140,7 @@ def test_a_failed_write_leaves_nothing_and_spares_the_old(tmp_path: Path, monkey
     def fail(*args: object) -> None:
         raise OSError("disk full")
 
-    monkeypatch.setattr(synthetic.np, "ascontiguousarray", fail)
+    monkeypatch.setattr(encode.np, "ascontiguousarray", fail)
     with pytest.raises(OSError, match="disk full"):
         write_video(target, frames)
     assert [p.name for p in tmp_path.iterdir()] == ["a.mp4"]

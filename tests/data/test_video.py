@@ -9,8 +9,8 @@ from torch.utils.data import ConcatDataset, DataLoader
 
 from nonlocalnet.data import video as module
 from nonlocalnet.data.decode import VideoError
+from nonlocalnet.data.encode import write_video
 from nonlocalnet.data.sampling import ClipSpec
-from nonlocalnet.data.synthetic import write_video
 from nonlocalnet.data.transforms import TestTransform, TrainTransform
 from nonlocalnet.data.video import VideoDataset, VideoRecord, read_folder
 

@@ -6,9 +6,9 @@ import torch
 
 import nonlocalnet as nl
 from nonlocalnet.data.decode import VideoError, decode_all
+from nonlocalnet.data.encode import write_video
 from nonlocalnet.data.readers import VideoRecord
 from nonlocalnet.data.sampling import ClipSpec
-from nonlocalnet.data.synthetic import write_video
 from nonlocalnet.data.transforms import TestTransform, normalize
 from nonlocalnet.data.video import VideoDataset
 from nonlocalnet.evaluation import multiview

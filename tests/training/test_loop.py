@@ -143,11 +143,25 @@ def test_unreadable_videos_are_replaced_counted_and_limited(config, tmp_path, vi
 def test_an_unreadable_validation_video_does_not_end_the_run(config, tmp_path, videos):
     good = sorted((videos / "val").rglob("*.mp4"))
     file = tmp_path / "val.txt"
-    file.write_text("".join(f"{path} 0\n" for path in [*good, tmp_path / "gone.mp4"]))
+    broken = tmp_path / "broken.mp4"
+    broken.write_bytes(b"")
+    file.write_text("".join(f"{path} 0\n" for path in [*good, broken]))
     lists = tmp_path / "train.txt"
     lists.write_text("".join(f"{p} {i % 2}\n" for i, p in enumerate(good)))
     train(dataclasses.replace(config, data=lists, val=file, iterations=1))
     assert read_metrics(config.out / "metrics.jsonl", "val")[-1]["unreadable"] == 1
+
+
+def test_missing_videos_are_left_out_and_limited(config, tmp_path, videos, capsys):
+    good = sorted((videos / "train").rglob("*.mp4"))
+    file = tmp_path / "list.txt"
+    file.write_text("".join(f"{path} {i % 2}\n" for i, path in enumerate(good)) + "gone.mp4 1\n")
+    some = dataclasses.replace(config, data=file, val=None, iterations=1)
+    train(some)
+    said = " ".join(capsys.readouterr().err.split())
+    assert "1 of 13 listed videos are missing, gone.mp4 for one; they are left out" in said
+    with pytest.raises(ValueError, match=r"1 of 13 .*more than max_bad = 0.01.*--root"):
+        train(dataclasses.replace(some, out=tmp_path / "strict", max_bad=0.01))
 
 
 def test_a_loss_that_is_not_finite_ends_with_a_word_on_the_rate(config):

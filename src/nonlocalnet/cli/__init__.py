@@ -10,6 +10,7 @@ import nonlocalnet
 
 COMMANDS = {
     "models": "list the networks, with parameters and multiply-adds",
+    "data": "check the videos of a data set, or make a smaller copy",
     "train": "train a network on video files",
     "recipes": "list the paper's training runs, with what to type and to expect",
     "test": "test a network on many clips and crops of each video",

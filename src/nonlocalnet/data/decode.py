@@ -175,7 +175,7 @@ class VideoReader:
         rgb = self._reformatter.reformat(
             frame, width, height, "rgb24", interpolation="BILINEAR", threads=1
         )
-        return _upright(rgb.to_ndarray(), frame)
+        return upright(rgb.to_ndarray(), frame)
 
     def _size(self, short_side: int | None) -> tuple[int, int]:
         height, width = self._stream.codec_context.height, self._stream.codec_context.width
@@ -231,17 +231,29 @@ class _NotAsIndexed(Exception):
     """The decoder's frames do not follow the packets' time stamps."""
 
 
-def _upright(image: np.ndarray, frame: av.VideoFrame) -> np.ndarray:
-    side_data = frame.side_data.get(SideDataType.DISPLAYMATRIX)  # ty: ignore[no-matching-overload]
-    if side_data is None:
+def upright(image: np.ndarray, frame: av.VideoFrame) -> np.ndarray:
+    """Turn a picture (H, W, C) of a frame as the frame's display matrix says."""
+    matrix = _display_matrix(frame)
+    if matrix is None:
         return image
     # a pixel (x, y) is shown at (a x + c y, b x + d y): libavutil/display.h
-    a, b, _, c, d = np.frombuffer(side_data, np.int32)[:5]
+    a, b, c, d = matrix
     if abs(b) > abs(a):
         image, right, down = image.swapaxes(0, 1), c, b
     else:
         right, down = a, d
     return np.ascontiguousarray(image[:: -1 if down < 0 else 1, :: -1 if right < 0 else 1])
+
+
+def turned(frame: av.VideoFrame) -> bool | None:
+    """Whether height and width change places when a frame is shown; None: it is shown as it is."""
+    matrix = _display_matrix(frame)
+    return None if matrix is None else bool(abs(matrix[1]) > abs(matrix[0]))
+
+
+def _display_matrix(frame: av.VideoFrame) -> np.ndarray | None:
+    side_data = frame.side_data.get(SideDataType.DISPLAYMATRIX)  # ty: ignore[no-matching-overload]
+    return None if side_data is None else np.frombuffer(side_data, np.int32)[[0, 1, 3, 4]]
 
 
 __all__ = ["VideoError", "VideoInfo", "VideoReader", "decode", "decode_all", "probe"]

@@ -1,4 +1,4 @@
-"""Lists of labelled videos: from a folder per class, a text list, or a Charades-style table."""
+"""One list of labelled videos: from a folder per class, a text list, or a Charades-style table."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-SUFFIXES = (".mp4", ".avi", ".mkv", ".webm", ".mov", ".m4v", ".mpg", ".mpeg", ".wmv", ".flv")
+from nonlocalnet.data.tree import SUFFIXES
 
 
 @dataclass(frozen=True)
@@ -23,11 +23,12 @@ class VideoRecord:
 def read_videos(
     source: str | Path, *, root: str | Path | None = None, classes: Sequence[str] | None = None
 ) -> tuple[list[VideoRecord], list[str]]:
-    """Read a folder, a Charades-style .csv, or a text list, told apart by the path.
+    """Read a folder, a Charades-style .csv, or a text list, told apart by path and first row.
 
     -> (records, class names). `root` and `classes` as in `read_list` and `read_charades`; a folder
-    takes neither, it is its own root and names its own classes. Raises ValueError for content that
-    cannot be read, FileNotFoundError where there is nothing at `source`.
+    takes neither, it is its own root and names its own classes. Whole data sets with their splits:
+    `read_dataset`. Raises ValueError for content that cannot be read, FileNotFoundError where there
+    is nothing at `source`.
     """
     source = Path(source)
     if not source.exists():
@@ -45,7 +46,15 @@ def read_videos(
 
 def is_table(source: Path) -> bool:
     """Whether a source is a Charades-style table: its videos have any number of labels."""
-    return source.suffix.lower() == ".csv" and not source.is_dir()
+    return bool({"id", "actions"} & set(read_header(source)))
+
+
+def read_header(source: Path) -> list[str]:
+    """Read the first row of a .csv; of anything else, nothing."""
+    if source.suffix.lower() != ".csv" or not source.is_file():
+        return []
+    with source.open(newline="", encoding="utf-8-sig", errors="surrogateescape") as lines:
+        return next(csv.reader(lines), [])
 
 
 def read_folder(root: str | Path) -> tuple[list[VideoRecord], list[str]]:
@@ -74,11 +83,11 @@ def read_folder(root: str | Path) -> tuple[list[VideoRecord], list[str]]:
 def read_list(
     file: str | Path, root: str | Path | None = None, classes: Sequence[str] | None = None
 ) -> tuple[list[VideoRecord], list[str]]:
-    """Read a text list: one "PATH LABEL" a line, as the official code's.
+    """Read a text list: one "PATH LABEL" a line, as the official code's; in a .csv PATH,LABEL, too.
 
-    LABEL is the last word, so PATH may hold spaces; "1,5,7" gives several labels. A relative path
-    starts at `root`, by default the list's folder. Without `classes` the names are "0", "1", ... up
-    to the largest label. Names are the paths as written.
+    LABEL is the last word, so PATH may hold spaces; "1,5,7" gives several labels, "-" none. A
+    relative path starts at `root`, by default the list's folder. Without `classes` the names are
+    "0", "1", ... up to the largest label. Names are the paths as written.
 
     Raises ValueError, naming file, line and content, for a line that is not of this form.
     """
@@ -93,6 +102,9 @@ def read_list(
         where = f"{file}:{number}"
         words = line.strip().rsplit(maxsplit=1)
         labels = _labels(words[-1].split(","))
+        if file.suffix.lower() == ".csv" and (len(words) != 2 or labels is None):
+            words = next(csv.reader([line.strip()]))
+            labels = _labels(words[-1].split())
         if len(words) != 2 or labels is None:
             raise ValueError(
                 f'{where}: expected "PATH LABEL" with a whole number, or several joined by commas, '
@@ -149,6 +161,8 @@ def read_charades(
 
 
 def _labels(words: Sequence[str]) -> tuple[int, ...] | None:
+    if list(words) == ["-"]:
+        return ()
     if not all(word.isascii() and word.isdigit() for word in words):
         return None
     return tuple(sorted({int(word) for word in words}))

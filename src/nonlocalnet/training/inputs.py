@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Sampler
 
-from nonlocalnet.data.readers import VideoRecord, is_table, read_videos
+from nonlocalnet.data.datasets import read_dataset
+from nonlocalnet.data.readers import VideoRecord
 from nonlocalnet.data.sampling import ClipSpec
 from nonlocalnet.data.transforms import TestTransform, TrainTransform
 from nonlocalnet.data.video import Draw, VideoDataset
@@ -156,40 +157,39 @@ def read_data(config: TrainConfig) -> tuple[VideoDataset, VideoDataset | None, l
     """Make the training set, the validation set (one centred view a video) and the class names.
 
     Raises:
-        ValueError, FileNotFoundError: as the readers of `data/readers.py`.
+        ValueError, FileNotFoundError: as `read_dataset`; more videos are missing than max_bad
+            allows; clips would be mirrored whose labels say left and right.
     """
     names = None if config.classes is None else read_classes(config.classes)
-    records, classes = read_videos(config.data, root=config.root, classes=names)
-    multi_label = is_table(config.data) or any(len(record.labels) != 1 for record in records)
-    clip = ClipSpec.parse(config.clip)
-    training = VideoDataset(
-        records,
-        len(classes),
-        clip,
-        TrainTransform(config.crop, config.short_side, config.flip),
-        train=True,
-        multi_label=multi_label,
-        max_bad=config.max_bad,
-        cache=config.cache,
+    found = read_dataset(
+        config.data, val=config.val, root=config.root, classes=names, split=config.split
     )
-    if config.val is None:
-        return training, None, classes
-    records, val_classes = read_videos(config.val, root=config.root, classes=names)
-    if config.val.is_dir() and val_classes != classes:
+    if found.missing:
+        listed = found.missing + len(found.train) + len(found.val or ())
+        text = f"{found.missing} of {listed} listed videos are missing, {found.absent[0]} for one"
+        if found.missing > config.max_bad * listed:
+            raise ValueError(
+                f"{text}: more than max_bad = {config.max_bad:g} allows; is --root right?"
+            )
+        status.print(f"{text}; they are left out", soft_wrap=True)
+    if not found.mirrored and config.flip:
         raise ValueError(
-            f"{config.val} has the classes {val_classes[:5]}..., {config.data} has {classes[:5]}..."
+            f"the labels of {config.data} say left and right: clips cannot be mirrored; pass "
+            "--flip 0"
         )
     side = config.test_side or config.short_side[0]
-    validation = VideoDataset(
-        records,
-        len(classes),
-        clip,
-        TestTransform(side, side),
-        train=False,
-        multi_label=multi_label,
-        cache=config.cache,
+    shared = {"multi_label": found.multi_label, "cache": config.cache}
+    counts, clip = len(found.classes), ClipSpec.parse(config.clip)
+    transform = TrainTransform(config.crop, config.short_side, config.flip)
+    training = VideoDataset(
+        found.train, counts, clip, transform, train=True, max_bad=config.max_bad, **shared
     )
-    return training, validation, classes
+    if found.val is None:
+        return training, None, found.classes
+    validation = VideoDataset(
+        found.val, counts, clip, TestTransform(side, side), train=False, **shared
+    )
+    return training, validation, found.classes
 
 
 def fingerprint(records: list[VideoRecord]) -> str:

@@ -1,0 +1,154 @@
+"""Check the videos of a data set, or make a smaller copy of it."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+from rich.table import Table
+
+from nonlocalnet.data.check import UNFIT, CheckReport, check_dataset, write_good
+from nonlocalnet.data.datasets import read_dataset
+from nonlocalnet.data.resize import resize_dataset
+from nonlocalnet.data.tree import find_videos
+from nonlocalnet.models.info import read_classes
+from nonlocalnet.runtime.checkpoint import write_atomically
+from nonlocalnet.runtime.log import Bar, console, print_wide
+
+SHOWN = 20  # rows of a table
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@dataclass(frozen=True)
+class Check:
+    """Decode every video to its end; exit code 1 if anything is wrong."""
+
+    source: tyro.conf.Positional[Path]
+    """The data set: its folder, a folder of classes, or a list (docs/data.md)."""
+    val: Path | None = None
+    """Another data set or list to validate on, instead of the source's own."""
+    root: Path | None = None
+    """Where the listed videos are, if not in the source's folder."""
+    classes: Path | None = None
+    """Class names, one a line in the order of the labels, instead of the source's."""
+    split: int = 1
+    """Which split of UCF101 and HMDB51."""
+    out: Path | None = None
+    """A folder for the lists of good videos, a data set again; what was checked is kept there, so
+    that a check that was interrupted goes on."""
+    json: Path | None = None
+    """A file for everything that was found."""
+    min_frames: int = 1
+    """Shorter videos are reported."""
+    time_limit: float = 120.0
+    """Seconds for one file."""
+    workers: int = field(default_factory=_cores)
+    """Processes that decode."""
+
+
+@dataclass(frozen=True)
+class Resize:
+    """Copy a data set with its videos' shorter side reduced, as H.264 without sound."""
+
+    source: tyro.conf.Positional[Path]
+    """The folder of the videos and their lists; it is only read."""
+    out: tyro.conf.Positional[Path]
+    """The copy's folder, elsewhere; what it has already is not made again."""
+    short_side: int = 256
+    """Pixels of the shorter side; smaller videos keep their size."""
+    crf: int = 20
+    """Quality of H.264: lower is better, 0 to 51."""
+    time_limit: float = 600.0
+    """Seconds for one file."""
+    workers: int = field(default_factory=_cores)
+    """Processes that work."""
+
+
+def command(
+    do: Annotated[
+        Annotated[Check, tyro.conf.subcommand("check")]
+        | Annotated[Resize, tyro.conf.subcommand("resize")],
+        tyro.conf.arg(name=""),
+    ],
+) -> int:
+    if do.workers < 1 or do.time_limit <= 0:
+        raise ValueError("--workers and --time-limit must be positive")
+    return _check(do) if isinstance(do, Check) else _resize(do)
+
+
+def _check(options: Check) -> int:
+    names = None if options.classes is None else read_classes(options.classes)
+    data = read_dataset(
+        options.source, val=options.val, root=options.root, classes=names, split=options.split
+    )
+    total = len({record.path for record in data.train + (data.val or [])})
+    with Bar("checking", total) as bar:
+        report = check_dataset(
+            data,
+            folder=options.root or options.source,
+            workers=options.workers,
+            min_frames=options.min_frames,
+            time_limit=options.time_limit,
+            journal=options.out and options.out / ".checked.jsonl",
+            progress=bar.advance,
+        )
+    _print(report)
+    if options.json is not None:
+        text = report.as_json()
+        write_atomically(options.json, lambda place: _write(place, text))
+    if options.out is not None:
+        for file in write_good(report, data.classes, options.out):
+            console.print(f"good videos: {file}", soft_wrap=True)
+    return 1 if report.findings else 0
+
+
+def _print(report: CheckReport) -> None:
+    if report.findings:
+        table = Table("what", "split", "video", "why")
+        for finding in report.findings[:SHOWN]:
+            table.add_row(finding.kind, finding.split or "–", finding.path, finding.text)
+        print_wide(table)
+        if len(report.findings) > SHOWN:
+            more = len(report.findings) - SHOWN
+            console.print(f"and {more} more: --json FILE writes all")
+    counts = Table("what", "videos", "fit for use")
+    for kind, count in report.counts().items():
+        counts.add_row(kind, str(count), "no" if kind in (*UNFIT, "missing") else "yes")
+    for split, records in report.good.items():
+        counts.add_row(f"good, {split}", str(len(records)), "yes")
+    console.print(counts)
+
+
+def _resize(options: Resize) -> int:
+    total = sum(1 for _ in find_videos(options.source))
+    with Bar("resizing", total) as bar:
+        report = resize_dataset(
+            options.source,
+            options.out,
+            short_side=options.short_side,
+            crf=options.crf,
+            workers=options.workers,
+            time_limit=options.time_limit,
+            progress=bar.advance,
+        )
+    if report.bad:
+        table = Table("left out", "why", title=f"{len(report.bad)} videos could not be copied")
+        for path, reason in report.bad[:SHOWN]:
+            table.add_row(str(path), reason)
+        print_wide(table)
+    console.print(
+        f"{options.out}: {report.written} written, {report.skipped} there before, "
+        f"{len(report.bad)} left out",
+        soft_wrap=True,
+    )
+    return 1 if report.bad else 0
+
+
+def _write(place: Path, text: str) -> None:
+    place.write_text(text, encoding="utf-8", errors="backslashreplace")

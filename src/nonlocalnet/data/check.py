@@ -1,0 +1,258 @@
+"""Which videos of a data set are fit for use: every file is decoded to its end."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+
+import av
+from av.logging import Capture
+
+from nonlocalnet.data.container import VideoError, open_video
+from nonlocalnet.data.datasets import VideoSplits
+from nonlocalnet.data.isolated import Lost, run_isolated
+from nonlocalnet.data.packets import index_frames, whole_packets
+from nonlocalnet.data.readers import VideoRecord
+from nonlocalnet.data.tree import find_videos
+
+UNFIT = ("unreadable", "damaged", "short", "duplicate", "leak")
+KINDS = (*UNFIT, "duration", "missing", "unlisted")
+SLACK = 0.5  # seconds by which a header's duration may be off
+
+
+@dataclass(frozen=True)
+class FileReport:
+    """What decoding a whole file showed; `error` where it ended it, `damage` where it went on."""
+
+    frames: int = 0
+    seconds: float = 0.0  # as the decoded frames' time stamps span
+    announced_frames: int = 0  # by the header; 0 where it does not say, as for the next
+    announced_seconds: float = 0.0
+    damage: str = ""
+    error: str = ""
+    digest: str = ""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that is wrong: its kind, one of `KINDS`, the video, and what is the matter."""
+
+    kind: str
+    path: str
+    text: str
+    split: str = ""
+
+
+@dataclass
+class CheckReport:
+    """All that a check found, and for each split the videos that are fit for use."""
+
+    files: dict[str, FileReport] = field(default_factory=dict)
+    findings: list[Finding] = field(default_factory=list)
+    good: dict[str, list[VideoRecord]] = field(default_factory=dict)
+
+    def counts(self) -> dict[str, int]:
+        """Count the findings of each kind."""
+        found = Counter(finding.kind for finding in self.findings)
+        return {kind: found[kind] for kind in KINDS if found[kind]}
+
+    def as_json(self) -> str:
+        """Write everything down, for machines."""
+        content = {
+            "counts": self.counts(),
+            "good": {split: len(records) for split, records in self.good.items()},
+            "findings": [asdict(finding) for finding in self.findings],
+            "files": {path: asdict(report) for path, report in self.files.items()},
+        }
+        return json.dumps(content, indent=1) + "\n"
+
+
+def check_file(path: Path) -> FileReport:
+    """Decode a whole file, without a picture kept; whatever is wrong is in the report.
+
+    What FFmpeg conceals (it repairs pictures, and says so in its log alone) is damage, and so are
+    frames that a header or the packets announce and decoding does not give.
+    """
+    try:
+        with path.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        # the log has what the decoder does not raise
+        av.logging.set_level(av.logging.ERROR)
+        with Capture(local=True) as log:
+            report = _decode_whole(path)
+        messages = [text.strip() for level, _, text in log if level <= av.logging.ERROR]
+    except (VideoError, OSError) as error:
+        reason = error.reason if isinstance(error, VideoError) else error.strerror
+        return FileReport(error=str(reason))
+    damage = report.damage or ("; ".join(dict.fromkeys(messages[:3])) if messages else "")
+    return replace(report, digest=digest, damage=damage)
+
+
+def _decode_whole(path: Path) -> FileReport:
+    container, stream = open_video(path)
+    with container:
+        index = index_frames(container, stream)
+        announced, alone = stream.frames, len(container.streams) == 1
+        if stream.duration is not None and stream.time_base is not None:
+            promised = float(stream.duration * stream.time_base)
+        else:
+            promised = (container.duration or 0) / av.time_base if alone else 0.0
+    container, stream = open_video(path)
+    frames, corrupt, packets = 0, 0, 0
+    with container:
+        try:
+            for count, packet in enumerate(whole_packets(container, stream)):
+                packets += packet.size > 0
+                if count < index.unusable:
+                    continue
+                for frame in stream.decode(packet):
+                    frames += 1
+                    corrupt += frame.is_corrupt
+        except av.FFmpegError as error:
+            reason = f"decoding fails after {frames} of {index.num_frames} frames"
+            raise VideoError(path, f"{reason} ({error.strerror})") from error
+    if not frames:
+        raise VideoError(path, "the video stream holds no frames")
+    damage = f"{corrupt} of {frames} frames are corrupt" if corrupt else ""
+    if packets < announced:  # a header counts packets: some show nothing
+        damage = f"its header announces {announced} frames, {packets} are there"
+    elif frames < index.num_frames:
+        damage = f"only {frames} of {index.num_frames} frames can be decoded"
+    return FileReport(frames, index.duration, announced, promised, damage)
+
+
+def check_dataset(
+    data: VideoSplits,
+    *,
+    folder: Path | None = None,
+    workers: int = 1,
+    min_frames: int = 1,
+    time_limit: float = 120.0,
+    journal: Path | None = None,
+    progress: Callable[[int, str], None] = lambda done, text: None,
+) -> CheckReport:
+    """Decode all videos of a data set to their end, in processes of their own.
+
+    Found: files that are unreadable (or kill their process, or take longer than `time_limit`
+    seconds), damaged, shorter than `min_frames`, of another duration than their header says;
+    duplicates, by their bytes, within a split, and leaks, the same video in training and
+    validation; listed videos that are missing and videos below `folder` that no list names. Of
+    duplicates the first is kept; a leak is taken out of training.
+
+    journal: a file of results so far, one a line; those of files unchanged since are not redone.
+    progress: called with the number of files done and the findings so far.
+    """
+    splits = {"train": data.train} | ({"val": data.val} if data.val is not None else {})
+    paths = list(dict.fromkeys(r.path for records in splits.values() for r in records))
+    report = CheckReport()
+    known = _read_journal(journal)
+    todo = []
+    for path in paths:
+        stamp = _stamp(path)
+        if stamp in known:
+            report.files[str(path)] = known[stamp]
+        else:
+            todo.append((path,))
+    bad = sum(bool(r.error or r.damage) for r in report.files.values())
+    progress(len(report.files), f"{bad} bad")
+    for i, result in run_isolated(check_file, todo, workers=workers, time_limit=time_limit):
+        (path,) = todo[i]
+        found = FileReport(error=result.reason) if isinstance(result, Lost) else result
+        report.files[str(path)] = found
+        if journal is not None and not isinstance(result, Lost):
+            journal.parent.mkdir(parents=True, exist_ok=True)
+            with journal.open("a") as file:
+                file.write(json.dumps([*_stamp(path), asdict(found)]) + "\n")
+        bad += bool(found.error or found.damage)
+        progress(1, f"{bad} bad")
+    report.findings += [
+        Finding("missing", name, "listed, but there is no such file") for name in data.absent
+    ]
+    _judge(splits, report, min_frames)
+    if folder is not None and folder.is_dir():
+        listed = {path.resolve() for path in paths}
+        report.findings += [
+            Finding("unlisted", str(path), "in no split")
+            for path in find_videos(folder)
+            if path.resolve() not in listed
+        ]
+    return report
+
+
+def _judge(splits: dict[str, list[VideoRecord]], report: CheckReport, min_frames: int) -> None:
+    """Find what is wrong with each video; validation first, it keeps what training must not."""
+    first: dict[str, tuple[str, Path]] = {}
+    for split in reversed(list(splits)):
+        good = report.good[split] = []
+        for record in splits[split]:
+            file = report.files[str(record.path)]
+            found = list(_faults(file, min_frames))
+            if file.digest in first:
+                other, path = first[file.digest]
+                kind = "duplicate" if other == split else "leak"
+                found.append((kind, f"the same video as {path} of {other}"))
+            elif file.digest:
+                first[file.digest] = split, record.path
+            report.findings += [Finding(k, str(record.path), text, split) for k, text in found]
+            if not any(kind in UNFIT for kind, _ in found):
+                good.append(record)
+
+
+def _faults(file: FileReport, min_frames: int) -> Iterator[tuple[str, str]]:
+    if file.error:
+        yield "unreadable", file.error
+        return
+    if file.damage:
+        yield "damaged", file.damage
+    if file.frames < min_frames:
+        yield "short", f"{file.frames} frames, at least {min_frames} are needed"
+    off = abs(file.announced_seconds - file.seconds)
+    if file.announced_seconds and file.seconds and off > max(SLACK, 0.05 * file.seconds):
+        yield (
+            "duration",
+            f"its header says {file.announced_seconds:.2f} s, its frames last {file.seconds:.2f} s",
+        )
+
+
+def write_good(report: CheckReport, classes: list[str], folder: Path) -> list[Path]:
+    """Write train.txt, val.txt ("PATH LABEL", absolute paths) and classes.txt: a data set again.
+
+    -> the lists written. A split without a good video gets none.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    written = []
+    for split, records in report.good.items():
+        lines = [
+            f"{record.path.absolute()} {','.join(map(str, record.labels)) or '-'}\n"
+            for record in records
+        ]
+        file = folder / f"{split}.txt"
+        if lines:
+            file.write_text("".join(lines), encoding="utf-8", errors="surrogateescape")
+            written.append(file)
+    (folder / "classes.txt").write_text("".join(f"{name}\n" for name in classes))
+    return written
+
+
+def _stamp(path: Path) -> tuple[str, int, int]:
+    try:
+        status = path.stat()
+    except OSError:
+        return str(path), -1, -1
+    return str(path), status.st_size, status.st_mtime_ns
+
+
+def _read_journal(journal: Path | None) -> dict[tuple[str, int, int], FileReport]:
+    known = {}
+    if journal is not None and journal.is_file():
+        for line in journal.read_text().splitlines():
+            try:
+                *stamp, report = json.loads(line)
+                known[tuple(stamp)] = FileReport(**report)
+            except (ValueError, TypeError):  # the line that a crash cut
+                continue
+    return known

@@ -1,0 +1,277 @@
+"""Small trees of every form in which data sets come; nothing is decoded."""
+
+from __future__ import annotations
+
+import csv
+import json
+import random
+from pathlib import Path
+
+import pytest
+
+from nonlocalnet.data.datasets import read_dataset
+from nonlocalnet.data.readers import VideoRecord
+
+
+def touch(*paths: Path) -> None:
+    for path in paths:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+
+
+def write(path: Path, text: str) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+    return path
+
+
+def short(records: list[VideoRecord] | None, root: Path) -> list[tuple[str, tuple[int, ...]]]:
+    return [(r.path.relative_to(root).as_posix(), r.labels) for r in records or []]
+
+
+def names(shared: Path, which: str) -> list[str]:
+    return (shared / "data/labels" / which).read_text().splitlines()
+
+
+@pytest.mark.parametrize("val", ["val", "validation"])
+def test_split_folders(tmp_path, val):
+    touch(tmp_path / "train/air drumming/a.mp4", tmp_path / "train/zumba/b.mp4")
+    touch(tmp_path / val / "air_drumming/c.mp4", tmp_path / "test/x/d.mp4")
+    data = read_dataset(tmp_path)
+    assert data.classes == ["air drumming", "zumba"]
+    assert short(data.train, tmp_path) == [
+        ("train/air drumming/a.mp4", (0,)),
+        ("train/zumba/b.mp4", (1,)),
+    ]
+    assert short(data.val, tmp_path) == [(f"{val}/air_drumming/c.mp4", (0,))]
+    assert (data.multi_label, data.mirrored, data.missing) == (False, True, 0)
+    swapped = read_dataset(tmp_path, classes=["zumba", "air drumming"])
+    assert [r.labels for r in swapped.train] == [(1,), (0,)]
+    touch(tmp_path / val / "juggling/e.mp4")
+    with pytest.raises(ValueError, match=r"juggling.e\.mp4: class 'juggling' is none of the 2"):
+        read_dataset(tmp_path)
+
+
+def kinetics(tmp_path: Path, shared: Path, lie: str, which: str = "k400") -> tuple[Path, list]:
+    """Every class once in train, every second in val; files as `lie` says, a few missing."""
+    classes = names(shared, f"kinetics_label_map_{which}.txt")
+    rng, rows = random.Random(0), []
+    for i, label in enumerate(classes):
+        for split, every in (("train", 1), ("validate", 2)):
+            if i % every == 0:
+                rows.append([label, f"-{split[0]}_{i:08d}", i, i + 10, split])
+    rng.shuffle(rows)
+    for split in ("train", "validate"):
+        with (tmp_path / f"kinetics_{split}.csv").open("w", newline="") as file:
+            table = csv.writer(file)
+            table.writerow(["label", "youtube_id", "time_start", "time_end", "split", "is_cc"])
+            table.writerows([*row, 0] for row in rows if row[4] == split)
+    (tmp_path / "test.csv").write_text("youtube_id,time_start,time_end,split\nx,1,11,test\n")
+    for i, (label, name, start, end, split) in enumerate(rows):
+        place = lie.format(
+            split=split, label=label, under=label.replace(" ", "_"), id=name, start=start, end=end
+        )
+        if i % 50:
+            touch(tmp_path / place)
+    return tmp_path, rows
+
+
+@pytest.mark.parametrize(
+    "lie",
+    [
+        "videos/{split}/{label}/{id}_{start:06d}_{end:06d}.mp4",
+        "{split}/{under}/{id}_{start:06d}_{end:06d}.mkv",
+        "{label}/{id}.webm",
+        "videos/{id}_{start:06d}_{end:06d}.mp4",
+    ],
+)
+def test_kinetics(tmp_path, shared, lie):
+    folder, rows = kinetics(tmp_path, shared, lie)
+    classes = names(shared, "kinetics_label_map_k400.txt")
+    data = read_dataset(folder)
+    assert data.classes == classes
+    assert data.missing == len(rows[::50]) == 12
+    assert data.val is not None
+    assert len(data.train) + len(data.val) + data.missing == 600
+    for record in data.train + data.val:
+        split, number = record.name[1], int(record.name.split("_")[1])
+        assert record.labels == (number,)
+        assert record.path.name.startswith(record.name[:11])
+        assert record in (data.train if split == "t" else data.val)
+    # one table alone
+    alone = read_dataset(folder / "kinetics_validate.csv", classes=classes)
+    assert (alone.val, alone.train) == (None, data.val)
+    both = read_dataset(folder / "kinetics_train.csv", val=folder / "kinetics_validate.csv")
+    assert (both.train, both.val, both.classes) == (data.train, data.val, classes)
+
+
+def test_kinetics_one_video_in_two_splits(tmp_path):
+    header = "label,youtube_id,time_start,time_end,split\n"
+    write(tmp_path / "all.csv", header + "a b,x,1,2,train\na b,x,1,2,val\nc,y,1.0,2.0,train\n")
+    touch(*(tmp_path / f"{part}/a_b/x_000001_000002.mp4" for part in ("train", "validate")))
+    touch(tmp_path / "train/c/y_000001_000002.mp4")
+    data = read_dataset(tmp_path)
+    assert [len(data.train), len(data.val or [])] == [2, 1]
+    assert short(data.val, tmp_path) == [("validate/a_b/x_000001_000002.mp4", (0,))]
+    assert short(read_dataset(tmp_path / "all.csv").train, tmp_path) == short(data.train, tmp_path)
+    write(tmp_path / "all.csv", header + "a,x,one,2,train\n")
+    with pytest.raises(ValueError, match=r"all\.csv:2: time_start and time_end"):
+        read_dataset(tmp_path)
+
+
+def test_kinetics_without_videos_hints_at_root(tmp_path):
+    table = "label,youtube_id,time_start,time_end,split\na,x,1,2,train\n"
+    write(tmp_path / "lists/train.csv", table)
+    with pytest.raises(ValueError, match=r"none of its 1 videos is there.*train\.csv:2.*--root"):
+        read_dataset(tmp_path / "lists")
+    touch(tmp_path / "v/x_000001_000002.mp4")
+    assert len(read_dataset(tmp_path / "lists", root=tmp_path / "v").train) == 1
+
+
+@pytest.mark.parametrize(
+    ("train", "val", "line"),
+    [
+        ("train.txt", "val.txt", "{} {}"),
+        ("trainlist.txt", "vallist.txt", "{} {}"),
+        ("train.csv", "val.csv", "{} {}"),
+        ("train.csv", "val.csv", "{},{}"),
+    ],
+)
+def test_lists(tmp_path, train, val, line):
+    write(tmp_path / train, "\n".join(line.format(f"v/{i} x.mp4", i % 3) for i in range(6)))
+    write(tmp_path / val, line.format("v/7.avi", 3))
+    touch(*(tmp_path / f"v/{i} x.mp4" for i in range(5)), tmp_path / "v/7.mp4")
+    data = read_dataset(tmp_path)
+    assert short(data.train, tmp_path) == [(f"v/{i} x.mp4", (i % 3,)) for i in range(5)]
+    assert short(data.val, tmp_path) == [("v/7.mp4", (3,))]  # listed as .avi: re-encoded since
+    assert (data.classes, data.missing, data.absent) == (list("0123"), 1, ("v/5 x.mp4",))
+    write(tmp_path / "classes.txt", "a\nb\nc\nd\n")
+    assert read_dataset(tmp_path).classes == list("abcd")
+    assert read_dataset(tmp_path, classes=list("wxyz")).classes == list("wxyz")
+    alone = read_dataset(tmp_path / train, val=tmp_path / val)
+    assert (alone.train, alone.val, alone.classes) == (data.train, data.val, data.classes)
+    write(tmp_path / "classes.txt", "a\nb\n")
+    with pytest.raises(ValueError, match=f"{train}:3: label 2 is beyond the 2 classes"):
+        read_dataset(tmp_path)
+
+
+def test_charades(tmp_path, shared):
+    for part, rows in (("train", "A,,c000 1 2;c156 0 1\nB,,\n"), ("test", "C,,c003 1 2\n")):
+        write(tmp_path / f"Charades/Charades_v1_{part}.csv", f"id,script,actions\n{rows}")
+    touch(*(tmp_path / f"Charades_v1_480/{name}.mp4" for name in "AC"))
+    data = read_dataset(tmp_path)
+    assert short(data.train, tmp_path) == [("Charades_v1_480/A.mp4", (0, 156))]
+    assert short(data.val, tmp_path) == [("Charades_v1_480/C.mp4", (3,))]
+    assert (data.multi_label, data.missing, len(data.classes)) == (True, 1, 157)
+    index = "\n".join(f"c{i:03d} Doing thing {i}" for i in range(157))
+    write(tmp_path / "Charades/Charades_v1_classes.txt", index)
+    assert read_dataset(tmp_path).classes[156] == "Doing thing 156"
+    # a table alone
+    grid = read_dataset(
+        shared / "data/grid/charades_style_train.csv",
+        val=shared / "data/grid/charades_style_val.csv",
+        root=shared / "data/grid/videos",
+    )
+    assert (len(grid.train), len(grid.val or []), len(grid.classes)) == (701, 98, 51)
+    assert grid.multi_label
+
+
+@pytest.mark.parametrize("under", ["UCF-101/", ""])
+def test_ucf101(tmp_path, shared, under):
+    classes = names(shared, "ucf101_label_map.txt")
+    lists = tmp_path / "ucfTrainTestlist"
+    write(lists / "classInd.txt", "".join(f"{i} {name}\n" for i, name in enumerate(classes, 1)))
+    videos = [f"{name}/v_{name}_g{g:02d}_c01.avi" for name in classes for g in (1, 9)]
+    touch(*(tmp_path / f"{under}{video}" for video in videos))
+    train = [f"{video} {i // 2 + 1}\n" for i, video in enumerate(videos)][1::2]
+    random.Random(0).shuffle(train)
+    for split in (1, 2):
+        write(lists / f"trainlist{split:02d}.txt", "".join(train[split - 1 :]))
+        write(lists / f"testlist{split:02d}.txt", "\n".join(videos[::2]))
+    data = read_dataset(tmp_path)
+    assert data.classes == classes
+    assert [len(data.train), len(data.val or []), data.missing] == [101, 101, 0]
+    for record in [*data.train, *(data.val or [])]:
+        assert record.path == tmp_path / under / record.name
+        assert classes[record.labels[0]] == record.path.parent.name
+    assert len(read_dataset(tmp_path, split=2).train) == 100
+    with pytest.raises(ValueError, match="no split 3"):
+        read_dataset(tmp_path, split=3)
+    write(lists / "trainlist01.txt", "Archery/v_Archery_g01_c01.avi 1\n")
+    with pytest.raises(ValueError, match=r"trainlist01\.txt:1: label 1 is not that of 'Archery'"):
+        read_dataset(tmp_path)
+
+
+@pytest.mark.parametrize("lists", ["testTrainMulti_7030_splits", "splits", ""])
+def test_hmdb51(tmp_path, shared, lists):
+    classes = names(shared, "hmdb51_label_map.txt")
+    for name in classes:
+        use = {f"x_{name}_f_{k}#1.avi": k for k in range(3)}
+        write(
+            tmp_path / lists / f"{name}_test_split2.txt",
+            "".join(f"{video} {k} \n" for video, k in use.items()),
+        )
+        touch(*(tmp_path / "hmdb51_org" / name / video for video in use))
+    data = read_dataset(tmp_path, split=2)
+    assert data.classes == classes
+    assert {r.path.stem[-3] for r in data.train} == {"1"}
+    assert {r.path.stem[-3] for r in data.val or []} == {"2"}
+    assert [classes[r.labels[0]] for r in data.train] == [r.path.parent.name for r in data.train]
+    with pytest.raises(ValueError, match="no split 1"):
+        read_dataset(tmp_path)
+    write(tmp_path / lists / "chew_test_split2.txt", "a.avi 1\nb.avi 3\n")
+    with pytest.raises(ValueError, match=r"chew_test_split2\.txt:2: expected"):
+        read_dataset(tmp_path, split=2)
+
+
+@pytest.mark.parametrize("prefix", ["something-something-v2-", "labels/", ""])
+def test_something_something(tmp_path, shared, prefix):
+    classes = names(shared, "sthv2_label_map.txt")
+    write(
+        tmp_path / f"{prefix}labels.json",
+        json.dumps({name: str(i) for i, name in enumerate(classes)}),
+    )
+    templates = [name.replace("something", "[something]") for name in classes]
+    entries = [{"id": str(i), "label": "x", "template": t} for i, t in enumerate(templates)]
+    write(tmp_path / f"{prefix}train.json", json.dumps(entries[::-1]))
+    write(tmp_path / f"{prefix}validation.json", json.dumps([{**entries[5], "id": "900"}]))
+    touch(*(tmp_path / f"20bn-something-something-v2/{i}.webm" for i in (*range(1, 174), 900)))
+    data = read_dataset(tmp_path)
+    assert data.classes == classes
+    assert (data.mirrored, data.missing) == (False, 1)
+    assert [(r.name, r.labels) for r in data.train] == [(str(i), (i,)) for i in range(173, 0, -1)]
+    assert short(data.val, tmp_path) == [("20bn-something-something-v2/900.webm", (5,))]
+    write(tmp_path / f"{prefix}train.json", '[{"id": "1"}]')
+    with pytest.raises(ValueError, match=r"train\.json: entry 1: expected id and template"):
+        read_dataset(tmp_path)
+
+
+def test_a_folder_of_classes(tmp_path):
+    touch(tmp_path / "v/b/1.mp4", tmp_path / "v/a/2.mp4", tmp_path / "w/a/3.mp4")
+    data = read_dataset(tmp_path / "v")
+    assert (data.classes, data.val) == (["a", "b"], None)
+    touch(tmp_path / "w/b/4.mp4")
+    both = read_dataset(tmp_path / "v", val=tmp_path / "w")
+    assert short(both.val, tmp_path) == [("w/a/3.mp4", (0,)), ("w/b/4.mp4", (1,))]
+    write(tmp_path / "val_list.txt", "v/b/1.mp4 1\n")
+    assert short(read_dataset(tmp_path / "v", val=tmp_path / "val_list.txt").val, tmp_path) == [
+        ("v/b/1.mp4", (1,))
+    ]
+    with pytest.raises(ValueError, match="its videos lie there"):
+        read_dataset(tmp_path / "v", root=tmp_path)
+
+
+def test_what_is_no_data_set(tmp_path, shared):
+    with pytest.raises(FileNotFoundError, match="no videos at"):
+        read_dataset(tmp_path / "nothing")
+    with pytest.raises(ValueError, match="no videos found"):
+        read_dataset(tmp_path)
+    with pytest.raises(ValueError, match="one folder of videos, 'videos'"):
+        read_dataset(shared / "data/grid")  # whose lists have names of their own
+
+
+def test_links_in_a_circle(tmp_path):
+    write(tmp_path / "train.csv", "label,youtube_id,time_start,time_end\na,x,1,2\n")
+    touch(tmp_path / "videos/x.mp4")
+    (tmp_path / "videos/again").symlink_to(tmp_path)
+    assert len(read_dataset(tmp_path).train) == 1
