@@ -22,8 +22,8 @@ def count_decoded(monkeypatch):
     counts = {"frames": 0, "in_order": 0}
     by_stamp, in_order = VideoReader._decode_from, VideoReader._pick_in_order
 
-    def spy_stamp(self, key):
-        for frame in by_stamp(self, key):
+    def spy_stamp(self, key, wanted):
+        for frame in by_stamp(self, key, wanted):
             counts["frames"] += 1
             yield frame
 
@@ -38,6 +38,8 @@ def count_decoded(monkeypatch):
 
 GOP = {"g": "10", "bf": "2", "x264-params": "scenecut=0"}
 OPEN_GOP = {"x264-params": "keyint=10:min-keyint=10:bframes=3:open-gop=1:scenecut=0"}
+PYRAMID = {"x264-params": "keyint=30:bframes=8:b-adapt=0:b-pyramid=normal:ref=5"}
+FLAT = {"x264-params": "keyint=30:bframes=3:b-adapt=0:b-pyramid=none:weightp=2"}
 REFRESH = {"x264-params": "keyint=10:intra-refresh=1:scenecut=0"}
 
 
@@ -52,6 +54,10 @@ REFRESH = {"x264-params": "keyint=10:intra-refresh=1:scenecut=0"}
         ("open.mp4", "libx264", OPEN_GOP),
         ("open.ts", "libx264", OPEN_GOP),
         ("refresh.mp4", "libx264", REFRESH),
+        ("pyramid.mp4", "libx264", PYRAMID),
+        ("flat.mp4", "libx264", FLAT),
+        ("flat.mkv", "libx264", FLAT),
+        ("a5.mp4", "libx265", {"x265-params": "keyint=30:bframes=4:log-level=none"}),
         ("a4.avi", "mpeg4", {"g": "10", "bf": "2"}),
         ("a4.mp4", "mpeg4", {"g": "10", "bf": "2"}),
         ("a.mpg", "mpeg2video", {"g": "10", "bf": "2"}),
@@ -130,6 +136,14 @@ def test_only_the_stretch_needed_is_decoded(tmp_path, encode, moving, count_deco
     count_decoded["frames"] = 0
     decode(path, [8, 11])
     assert count_decoded["frames"] == 12  # 0 to 11 in one go
+    assert count_decoded["in_order"] == 0
+
+
+def test_frames_that_no_other_needs_are_not_decoded(tmp_path, encode, moving, count_decoded):
+    # P every fourth frame, and between them B-frames that nothing refers to
+    path = encode(tmp_path / "a.mp4", moving, options=FLAT)
+    decode(path, [22])  # 0, 4, ..., 20, 22 and 24
+    assert count_decoded["frames"] <= 8
     assert count_decoded["in_order"] == 0
 
 

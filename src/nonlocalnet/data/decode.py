@@ -7,7 +7,7 @@ that does not keep to its own is decoded in order.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Set
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -115,13 +115,14 @@ class VideoReader:
         if not index.stamps:
             raise _NotAsIndexed
         number = {stamp: i for i, stamp in enumerate(index.stamps)}
+        stamps = {index.stamps[i] for i in wanted}
         picked: list[np.ndarray] = []
         frames: Iterator[av.VideoFrame] | None = None
         first = position = -1
         for i in wanted:
             key = index.key_before(i)
             if frames is None or key - position > FEW_FRAMES:
-                frames, first, position = self._decode_from(key), key, -1
+                frames, first, position = self._decode_from(key, stamps), key, -1
             while position < i:
                 frame = next(frames, None)
                 shown = -1 if frame is None else number.get(frame.pts, -1)
@@ -134,7 +135,7 @@ class VideoReader:
             picked.append(self._to_rgb(frame, size))
         return picked
 
-    def _decode_from(self, key: int) -> Iterator[av.VideoFrame]:
+    def _decode_from(self, key: int, wanted: Set[int]) -> Iterator[av.VideoFrame]:
         stamp = self._index.stamps[key]
         self._container.seek(stamp, stream=self._stream)
         sought = False
@@ -143,6 +144,9 @@ class VideoReader:
             if not (sought or at_key):
                 raise _NotAsIndexed
             sought = True
+            # a frame that no other refers to is decoded for its own sake alone
+            shown = packet.pts is None or packet.pts in wanted
+            self._stream.codec_context.skip_frame = "DEFAULT" if shown else "NONREF"
             yield from self._stream.decode(packet)
 
     def _pick_in_order(self, wanted: list[int], size: tuple[int, int]) -> list[np.ndarray]:
