@@ -1,5 +1,6 @@
 import json
 import math
+import sys
 
 import pytest
 import torch
@@ -55,3 +56,24 @@ def test_devices_and_precisions():
         pick_device("nonsense")
     assert pick_precision("auto", torch.device("cpu")) is None
     assert pick_precision("bf16", torch.device("cpu")) == torch.bfloat16
+
+
+def test_tensorboard_gets_the_numbers_too(tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    metrics = log.MetricsLog(tmp_path / "metrics.jsonl", tensorboard=True)
+    for iteration in (10, 20):
+        metrics.write("train", iteration=iteration, loss=1 / iteration, accuracy=float("nan"))
+    metrics.write("val", iteration=20, top1=50.0)
+    events = EventAccumulator(str(tmp_path / "tensorboard"))
+    metrics.close()
+    events.Reload()
+    assert sorted(events.Tags()["scalars"]) == ["train/loss", "val/top1"]
+    found = [(event.step, event.value) for event in events.Scalars("train/loss")]
+    assert found == [(10, pytest.approx(0.1)), (20, pytest.approx(0.05))]
+
+
+def test_without_the_package_tensorboard_says_what_to_install(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard.writer", None)
+    with pytest.raises(ValueError, match=r"pip install 'nonlocalnet\[tensorboard\]'"):
+        log.MetricsLog(tmp_path / "metrics.jsonl", tensorboard=True)

@@ -11,8 +11,9 @@ import tyro
 from rich.table import Table
 
 from nonlocalnet.cli.network import load_network
-from nonlocalnet.data.readers import read_videos
+from nonlocalnet.data.datasets import read_dataset
 from nonlocalnet.data.transforms import TestTransform
+from nonlocalnet.data.tree import same_names
 from nonlocalnet.data.video import VideoDataset
 from nonlocalnet.evaluation.metrics import confusion_matrix
 from nonlocalnet.evaluation.multiview import Predictions, evaluate
@@ -21,7 +22,7 @@ from nonlocalnet.evaluation.results import most_confused, write_results
 from nonlocalnet.runtime.device import pick_precision
 from nonlocalnet.runtime.distributed import gather, processes, rank, size
 from nonlocalnet.runtime.download import find_weights
-from nonlocalnet.runtime.log import Bar, console
+from nonlocalnet.runtime.log import Bar, console, status
 from nonlocalnet.training.tasks import make_task
 
 
@@ -30,7 +31,8 @@ class Options:
     """Options of `nonlocalnet test`."""
 
     data: Path
-    """Videos: a folder with one folder per class, a list file, or a Charades-style .csv."""
+    """Videos: a data set in a known format (docs/data.md), of which the validation split is taken
+    if it has one, a folder with one folder per class, a list file or a Charades-style .csv."""
     weights: Path
     """Weights of any known format, such as the model.safetensors of `nonlocalnet train`, or the
     name of a release (nonlocalnet zoo)."""
@@ -40,6 +42,8 @@ class Options:
     """NAME=VALUE: arguments of the network that the weights do not say."""
     root: Path | None = None
     """Where relative paths of a list or csv start; by default its own folder."""
+    split: int = 1
+    """Which of the official splits, in data sets that have several (UCF101, HMDB51)."""
     num_clips: int = 10
     """Clips of each video; 1 is the middle one."""
     num_crops: Literal[1, 3, 6] | None = None
@@ -78,12 +82,16 @@ def _test(options: Options, device: torch.device) -> int:
     model.to(device).to(memory_format=torch.channels_last_3d)
     info = model.info
     names = info.classes if options.data.is_file() and info.classes else None
-    records, classes = read_videos(options.data, root=options.root, classes=names)
-    if options.data.is_dir() and info.classes and classes != info.classes:
+    found = read_dataset(options.data, root=options.root, classes=names, split=options.split)
+    if options.data.is_dir() and info.classes and not same_names(found.classes, info.classes):
         raise ValueError(
-            f"{options.data} has the classes {classes[:5]}, "
+            f"{options.data} has the classes {found.classes[:5]}, "
             f"{options.weights} is for {info.classes[:5]}"
         )
+    if found.missing:
+        text = f"{found.missing} listed videos are missing and left out, {found.absent[0]} for one"
+        status.print(text, soft_wrap=True)
+    records = found.train if found.val is None else found.val
     views = {name: getattr(options, name) for name in ("num_clips", "num_crops", "side", "crop")}
     dataset = make_test_set(records, info, **views)
     share = -(-len(dataset) // size())

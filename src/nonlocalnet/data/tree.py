@@ -76,3 +76,8 @@ def resolve(paths: Sequence[Path]) -> list[Path | None]:
         match = path.name if path.name in names else next(iter(names.get(stem, ())), None)
         found.append(None if match is None else path.with_name(match))
     return found
+
+
+def same_names(one: Sequence[str], other: Sequence[str]) -> bool:
+    """Whether two lists of class names are the same but for spaces and underscores."""
+    return list(map(plain, one)) == list(map(plain, other))

@@ -35,7 +35,12 @@ class MetricsLog:
         path.parent.mkdir(parents=True, exist_ok=True)
         self.path, self._board = path, None
         if tensorboard:
-            from torch.utils.tensorboard.writer import SummaryWriter
+            try:
+                from torch.utils.tensorboard.writer import SummaryWriter
+            except ImportError:
+                raise ValueError(
+                    "TensorBoard's files need a package: pip install 'nonlocalnet[tensorboard]'"
+                ) from None
 
             self._board = SummaryWriter(str(path.parent / "tensorboard"))
 
@@ -52,6 +57,11 @@ class MetricsLog:
         for key, value in clean.items():
             if isinstance(value, (int, float)) and key != "iteration":
                 self._board.add_scalar(f"{kind}/{key}", value, values.get("iteration"))
+
+    def close(self) -> None:
+        """Write out what TensorBoard's writer still holds."""
+        if self._board is not None:
+            self._board.close()
 
     def truncate(self, iteration: int) -> None:
         """Drop the lines past an iteration: a resumed run writes them again."""
