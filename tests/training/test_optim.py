@@ -38,3 +38,11 @@ def test_the_rate_of_the_official_400k_schedule():
 def test_the_warm_up_is_linear_and_ends_at_the_base():
     rates = [learning_rate(i, 0.4, (), warmup=4) for i in range(6)]
     assert rates == pytest.approx([0.1, 0.2, 0.3, 0.4, 0.4, 0.4])
+
+
+def test_half_a_cosine_after_a_warm_up():
+    rates = [learning_rate(i, 0.4, (), warmup=2, cosine=10) for i in range(11)]
+    assert rates[:2] == pytest.approx([0.2, 0.4])
+    assert rates[5] == pytest.approx(0.2)
+    assert rates[10] == pytest.approx(0.0)
+    assert rates[2:] == sorted(rates[2:], reverse=True)
