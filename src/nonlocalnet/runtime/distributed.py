@@ -95,3 +95,22 @@ def total(values: list[float], device: torch.device) -> list[float]:
     tensor = torch.tensor(values, dtype=torch.float64, device=device)
     dist.all_reduce(tensor)
     return tensor.tolist()
+
+
+@contextlib.contextmanager
+def explain_dead_processes(out: object) -> Generator[None]:
+    """Say in words when this process fails because another one is gone.
+
+    Raises:
+        RuntimeError: with what to do; other errors pass.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        lost = isinstance(error, dist.DistError) or "gloo" in str(error).lower()
+        if size() > 1 and lost:
+            raise RuntimeError(
+                f"another process of this run died ({str(error).splitlines()[0][:200]}); start "
+                f"all again with --resume, checkpoints are in {out}"
+            ) from error
+        raise

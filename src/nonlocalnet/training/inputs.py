@@ -27,6 +27,8 @@ from nonlocalnet.runtime.download import find_weights
 from nonlocalnet.runtime.log import status
 from nonlocalnet.training.config import TrainConfig
 
+Batches = Iterator[tuple[Tensor, Tensor, Tensor]]  # clips, target, indices
+
 RESTARTS = 3  # of decoding processes, without a batch in between
 
 
@@ -68,7 +70,7 @@ def read_batches(
     workers: int,
     accumulate: int = 1,
     pin_memory: bool = False,
-) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+) -> Batches:
     """Give batches (clips, target, indices) without end: a new order of the videos each epoch.
 
     A batch may hold the end of one epoch and the beginning of the next, so that none is short. What

@@ -3,46 +3,34 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
+import math
 import time
-from collections.abc import Generator, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
-from torch import distributed as dist
 
-from nonlocalnet.data.video import VideoDataset
-from nonlocalnet.evaluation.multiview import autocast, evaluate
-from nonlocalnet.models.registry import create_model
+from nonlocalnet.evaluation.multiview import evaluate
 from nonlocalnet.models.video_resnet import VideoResNet
-from nonlocalnet.models.weights import Start, WeightsInfo, load_weights, read_start, save_weights
+from nonlocalnet.models.weights import WeightsInfo, save_weights
 from nonlocalnet.runtime.checkpoint import Checkpoints, lock, write_atomically
-from nonlocalnet.runtime.device import pick_precision
-from nonlocalnet.runtime.distributed import average, gather, processes, rank, share, size, total
+from nonlocalnet.runtime.distributed import (
+    explain_dead_processes,
+    gather,
+    processes,
+    rank,
+    size,
+    total,
+)
 from nonlocalnet.runtime.log import Bar, MetricsLog, RunningMean, status
+from nonlocalnet.training.begin import begin, check
 from nonlocalnet.training.config import TrainConfig
-from nonlocalnet.training.inputs import (
-    find_start,
-    fingerprint,
-    mix,
-    normalize_as,
-    read_batches,
-    read_data,
-)
+from nonlocalnet.training.inputs import Batches, mix, read_batches
 from nonlocalnet.training.interrupt import Interrupt
-from nonlocalnet.training.norms import set_precise_statistics
-from nonlocalnet.training.optim import learning_rate, make_optimizer
-from nonlocalnet.training.parallel import (
-    gathering,
-    model_state,
-    recompute_blocks,
-    set_training_state,
-    spread,
-    training_state,
-)
+from nonlocalnet.training.learner import Learner
+from nonlocalnet.training.optim import learning_rate
 from nonlocalnet.training.tasks import make_task, mixed_loss
 
 WINDOW = 50  # iterations that the bar's numbers are averaged over
@@ -81,158 +69,76 @@ def train(config: TrainConfig) -> Result:
     clips are random crops, ours are the middle clip and crop.
     """
     config = config.resolve()
-    if config.out.exists() and not config.out.is_dir():
-        raise ValueError(f"{config.out} is a file: --out names the folder of the run")
     with processes(config.device) as device:
-        if config.batch_size % (size() * config.accumulate):
-            raise ValueError(
-                f"batch_size {config.batch_size} cannot be shared evenly by {size()} processes in "
-                f"{config.accumulate} parts each: choose a multiple of {size() * config.accumulate}"
-            )
+        check(config)
         config.out.mkdir(parents=True, exist_ok=True)
         with lock(config.out) if rank() == 0 else contextlib.nullcontext():
-            return _begin(config, device).fit()
+            return _Run(config, device).fit()
 
 
-def _begin(config: TrainConfig, device: torch.device) -> _Run:
-    """Find what there is, then make everything that a run needs."""
-    checkpoints = Checkpoints(config.out / "checkpoints", config.keep)
-    if checkpoints.files() and not config.resume:
-        raise ValueError(
-            f"{config.out} holds a run already: choose another folder, or pass --resume"
-        )
-    saved = share(checkpoints.load() if rank() == 0 else None)
-    if saved is not None:
-        before = TrainConfig.read(config.out / "config.json")
-        if changed := config.differences(before):
-            raise ValueError(
-                f"a run goes on as it began, {config.out} with {'; '.join(changed)}: choose "
-                "another folder, with --init to start from its weights"
-            )
-    elif config.resume:
-        status.print(f"there is no run in {config.out} yet: this one begins", soft_wrap=True)
-    for source in (config.data, config.val):  # before a download
-        if source is not None and not source.exists():
-            raise FileNotFoundError(f"no videos at {source}: name a data set, a folder or a list")
-    path = find_start(config) if saved is None else None
-    torch.manual_seed(config.seed)
-    training, validation, classes = read_data(config)
-    status.print(
-        f"{len(training)} training videos, {len(classes)} classes"
-        f"{', many labels a video' if training.multi_label else ''}"
-    )
-    videos = fingerprint(training.records)
-    if saved is not None and saved["videos"] != videos:
-        raise ValueError(
-            f"the training videos or their labels in {config.data} are not those that "
-            f"{config.out} began with"
-        )
-    if saved is not None:
-        start = Start(*map(tuple, saved["input"]), saved["classes"])
-    else:
-        start = Start() if path is None else read_start(path)
-    normalize_as(start, training, validation)
-    model = create_model(
-        config.model,
-        num_classes=len(classes),
-        clip=config.clip,
-        crop=config.crop,
-        **config.model_options(),
-    )
-    if path is not None:
-        report = load_weights(model, path, new_classifier=start.classes != classes, new_blocks=True)
-        status.print(f"weights from {path} ({report.origin}): {report}", soft_wrap=True)
-    start = dataclasses.replace(start, classes=classes)
-    run = _Run(config, model, training, validation, start, videos, device)
-    if saved is not None:
-        run.restore(saved)
-    if rank() == 0 and run.iteration < config.iterations:  # else these options change nothing
-        text = config.as_json()
-        write_atomically(config.out / "config.json", lambda file: file.write_text(text))
-    return run
-
-
-@dataclass
 class _Run:
     """The state of a run and what is done with it between updates."""
 
-    config: TrainConfig
-    plain: VideoResNet
-    training: VideoDataset
-    validation: VideoDataset | None
-    start: Start
-    videos: str
-    device: torch.device
-    iteration: int = 0
-    seconds: float = 0.0  # of training, of all parts of an interrupted run
-    scores: dict[str, float] = field(default_factory=dict)
-    best: float | None = None
-    validated: int = 0  # the iteration of the last validation
-    window: list[list[float]] = field(default_factory=list)  # loss and hits since the last line
-    weights_of: tuple[int, bool] | None = (
-        None  # the iteration that `copy` is of, and whether precise
-    )
+    KEPT = ("iteration", "seconds", "scores", "best", "validated", "window")  # in checkpoints
 
-    def __post_init__(self) -> None:
-        config, device = self.config, self.device
-        self.log = MetricsLog(config.out / "metrics.jsonl", tensorboard=config.tensorboard)
+    def __init__(self, config: TrainConfig, device: torch.device) -> None:
+        self.config, self.device = config, device
+        self.iteration = 0
+        self.seconds = 0.0  # of training, in all parts of an interrupted run
+        self.scores: dict[str, float] = {}
+        self.best: float | None = None
+        self.validated = 0  # the iteration of the last validation
+        self.window: list[list[float]] = []  # loss, hits, waited, took: since the last line
+        self.copied: tuple[int, bool] | None = None  # of which iteration, and whether precise
         self.checkpoints = Checkpoints(config.out / "checkpoints", config.keep)
-        self.weights = config.out / "model.safetensors"
-        self.dtype = pick_precision(config.precision, device)
-        self.scaler = torch.amp.GradScaler(device.type, enabled=self.dtype == torch.float16)
+        given = begin(config, self.checkpoints)
+        self.training, self.validation = given.training, given.validation
+        self.start, self.videos = given.start, given.videos
         self.task = make_task(self.training.multi_label, label_smoothing=config.label_smoothing)
-        # the layout that convolutions are fastest in, on a CPU too (docs/results.md); FSDP has none
-        layout = torch.contiguous_format if config.parallel == "fsdp" else torch.channels_last_3d
-        self.plain.to(device).to(memory_format=layout)
-        # what is tested and saved: plain, whatever the training network is wrapped in
-        self.copy = (
-            create_model(**self.plain.config).to(device).to(memory_format=torch.channels_last_3d)
+        self.learner = Learner(
+            given.network,
+            device,
+            lr=config.lr,
+            momentum=config.momentum,
+            weight_decay=config.weight_decay,
+            precision=config.precision,
+            ema=config.ema,
+            parallel=config.parallel,
+            sync_norm=config.sync_norm,
+            recompute=config.recompute,
+            compile=config.compile,
         )
-        self.ema = (
-            {name: p.detach().clone() for name, p in self.plain.named_parameters()}
-            if config.ema
-            else {}
+        self.log = MetricsLog(
+            config.out / "metrics.jsonl", tensorboard=config.tensorboard and rank() == 0
         )
-        if config.recompute:
-            recompute_blocks(self.plain)
-        if config.compile:
-            self.plain.compile()
-        self.model = spread(
-            self.plain, device, parallel=config.parallel, sync_norm=config.sync_norm
-        )
-        self.optimizer = make_optimizer(
-            self.model, config.lr, momentum=config.momentum, weight_decay=config.weight_decay
-        )
-
-    def restore(self, saved: dict[str, Any]) -> None:
-        """Take up a checkpoint."""
-        set_training_state(self.model, self.optimizer, saved)
-        self.scaler.load_state_dict(saved["scaler"])
-        for name, average_ in self.ema.items():
-            average_.copy_(saved["ema"][name])
-        for name in ("iteration", "seconds", "scores", "best", "validated", "window"):
-            setattr(self, name, saved[name])
-        self.log.truncate(self.iteration)
-        status.print(f"resumed at iteration {self.iteration}")
+        if given.saved is not None:
+            self.learner.restore(given.saved)
+            for name in self.KEPT:
+                setattr(self, name, given.saved[name])
+            if rank() == 0:
+                self.log.truncate(self.iteration)
+            status.print(f"resumed at iteration {self.iteration}")
+        if rank() == 0 and self.iteration < config.iterations:  # else the options change nothing
+            text = config.as_json()
+            write_atomically(config.out / "config.json", lambda file: file.write_text(text))
 
     def fit(self) -> Result:
         """Update until the last iteration or an interrupt; save what there is."""
         config = self.config
-        batches = self._read_batches(self.iteration, config.seed, config.workers)
-        waits, paces, losses = (RunningMean(WINDOW) for _ in range(3))
+        batches = self._read_batches(config.seed)
+        shown = [RunningMean(WINDOW) for _ in range(4)]
         bar = Bar(config.model, config.iterations, self.iteration)
         asked = False
-        with bar, Interrupt() as interrupt, self._explaining_dead_processes():
+        with bar, Interrupt() as interrupt, explain_dead_processes(config.out):
             if self.iteration and self._due(config.eval_every) and self.validated < self.iteration:
                 asked = not self._validate(interrupt)
             while self.iteration < config.iterations and not asked:
-                started = time.monotonic()
-                loss, hits, waited, asked = self._update(batches, interrupt)
-                took = time.monotonic() - started
-                self.seconds += took
-                self.window.append([loss, hits, waited, took])
-                waits.add(waited), paces.add(took), losses.add(loss)
-                bar.advance(1, self._words(losses.mean, waits.mean, paces.mean))
+                numbers, asked = self._update(batches, interrupt)
+                self.seconds += numbers[-1]
+                self.window.append(numbers)
+                for mean, number in zip(shown, numbers, strict=True):
+                    mean.add(number)
+                bar.advance(1, self._words(*(mean.mean for mean in shown)))
                 if self.iteration % config.log_every == 0:
                     self._write_line()
                 if self._due(config.checkpoint_every):
@@ -241,94 +147,84 @@ class _Run:
                     asked |= not self._validate(interrupt)
                 if self._due(config.checkpoint_every) and not asked:
                     self._save_state()
-                    self._save_weights(self.weights)
+                    self._save_weights("model.safetensors")
             if asked:
                 self._save_state()
-                self._save_weights(self.weights, precise=False)
+                self._save_weights("model.safetensors", precise=False)
                 status.print(
                     f"interrupted at iteration {self.iteration}; everything is in {config.out}, "
                     f"--resume goes on"
                 )
         self._report_unreadable()
-        return Result(self.iteration, self.scores, self.weights, asked)
+        self.log.close()
+        weights = config.out / "model.safetensors"
+        return Result(self.iteration, self.scores, weights, asked)
 
     def _due(self, every: int | None) -> bool:
         return self.iteration == self.config.iterations or self.iteration % (every or 1) == 0
 
-    def _read_batches(
-        self, start: int, seed: int, workers: int
-    ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    def _read_batches(self, seed: int) -> Batches:
         return read_batches(
             self.training,
             batch_size=self.config.batch_size,
             seed=seed,
-            start=start,
-            workers=workers,
+            start=self.iteration,
+            workers=self.config.workers,
             accumulate=self.config.accumulate,
             pin_memory=self.device.type == "cuda",
         )
 
-    def _rate(self) -> float:
+    def _rate(self, iteration: int | None = None) -> float:
         config = self.config
         return learning_rate(
-            self.iteration,
+            self.iteration if iteration is None else iteration,
             config.lr,
             config.lr_steps or (),
             warmup=config.warmup,
             cosine=config.iterations if config.schedule == "cosine" else None,
         )
 
-    def _update(
-        self, batches: Iterator[tuple[Tensor, Tensor, Tensor]], interrupt: Interrupt
-    ) -> tuple[float, float, float, bool]:
-        """Change the weights once; give mean loss, share of hits, seconds waited for data, and
-        whether a process was asked to stop."""
-        config = self.config
+    def _update(self, batches: Batches, interrupt: Interrupt) -> tuple[list[float], bool]:
+        """Change the weights once.
+
+        Gives the mean loss, the share of hits, the seconds waited for data and taken in all; and
+        whether a process was asked to stop.
+        """
+        config, started, waited = self.config, time.monotonic(), 0.0
         torch.manual_seed(mix(config.seed, self.iteration, rank()))
-        for group in self.optimizer.param_groups:
-            group["lr"] = self._rate()
-        self.model.train()
-        loss_sum = hits = waited = 0.0
+        loss_sum = hits = 0.0
         for part in range(config.accumulate):
-            started = time.monotonic()
+            asked_at = time.monotonic()
             clips, target, _ = next(batches)
-            waited += time.monotonic() - started
+            waited += time.monotonic() - asked_at
             clips, target = self._send(clips), target.to(self.device, non_blocking=True)
-            with gathering(self.model, last=part + 1 == config.accumulate):
-                loss, logits = mixed_loss(self._forward, self.task, clips, target, config.mixup)
-                self.scaler.scale(loss / config.accumulate).backward()
+            with self.learner.gathering(last=part + 1 == config.accumulate):
+                loss, logits = mixed_loss(
+                    self.learner.forward, self.task, clips, target, config.mixup
+                )
+                self.learner.backward(loss / config.accumulate)
             loss_sum += loss.item()
             if not self.task.multi_label:
                 hits += (logits.argmax(1) == target).float().mean().item()
         loss_sum, hits, asked = total([loss_sum, hits, float(interrupt.asked)], self.device)
         shares = size() * config.accumulate
-        if not loss_sum / shares < float("inf"):
+        if not abs(loss_sum) < float("inf"):
             raise RuntimeError(
                 f"the loss is {loss_sum / shares} at iteration {self.iteration}: lower --lr "
                 f"(now {self._rate():g}); checkpoints are in {config.out}"
             )
-        self.scaler.step(self.optimizer)
-        self.scaler.update()
-        self.optimizer.zero_grad()
-        for name, parameter in self.plain.named_parameters() if self.ema else ():
-            self.ema[name].lerp_(parameter.detach(), 1 - config.ema)
+        self.learner.step(self._rate())
         self.iteration += 1
-        return loss_sum / shares, hits / shares, waited, asked > 0
+        numbers = [loss_sum / shares, hits / shares, waited, time.monotonic() - started]
+        return numbers, asked > 0
 
     def _send(self, clips: Tensor) -> Tensor:
-        layout = torch.channels_last_3d
-        clips = clips.to(self.device, non_blocking=True, memory_format=layout)
-        return self.training.normalize(clips)
+        return self.training.normalize(self.learner.send(clips))
 
-    def _forward(self, clips: Tensor) -> Tensor:
-        with autocast(self.device, self.dtype):
-            return self.model(clips).float()
-
-    def _words(self, loss: float, waited: float, took: float) -> str:
+    def _words(self, loss: float, hits: float, waited: float, took: float) -> str:
         words = [f"loss {loss:.3f}"]
         if not self.task.multi_label:
-            hits = [line[1] for line in self.window[-WINDOW:]]
-            words.append(f"accuracy {sum(hits) / len(hits):.1%}")
+            words.append(f"accuracy {hits:.1%}")
         words += [f"lr {self._rate():.3g}", f"{self.config.batch_size / took:.1f} clips/s"]
         words.append(f"waiting for data {waited / took:.0%}")
         if self.device.type == "cuda":
@@ -350,7 +246,7 @@ class _Run:
                 iteration=self.iteration,
                 loss=loss,
                 accuracy=float("nan") if self.task.multi_label else 100 * hits,
-                lr=self.optimizer.param_groups[0]["lr"],
+                lr=self._rate(self.iteration - 1),
                 clips_per_second=self.config.batch_size / took,
                 data_share=waited / took,
                 seconds=self.seconds,
@@ -359,34 +255,30 @@ class _Run:
             )
         self.window.clear()
 
-    def _refresh_copy(self, precise: bool = True) -> None:
-        """Bring the plain copy to the present weights (their average with EMA) and statistics."""
-        if self.weights_of == (self.iteration, precise):
-            return
-        self.copy.load_state_dict(model_state(self.model) | self.ema)
-        if precise and self.config.precise_norm:
-            batches = self._read_batches(
-                self.iteration, mix(self.config.seed, self.iteration), self.config.workers
-            )
-            clips = (self._send(next(batches)[0]) for _ in range(self.config.precise_norm))
-            with autocast(self.device, self.dtype):
-                set_precise_statistics(self.copy, clips)
-        else:
-            average([b for b in self.copy.buffers() if b.is_floating_point()])
-        self.weights_of = (self.iteration, precise)
+    def _copy(self, precise: bool = True) -> VideoResNet:
+        """Give the network as it is tested and saved now."""
+        precise = precise and bool(self.config.precise_norm)
+        if self.copied != (self.iteration, precise):
+            clips = None
+            if precise:  # by draws of their own
+                batches = self._read_batches(mix(self.config.seed, self.iteration))
+                drawn = islice(batches, self.config.precise_norm)
+                clips = (self._send(batch[0]) for batch in drawn)
+            self.learner.refresh_copy(clips)
+            self.copied = self.iteration, precise
+        return self.learner.copy
 
     def _validate(self, interrupt: Interrupt) -> bool:
         """Test the weights; False if an interrupt came before the end."""
         if self.validation is None:
             return True
-        self._refresh_copy()
         try:
             predictions = evaluate(
-                self.copy,
+                self._copy(),
                 self.validation,
                 multi_label=self.task.multi_label,
                 workers=self.config.workers,
-                dtype=self.dtype,
+                dtype=self.learner.dtype,
                 on_video=lambda videos: interrupt.end_if_asked(),
             )
         except KeyboardInterrupt:
@@ -394,9 +286,10 @@ class _Run:
         self.validated = self.iteration
         self.scores = self.task.score(predictions.probabilities, predictions.target)
         score = self.scores[self.task.main_score]
+        score = -1.0 if math.isnan(score) else score  # where no class has a video
         if self.best is None or score > self.best:
             self.best = score
-            self._save_weights(self.config.out / "best.safetensors")
+            self._save_weights("best.safetensors")
         if rank() == 0:
             unreadable = len(predictions.unreadable)
             self.log.write("val", iteration=self.iteration, **self.scores, unreadable=unreadable)
@@ -406,26 +299,19 @@ class _Run:
 
     def _save_state(self) -> None:
         """Write a checkpoint, whole or not at all."""
-        state: dict[str, Any] = training_state(self.model, self.optimizer)
+        state = self.learner.state()
         if rank() == 0:
-            state |= {
-                "input": [self.start.mean, self.start.std],
-                "classes": self.start.classes,
-                "videos": self.videos,
-                "scaler": self.scaler.state_dict(),
-                "ema": {name: value.cpu() for name, value in self.ema.items()},
-            }
-            for name in ("iteration", "seconds", "scores", "best", "validated", "window"):
-                state[name] = getattr(self, name)
+            state |= {"input": [self.start.mean, self.start.std], "videos": self.videos}
+            state |= {name: getattr(self, name) for name in self.KEPT}
             self.checkpoints.save(self.iteration, state)
 
-    def _save_weights(self, path: Path, precise: bool = True) -> None:
+    def _save_weights(self, name: str, precise: bool = True) -> None:
         """Write the weights as they are tested, with all that a user of them must know."""
-        self._refresh_copy(precise)
+        copy = self._copy(precise)
         if rank() > 0:
             return
         info = WeightsInfo(
-            config=self.plain.config,
+            config=copy.config,
             classes=self.start.classes,
             multi_label=self.task.multi_label,
             short_side=self.config.test_side or self.config.short_side[0],
@@ -433,7 +319,7 @@ class _Run:
             std=self.start.std,
             facts={"iteration": self.iteration, "validation": self.scores},
         )
-        write_atomically(path, lambda file: save_weights(self.copy, file, info))
+        write_atomically(self.config.out / name, lambda file: save_weights(copy, file, info))
 
     def _report_unreadable(self) -> None:
         bad = sorted(set().union(*gather(self.training.bad_indices())))
@@ -442,17 +328,3 @@ class _Run:
             names = "".join(f"{self.training.records[i].name}\n" for i in bad)
             write_atomically(file, lambda path: path.write_text(names, errors="surrogateescape"))
             status.print(f"{len(bad)} training videos could not be read and were replaced: {file}")
-
-    @contextlib.contextmanager
-    def _explaining_dead_processes(self) -> Generator[None]:
-        try:
-            yield
-        except RuntimeError as error:
-            lost = isinstance(error, dist.DistError) or "gloo" in str(error).lower()
-            if size() > 1 and lost:
-                raise RuntimeError(
-                    f"another process of this run died at about iteration {self.iteration} "
-                    f"({str(error).splitlines()[0][:200]}); start all again with --resume, "
-                    f"checkpoints are in {self.config.out}"
-                ) from error
-            raise

@@ -1,0 +1,134 @@
+"""A network in training: weights, optimiser, averages; and the plain copy that is tested."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from contextlib import AbstractContextManager
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from nonlocalnet.evaluation.multiview import autocast
+from nonlocalnet.models.registry import create_model
+from nonlocalnet.models.video_resnet import VideoResNet
+from nonlocalnet.runtime.device import pick_precision
+from nonlocalnet.runtime.distributed import average
+from nonlocalnet.training.norms import set_precise_statistics
+from nonlocalnet.training.optim import make_optimizer
+from nonlocalnet.training.parallel import (
+    gathering,
+    model_state,
+    recompute_blocks,
+    set_training_state,
+    spread,
+    training_state,
+)
+
+
+class Learner:
+    """Update a network, in one process or as one of many.
+
+    Args:
+        network: filled with what it starts from; it is moved to the device.
+        device: where to compute.
+        lr, momentum, weight_decay: of SGD, see `make_optimizer`.
+        precision: as `pick_precision` takes it; fp16 scales the loss.
+        ema: decay of an average of the weights over the updates; 0 is none.
+        parallel, sync_norm: see `spread`.
+        recompute: see `recompute_blocks`.
+        compile: whether torch.compile compiles it.
+    """
+
+    def __init__(
+        self,
+        network: VideoResNet,
+        device: torch.device,
+        *,
+        lr: float,
+        momentum: float,
+        weight_decay: float,
+        precision: str = "auto",
+        ema: float = 0.0,
+        parallel: str = "ddp",
+        sync_norm: bool = False,
+        recompute: bool = False,
+        compile: bool = False,
+    ) -> None:
+        self.network, self.device, self.decay = network, device, ema
+        self.dtype = pick_precision(precision, device)
+        self._scaler = torch.amp.GradScaler(device.type, enabled=self.dtype == torch.float16)
+        # the layout that convolutions are fastest in, on a CPU too (docs/results.md); FSDP has none
+        layout = torch.contiguous_format if parallel == "fsdp" else torch.channels_last_3d
+        network.to(device).to(memory_format=layout)
+        self.copy = create_model(**network.config).to(device)
+        self.copy.to(memory_format=torch.channels_last_3d)
+        self._average: dict[str, Tensor] = {}
+        if ema:
+            self._average = {name: p.detach().clone() for name, p in network.named_parameters()}
+        if recompute:
+            recompute_blocks(network)
+        if compile:
+            network.compile()
+        self._model = spread(network, device, parallel=parallel, sync_norm=sync_norm)
+        self._optimizer = make_optimizer(
+            self._model, lr, momentum=momentum, weight_decay=weight_decay
+        )
+
+    def send(self, clips: Tensor) -> Tensor:
+        """Move clips to the device, in the layout that is fastest there."""
+        layout = torch.channels_last_3d
+        return clips.to(self.device, non_blocking=True, memory_format=layout)
+
+    def forward(self, clips: Tensor) -> Tensor:
+        """Compute logits in training mode, float32: (B, 3, T, H, W) -> (B, K)."""
+        self._model.train()
+        with autocast(self.device, self.dtype):
+            return self._model(clips).float()
+
+    def gathering(self, last: bool) -> AbstractContextManager[None]:
+        """Exchange gradients of a forward and backward pass only if it is an update's last."""
+        return gathering(self._model, last)
+
+    def backward(self, loss: Tensor) -> None:
+        """Add to the gradients."""
+        self._scaler.scale(loss).backward()
+
+    def step(self, rate: float) -> None:
+        """Change the weights by their gradients, and forget these."""
+        for group in self._optimizer.param_groups:
+            group["lr"] = rate
+        self._scaler.step(self._optimizer)
+        self._scaler.update()
+        self._optimizer.zero_grad()
+        if self._average:
+            for name, parameter in self.network.named_parameters():
+                self._average[name].lerp_(parameter.detach(), 1 - self.decay)
+
+    def refresh_copy(self, clips: Iterable[Tensor] | None = None) -> None:
+        """Bring the plain copy to the present weights, or their average.
+
+        Its batch norms take the statistics of `clips` (`set_precise_statistics`), or the means of
+        all processes' running averages.
+        """
+        self.copy.load_state_dict(model_state(self._model) | self._average)
+        if clips is None:
+            average([b for name, b in self.copy.named_buffers() if "running_" in name])
+        else:
+            with autocast(self.device, self.dtype):
+                set_precise_statistics(self.copy, clips)
+
+    def state(self) -> dict[str, Any]:
+        """Give what a checkpoint needs to go on, in the first process; others get nothing."""
+        state = training_state(self._model, self._optimizer)
+        if state:
+            state["scaler"] = self._scaler.state_dict()
+            state["ema"] = {name: value.cpu() for name, value in self._average.items()}
+        return state
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Take up what `state` gave, in every process."""
+        set_training_state(self._model, self._optimizer, state)
+        self._scaler.load_state_dict(state["scaler"])
+        for name, value in self._average.items():
+            value.copy_(state["ema"][name])
