@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 from collections.abc import Sequence
 
@@ -58,7 +59,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
         return 2
     except (ValueError, OSError, RuntimeError) as error:
-        print(f"nonlocalnet: {_sentence(error)}", file=sys.stderr)
+        who = (
+            f"nonlocalnet, process {os.environ['RANK']}" if "RANK" in os.environ else "nonlocalnet"
+        )
+        sys.stderr.write(f"{who}: {_sentence(error)}\n")  # at once: processes share the terminal
         return 2
 
 

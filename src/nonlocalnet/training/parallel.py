@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import inspect
+import warnings
 from collections.abc import Generator
 from typing import Any
 
@@ -47,8 +49,12 @@ def spread(
     if size() == 1:
         return model
     if parallel == "ddp":
+        # of 1x1x1 kernels, whose strides are a matter of taste
+        warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")
         # batch norms are their own process's, as in the official code
-        return DistributedDataParallel(model, broadcast_buffers=False, gradient_as_bucket_view=True)
+        known = inspect.signature(DistributedDataParallel).parameters
+        sync = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"
+        return DistributedDataParallel(model, gradient_as_bucket_view=True, **{sync: False})
     mesh = init_device_mesh(device.type, (size(),))
     for block in _blocks(model):
         fully_shard(block, mesh=mesh)
