@@ -83,7 +83,22 @@ def _status(field: str) -> int:
 
 def in_a_process(script: str, case: dict) -> float | None:
     """Run `script --memory-of CASE`, which prints one number; None if it died."""
-    environment = os.environ | {"MALLOC_MMAP_THRESHOLD_": "65536", "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, script, "--memory-of", json.dumps(case)]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    done = run_itself(script, "--memory-of", case, {"MALLOC_MMAP_THRESHOLD_": "65536"})
     return float(done.stdout.split()[-1]) if done.returncode == 0 else None
+
+
+def run_itself(
+    script: str,
+    option: str,
+    case: dict,
+    environment: dict[str, str] | None = None,
+    seconds: float | None = None,
+) -> subprocess.CompletedProcess[str]:
+    """Run `script OPTION CASE` in a process of its own, on one thread; see `subprocess.run`."""
+    return subprocess.run(
+        [sys.executable, script, option, json.dumps(case)],
+        env=os.environ | {"OMP_NUM_THREADS": "1"} | (environment or {}),
+        capture_output=True,
+        text=True,
+        timeout=seconds,
+    )

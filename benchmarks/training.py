@@ -1,6 +1,6 @@
 """Speed and memory of whole networks, training and inference, against other people's.
 
-    python benchmarks/training.py --out benchmarks/results/training_cpu.json
+    python benchmarks/training.py
 
 C2D and I3D ResNet-50, with and without five non-local blocks in the same places, clips of 8 frames
 of 224 x 224. A training step is forward, cross-entropy, backward and SGD with momentum. The rivals:
@@ -9,16 +9,22 @@ as our block, put in by hand) and MMAction2 1.2 (which pools keys after projecti
 are installed, as they come and in the memory format channels_last_3d; and `plain`, our own network
 computed by torch's convolutions and batch norm. All have maps of 56 x 56 after pool1.
 
+A case is a network, a type and a step; its networks take turns in a process of its own, and its
+rows are written when it ends. One that fails or takes too long leaves the others' as they are, and
+what the file has already is not measured again.
+
 tests/golden/make_peers.py says how the rivals install.
 """
 
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
 import types
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import Literal
 
@@ -28,7 +34,7 @@ from torch import nn
 from torch.nn import functional as F
 
 import nonlocalnet as nl
-from measure import in_a_process, machine, milliseconds, peak_mib
+from measure import in_a_process, machine, milliseconds, peak_mib, run_itself
 from nonlocalnet.blocks.convolution import Conv3d
 from nonlocalnet.blocks.norm import BatchNorm3d
 
@@ -159,52 +165,79 @@ class Options:
     networks: tuple[str, ...] = NETWORKS
     dtypes: tuple[Literal["float32", "bfloat16"], ...] = ("float32", "bfloat16")
     """bfloat16 is autocast"""
+    steps: tuple[Literal["infer", "train"], ...] = ("infer", "train")
     device: Literal["cpu", "cuda"] = "cuda" if torch.cuda.is_available() else "cpu"
     clips: int | None = None
     """a step's clips; None is 1 on a CPU, 8 on a GPU"""
     rounds: int = 5
     """at least; a CPU takes bfloat16 once, which is slow there"""
+    minutes: float = 9
+    """for the times of one case; it is left out where they take longer"""
+    again: bool = False
+    """measure what the file has, too"""
     memory_of: str | None = None
-    """for this script itself: print the peak MiB of one case"""
+    """for this script itself: print the peak MiB of one network's training"""
+    times_of: str | None = None
+    """for this script itself: print the milliseconds of each network in one case"""
+
+
+def times(case: dict) -> dict[str, float]:
+    """Milliseconds of all contestants, who take turns."""
+    timed = {who: functions(case | {"who": who})[case["what"]] for who in case["everyone"]}
+    once = case["device"] == "cpu" and case["dtype"] == "bfloat16"
+    least, slow_ms = (1, 0) if once else (case["rounds"], float("inf"))
+    return milliseconds(timed, case["device"], least=least, slow_ms=slow_ms)
+
+
+def rows(case: dict, everyone: list[str], options: Options) -> list[dict]:
+    """One case's rows; those of training with peak memory, in float32 only on a CPU."""
+    request = case | {"everyone": everyone, "rounds": options.rounds}
+    done = run_itself(__file__, "--times-of", request, seconds=60 * options.minutes)
+    if done.returncode:
+        raise RuntimeError((done.stderr.splitlines() or ["its process died"])[-1])
+    result = []
+    for who, ms in json.loads(done.stdout.splitlines()[-1]).items():
+        row = case | {"who": who, "ms": ms, "clips_per_second": 1000 * case["clips"] / ms}
+        if case["what"] == "train" and (case["device"] == "cuda" or case["dtype"] == "float32"):
+            row["mib"] = in_a_process(__file__, case | {"who": who})
+        result.append(row)
+    return result
 
 
 def main(options: Options) -> None:
-    """Measure every case; peak memory of training alone, in float32 on a CPU."""
+    """Measure every case that the file lacks."""
     torch.set_num_threads(1)
     if options.memory_of:
         case = json.loads(options.memory_of)
         print(peak_mib(functions(case)["train"], case["device"]))
         return
+    if options.times_of:
+        print(json.dumps(times(json.loads(options.times_of))))
+        return
     device = options.device
     clips = options.clips or (1 if device == "cpu" else 8)
     everyone = contestants()
     results = {"machine": machine(device), "clips": clips, "cases": []}
-    for dtype in options.dtypes:
-        once = device == "cpu" and dtype == "bfloat16"
-        for network in options.networks:
-            case = {"network": network, "dtype": dtype, "device": device, "clips": clips}
-            made = {who: functions(case | {"who": who}) for who in everyone}
-            for what in ("infer", "train"):
-                timed = {who: made[who][what] for who in everyone}
-                times = milliseconds(
-                    timed,
-                    device,
-                    least=1 if once else options.rounds,
-                    slow_ms=0 if once else float("inf"),
-                )
-                for who in everyone:
-                    row = case | {"who": who, "what": what, "ms": times[who]}
-                    row["clips_per_second"] = 1000 * clips / times[who]
-                    if what == "train" and not once:
-                        row["mib"] = (
-                            peak_mib(made[who][what], device)
-                            if device == "cuda"
-                            else in_a_process(__file__, case | {"who": who})
-                        )
-                    results["cases"].append(row)
-                options.out.write_text(json.dumps(results, indent=1) + "\n")
-                ratios = {who: f"{times[who] / times['ours']:.2f}x" for who in everyone}
-                print(network, dtype, what, f"{times['ours']:.0f} ms", ratios, flush=True)
+    if options.out.exists():
+        before = json.loads(options.out.read_text())
+        if before["machine"] != results["machine"] or before["clips"] != clips:
+            raise SystemExit(f"{options.out} is of {before['machine']}: give another --out")
+        results = before
+    for dtype, network, what in product(options.dtypes, options.networks, options.steps):
+        case = {"network": network, "dtype": dtype, "device": device, "clips": clips, "what": what}
+        known = [row for row in results["cases"] if case.items() <= row.items()]
+        if known and not options.again:
+            continue
+        try:
+            found = rows(case, everyone, options)
+        except (RuntimeError, subprocess.TimeoutExpired) as error:
+            print(f"left out: {network} {dtype} {what} ({error})", flush=True)
+            continue
+        results["cases"] = [row for row in results["cases"] if row not in known] + found
+        options.out.write_text(json.dumps(results, indent=1) + "\n")
+        ms = {row["who"]: row["ms"] for row in found}
+        ratios = {who: f"{ms[who] / ms['ours']:.2f}x" for who in ms}
+        print(network, dtype, what, f"{ms['ours']:.0f} ms", ratios, flush=True)
 
 
 if __name__ == "__main__":

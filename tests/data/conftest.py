@@ -58,3 +58,20 @@ def in_order() -> Callable[[Path], np.ndarray]:
             return np.stack([f.to_ndarray(format="rgb24") for f in file.decode(video=0)])
 
     return read
+
+
+@pytest.fixture(scope="session")
+def sound() -> Callable[[Path], Path]:
+    """sound(path): write a second of silence, without a picture."""
+
+    def write(path: Path) -> Path:
+        with av.open(str(path), "w") as file:
+            stream = file.add_stream("aac", rate=16000)
+            samples = np.zeros((1, 16000), np.float32)
+            frame = av.AudioFrame.from_ndarray(samples, format="fltp", layout="mono")
+            frame.rate = 16000
+            file.mux(stream.encode(frame))
+            file.mux(stream.encode(None))
+        return path
+
+    return write

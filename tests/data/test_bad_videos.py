@@ -25,17 +25,6 @@ def refused(path: Path, said: str) -> None:
         assert "\n" not in str(caught.value)
 
 
-def audio(path: Path) -> Path:
-    with av.open(str(path), "w") as file:
-        stream = file.add_stream("aac", rate=16000)
-        samples = np.zeros((1, 16000), np.float32)
-        frame = av.AudioFrame.from_ndarray(samples, format="fltp", layout="mono")
-        frame.rate = 16000
-        file.mux(stream.encode(frame))
-        file.mux(stream.encode(None))
-    return path
-
-
 @pytest.mark.parametrize(
     ("name", "content", "said"),
     [
@@ -60,22 +49,22 @@ def test_missing_directory_and_pipe(tmp_path):
     refused(tmp_path / "pipe.mp4", "not a regular file")
 
 
-def test_audio_only(tmp_path):
-    refused(audio(tmp_path / "a.mp4"), "no video stream")
+def test_audio_only(tmp_path, sound):
+    refused(sound(tmp_path / "a.mp4"), "no video stream")
 
 
-def test_a_cover_picture_is_no_video(tmp_path, encode, moving):
+def test_a_cover_picture_is_no_video(tmp_path, encode, sound, moving):
     picture = encode(tmp_path / "p.png", moving[:1], "png", pix_fmt="rgb24")
     path = tmp_path / "a.mp4"
-    with av.open(str(audio(tmp_path / "s.mp4"))) as sound, av.open(str(path), "w") as file:
-        voice = file.add_stream_from_template(sound.streams.audio[0])
+    with av.open(str(sound(tmp_path / "s.mp4"))) as voices, av.open(str(path), "w") as file:
+        voice = file.add_stream_from_template(voices.streams.audio[0])
         cover = file.add_stream("png", rate=1)
         cover.width, cover.height, cover.pix_fmt = 64, 48, "rgb24"
         cover.disposition = av.stream.Disposition.attached_pic
         packet = av.Packet(picture.read_bytes())
         packet.stream, packet.pts, packet.dts = cover, 0, 0
         file.mux(packet)
-        for packet in sound.demux(sound.streams.audio[0]):
+        for packet in voices.demux(voices.streams.audio[0]):
             if packet.size:
                 packet.stream = voice
                 file.mux(packet)

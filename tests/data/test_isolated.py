@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+import multiprocessing
 import os
 import time
 
 import pytest
 
+from nonlocalnet.data import isolated as module
 from nonlocalnet.data.isolated import Lost, run_isolated
 
 
@@ -30,3 +32,16 @@ def test_leaving_early_leaves_no_process():
     with pytest.raises(ProcessLookupError):
         os.kill(pid, 0)
     assert list(run_isolated(eval, [], workers=2, time_limit=9)) == []
+
+
+def test_the_start_of_a_process_is_not_counted(monkeypatch):
+    def slow(*arguments):
+        time.sleep(1.5)
+        work(*arguments)
+
+    work = module._work
+    monkeypatch.setattr(module, "_work", slow)
+    fork = multiprocessing.get_context("fork")
+    monkeypatch.setattr(fork, "set_forkserver_preload", lambda names: None, raising=False)
+    monkeypatch.setattr(module.multiprocessing, "get_context", lambda kind: fork)
+    assert list(run_isolated(eval, [("7",)], workers=1, time_limit=0.5)) == [(0, 7)]

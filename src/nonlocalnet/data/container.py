@@ -29,7 +29,7 @@ def open_video(
     """Open the first video stream of a local file, to be decoded with `threads` threads.
 
     Cover pictures of audio files are no video streams. Raises VideoError for a file that is
-    missing, empty or no video, and for frames beyond MAX_PIXELS.
+    missing, empty, a picture or no video, and for frames beyond MAX_PIXELS.
     """
     if not path.exists():
         raise VideoError(path, "no such file")
@@ -58,6 +58,8 @@ def _video_stream(
 ) -> av.VideoStream:
     if container.format.name == "tty":  # FFmpeg renders text files as video
         raise VideoError(path, "a text file, not a video")
+    if container.format.name.endswith("_pipe") or container.format.name == "image2":
+        raise VideoError(path, "a picture, not a video")
     cover = Disposition.attached_pic
     streams = [s for s in container.streams.video if not s.disposition & cover]
     if not streams:
@@ -67,7 +69,7 @@ def _video_stream(
         raise VideoError(path, "no decoder for its video codec")
     height, width = context.height, context.width
     if height < 1 or width < 1:
-        raise VideoError(path, "its header gives no frame size")
+        raise VideoError(path, "its header gives no frame size, or an impossible one")
     if height * width > MAX_PIXELS:
         raise VideoError(
             path, f"frames of {width}x{height} are beyond the limit of {MAX_PIXELS:,} pixels"

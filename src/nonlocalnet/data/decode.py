@@ -50,6 +50,9 @@ class VideoReader:
         self._reformatter = VideoReformatter()
         self._container, self._stream = open_video(self.path, threads=threads)
         self._closed = False
+        # a stream's size may change midway, and its codec's context with it
+        context = self._stream.codec_context
+        self._height, self._width = context.height, context.width
         try:
             self._index = index_frames(self._container, self._stream)
             if self._index.num_frames == 0:
@@ -182,7 +185,7 @@ class VideoReader:
         return upright(rgb.to_ndarray(), frame)
 
     def _size(self, short_side: int | None) -> tuple[int, int]:
-        height, width = self._stream.codec_context.height, self._stream.codec_context.width
+        height, width = self._height, self._width
         if short_side is None or min(height, width) <= short_side:
             return height, width
         return short_side_size(height, width, short_side)

@@ -18,6 +18,8 @@ from typing import Any, TypeVar
 
 T = TypeVar("T")
 
+STARTING = 120.0  # seconds that a process may take to import what it needs, torch among it
+
 
 @dataclass(frozen=True)
 class Lost:
@@ -26,10 +28,15 @@ class Lost:
     reason: str
 
 
+class _Ready:
+    """What a process says first: the clock of its first item starts."""
+
+
 @dataclass
 class _Worker:
     process: BaseProcess
     pipe: Connection
+    ready: bool = False
     item: int = -1
     since: float = 0.0
 
@@ -44,8 +51,8 @@ def run_isolated(
     """Call function(*item) for each item in `workers` processes; give (index, result) as they come.
 
     `function` must be importable by name, its arguments and results must pickle. An exception, the
-    death of a process, or more than `time_limit` seconds on one item is the result `Lost`; the
-    process is replaced and the run goes on.
+    death of a process, or more than `time_limit` seconds on one item (the start of a process not
+    counted) is the result `Lost`; the process is replaced and the run goes on.
     """
     # not forked from here: a progress bar has threads
     context = multiprocessing.get_context("forkserver")
@@ -65,7 +72,7 @@ def run_isolated(
         if worker.item < 0:
             end(worker)
             return
-        worker.since = time.monotonic()
+        worker.since = time.monotonic() + (0.0 if worker.ready else STARTING)
         with contextlib.suppress(OSError):  # it died at once: its pipe says so in the loop
             worker.pipe.send(items[worker.item])
 
@@ -86,6 +93,9 @@ def run_isolated(
                 if worker.pipe in ready:
                     try:
                         result = worker.pipe.recv()
+                        if isinstance(result, _Ready):
+                            worker.ready, worker.since = True, time.monotonic()
+                            continue
                     except (EOFError, OSError):
                         worker.process.join(5)
                         result = Lost(f"its process died ({_cause(worker.process.exitcode)})")
@@ -108,6 +118,7 @@ def run_isolated(
 
 def _work(function: Callable[..., Any], pipe: Connection) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the main process
+    pipe.send(_Ready())
     while True:
         try:
             item = pipe.recv()
