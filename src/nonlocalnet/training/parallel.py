@@ -54,7 +54,8 @@ def spread(
         # batch norms are their own process's, as in the official code
         known = inspect.signature(DistributedDataParallel).parameters
         sync = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"
-        return DistributedDataParallel(model, gradient_as_bucket_view=True, **{sync: False})
+        options: dict[str, Any] = {sync: False, "gradient_as_bucket_view": True}
+        return DistributedDataParallel(model, **options)
     mesh = init_device_mesh(device.type, (size(),))
     for block in _blocks(model):
         fully_shard(block, mesh=mesh)
