@@ -48,7 +48,7 @@ def ours(path: Path, clip: ClipSpec, rng: random.Random, small: bool) -> torch.T
 
 def whole_video(path: Path, clip: ClipSpec, rng: random.Random, small: bool) -> torch.Tensor:
     """Decode the whole video to RGB, as the official code does, then choose."""
-    with av.open(str(path)) as file:
+    with av.open(str(path), metadata_errors="ignore") as file:
         file.streams.video[0].codec_context.thread_count = 1
         frames = [frame.to_ndarray(format="rgb24") for frame in file.decode(video=0)]
     chosen = random_clip(len(frames), clip, rng)
