@@ -102,6 +102,7 @@ def test_two_processes_with_half_the_clips_each_compute_what_one_does(frozen, tm
         torch.testing.assert_close(value, other[name], rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_run_of_two_goes_on_in_one_and_the_other_way_round(frozen, tmp_path):
     train(frozen)
     two = dataclasses.replace(frozen, out=tmp_path / "two", iterations=2)

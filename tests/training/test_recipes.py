@@ -40,7 +40,7 @@ def cells():
             yield table, name, (float(top1), float(top5))
 
 
-@pytest.mark.parametrize(("table", "name", "score"), cells())
+@pytest.mark.parametrize(("table", "name", "score"), list(cells()))
 def test_every_cell_of_table_2_has_a_recipe(table, name, score):
     recipe = find_recipe(f"{name}_{'128x1' if table == '2g' else '32x2'}")
     assert table in recipe.source
