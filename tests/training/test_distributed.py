@@ -4,11 +4,11 @@ import dataclasses
 import os
 import signal
 import subprocess
-import sys
 import time
 
 import pytest
 import torch
+from launching import start_training, wait_for_lines
 
 import nonlocalnet as nl
 from nonlocalnet.models.weights import WeightsInfo, save_weights
@@ -19,32 +19,9 @@ from nonlocalnet.training.loop import train
 
 
 def torchrun(processes, config, **options):
-    words = {
-        "data": config.data,
-        "out": config.out,
-        "model": config.model,
-        "clip": config.clip,
-        "crop": 32,
-        "short-side": "32 36",
-        "iterations": config.iterations,
-        "batch-size": config.batch_size,
-        "lr": config.lr,
-        "lr-steps": "4",
-        "workers": 0,
-        "log-every": 1,
-        "device": "cpu",
-    } | options
-    text = [w for key, value in words.items() for w in (f"--{key}", *str(value).split())]
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(processes)]
-    port = ["--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0"]
-    return subprocess.Popen(
-        [*command, *port, "-m", "nonlocalnet", "train", *text],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-        start_new_session=True,
-    )
+    port = ("--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0")
+    launcher = ("-m", "torch.distributed.run", "--nproc-per-node", str(processes), *port)
+    return start_training(config, *launcher, **{"lr-steps": 4, "workers": 0} | options)
 
 
 def losses(folder):
@@ -128,15 +105,6 @@ def test_clips_that_cannot_be_shared_evenly_are_refused(config):
     _, err = process.communicate(timeout=200)
     assert process.returncode != 0
     assert "batch_size 3 cannot be shared evenly by 2 processes" in err
-
-
-def wait_for_lines(config, count, process):
-    log = config.out / "metrics.jsonl"
-    deadline = time.monotonic() + 120
-    while not (log.exists() and log.read_text().count("\n") >= count):
-        assert process.poll() is None, process.communicate()
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
 
 
 def children(pid):

@@ -5,12 +5,10 @@ import json
 import os
 import random
 import signal
-import subprocess
-import sys
-import time
 
 import pytest
 import torch
+from launching import start_training, wait_for_lines
 
 import nonlocalnet as nl
 from nonlocalnet.runtime.checkpoint import Checkpoints, load_checkpoint
@@ -141,43 +139,9 @@ def test_out_that_is_a_file(config):
         train(config)
 
 
-def start_process(config, **options):
-    command = [sys.executable, "-m", "nonlocalnet", "train"]
-    words = {
-        "data": config.data,
-        "out": config.out,
-        "model": config.model,
-        "clip": config.clip,
-        "crop": 32,
-        "short-side": "32 36",
-        "batch-size": 4,
-        "workers": 1,
-        "log-every": 1,
-        "device": "cpu",
-    } | options
-    text = [w for key, value in words.items() for w in (f"--{key}", *str(value).split())]
-    return subprocess.Popen(
-        [*command, *text],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-    )
-
-
-def wait_for_lines(config, count, process):
-    log = config.out / "metrics.jsonl"
-    deadline = time.monotonic() + 90
-    while not (log.exists() and log.read_text().count("\n") >= count):
-        assert process.poll() is None, process.communicate()
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-
-
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupt_leaves_a_checkpoint_and_resume_ends_the_run(config, number):
-    process = start_process(config, iterations=100_000)
+    process = start_training(config, iterations=100_000, workers=1)
     wait_for_lines(config, 1, process)
     os.killpg(process.pid, number)  # Ctrl-C reaches the workers too
     _, err = process.communicate(timeout=60)
@@ -196,9 +160,9 @@ def test_kill_at_any_moment_then_resume(config, tmp_path):
     whole = dataclasses.replace(whole, log_every=1, workers=1, eval_every=None, checkpoint_every=4)
     train(whole)
     killed = dataclasses.replace(whole, out=tmp_path / "killed")
-    options = {"iterations": 30, "checkpoint-every": 4, "lr": whole.lr}
+    options = {"checkpoint-every": 4, "workers": 1}
     for lines in (rng.randint(1, 9), rng.randint(12, 25)):
-        process = start_process(killed, **options)
+        process = start_training(killed, **options)
         wait_for_lines(killed, lines, process)
         os.kill(process.pid, signal.SIGKILL)
         process.communicate()
