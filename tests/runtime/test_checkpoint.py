@@ -112,7 +112,7 @@ def test_a_write_that_fails_says_so_and_leaves_the_former_file(tmp_path):
     for line in done.stdout.splitlines():
         assert re.search(r"could not be written \(.*MiB are free.*what was there before", line)
     assert [line.split()[0] for line in done.stdout.splitlines()] == ["state", "weights"]
-    assert load_checkpoint(tmp_path / "state.pt") == {"iteration": 1}
+    assert load_checkpoint(tmp_path / "state.pt")["iteration"] == 1
     assert load(tmp_path / "weights").fc.out_features == 2
     assert {path.name for path in tmp_path.iterdir()} == {"state.pt", "weights"}
 
@@ -138,3 +138,20 @@ def test_a_second_process_is_kept_out_until_the_first_one_ends(tmp_path):
     first.wait()
     with lock(tmp_path):
         assert (tmp_path / ".lock").read_text() == f"{os.getpid()}\n"
+
+
+def test_a_damaged_later_checkpoint_does_not_push_out_the_readable_ones(tmp_path):
+    kept = Checkpoints(tmp_path, keep=1)
+    (tmp_path / "00000009.pt").write_text("damaged")
+    kept.save(5, {"iteration": 5})
+    assert kept.load()["iteration"] == 5
+
+
+def test_foreign_files_are_no_checkpoints(tmp_path):
+    kept = Checkpoints(tmp_path, keep=2)
+    kept.save(5, {"iteration": 5})
+    (tmp_path / "1abc.pt").write_text("mine")
+    torch.save({"weights": 1}, tmp_path / "00000007.pt")
+    torch.save([1], tmp_path / "00000008.pt")
+    torch.save({"format": 99}, tmp_path / "00000009.pt")
+    assert kept.load() == {"iteration": 5}

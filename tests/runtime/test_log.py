@@ -24,7 +24,7 @@ def test_truncate_drops_later_lines_and_a_cut_one(tmp_path):
         metrics.write("train", iteration=iteration)
     with metrics.path.open("a") as file:
         file.write('{"kind": "tr')
-    metrics.truncate(20)
+    metrics.truncate(train=20, val=20)
     assert [line["iteration"] for line in log.read_metrics(metrics.path, "train")] == [10, 20]
 
 

@@ -187,3 +187,13 @@ def test_wrong_options(config, field, value, said):
 def test_bf16_trains(config):
     result = train(dataclasses.replace(config, precision="bf16", iterations=2, val=None))
     assert result.iteration == 2
+
+
+def test_a_run_shorter_than_its_log_interval_leaves_a_line(config):
+    train(dataclasses.replace(config, iterations=1, log_every=100, val=None))
+    assert len(read_metrics(config.out / "metrics.jsonl", "train")) == 1
+
+
+def test_recomputing_does_not_go_with_compiling(config):
+    with pytest.raises(ValueError, match="recompute does not go with compile"):
+        dataclasses.replace(config, recompute=True, compile=True)

@@ -5,12 +5,14 @@ import json
 import os
 import random
 import signal
+import sys
 
 import pytest
 import torch
 from launching import start_training, wait_for_lines
 
 import nonlocalnet as nl
+from nonlocalnet.cli.train import read
 from nonlocalnet.runtime.checkpoint import Checkpoints, load_checkpoint
 from nonlocalnet.runtime.log import read_metrics
 from nonlocalnet.training.config import TrainConfig
@@ -170,3 +172,77 @@ def test_kill_at_any_moment_then_resume(config, tmp_path):
     train(dataclasses.replace(killed, resume=True))
     assert losses(killed) == losses(whole)
     assert_same_state(killed, whole)
+
+
+class Killed(BaseException):
+    """What no handler of the run hears, as a kill."""
+
+
+@pytest.mark.parametrize(
+    ("place", "call"),
+    [
+        ("runtime.checkpoint.save_checkpoint", 1),  # the first one: nothing to go on from
+        ("runtime.checkpoint.save_checkpoint", 2),  # after the first validation
+        ("training.loop.evaluate", 2),
+        ("training.loop.save_weights", 3),  # of the last checkpoint
+        ("runtime.checkpoint.save_checkpoint", 4),
+    ],
+)
+def test_a_kill_at_a_nasty_moment_leaves_no_trace(config, tmp_path, monkeypatch, place, call):
+    whole = dataclasses.replace(config, log_every=1)
+    train(whole)
+    killed = dataclasses.replace(config, log_every=1, out=tmp_path / "killed")
+    module, _, name = f"nonlocalnet.{place}".rpartition(".")
+    plain = getattr(sys.modules[module], name)
+    calls = []
+
+    def kill(*given, **named):
+        calls.append(name)
+        if len(calls) == call:
+            raise Killed
+        return plain(*given, **named)
+
+    monkeypatch.setattr(sys.modules[module], name, kill)
+    with pytest.raises(Killed):
+        train(killed)
+    monkeypatch.setattr(sys.modules[module], name, plain)
+    (killed.out / ".best.safetensors.a1b2c3d4").write_text("half")  # as a real kill leaves it
+    train(dataclasses.replace(killed, resume=True))
+    assert losses(killed) == losses(whole)
+    assert scores(killed) == scores(whole)
+    assert_same_state(killed, whole)
+    for name in ("model.safetensors", "best.safetensors"):
+        one, other = (nl.load(c.out / name).state_dict() for c in (whole, killed))
+        assert all(torch.equal(one[key], other[key]) for key in one)
+    assert {p.name for p in killed.out.iterdir()} == {p.name for p in whole.out.iterdir()}
+
+
+def test_a_run_without_its_checkpoints_is_not_overwritten(config):
+    train(dataclasses.replace(config, iterations=1))
+    (config.out / "checkpoints" / "00000001.pt").unlink()
+    with pytest.raises(ValueError, match="holds a run already"):
+        train(config)
+    with pytest.raises(ValueError, match=r"the checkpoints of .* are gone.*--init"):
+        train(dataclasses.replace(config, resume=True))
+
+
+def test_checkpoints_without_their_options(config):
+    train(dataclasses.replace(config, iterations=1))
+    (config.out / "config.json").unlink()
+    with pytest.raises(ValueError, match=r"lacks config\.json.*--print-config"):
+        train(dataclasses.replace(config, resume=True))
+    with pytest.raises(ValueError, match=r"no run in .*; --data begins one"):
+        read(["--resume", "--out", str(config.out)])
+
+
+def test_unreadable_videos_of_earlier_parts_are_told(config, tmp_path, videos):
+    broken = tmp_path / "broken.mp4"
+    broken.write_text("not a video")
+    file = tmp_path / "list.txt"
+    good = sorted((videos / "train").rglob("*.mp4"))[:9]
+    file.write_text("".join(f"{path} 0\n" for path in [*good, broken]))
+    run = dataclasses.replace(config, data=file, val=None, iterations=5)
+    train(run)
+    assert (config.out / "unreadable.txt").read_text() == f"{broken}\n"
+    train(dataclasses.replace(run, iterations=6, resume=True, batch_size=4))
+    assert read_metrics(config.out / "metrics.jsonl", "train")[-1]["unreadable"] == 1

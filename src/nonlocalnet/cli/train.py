@@ -40,10 +40,15 @@ def read(args: list[str]) -> Options:
     recipe = args.pop(0) if args and not args[0].startswith("-") else ""
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     first.add_argument("--out")
+    first.add_argument("--data")
     first.add_argument("--resume", action="store_true")
     first.add_argument("--twin", action="store_true")
     given, _ = first.parse_known_args(args)
     saved = TrainConfig.find(given.out) if given.resume and given.out else None
+    if given.resume and given.out and saved is None and not given.data:
+        raise ValueError(
+            f"there is no run in {given.out} to go on with (no config.json); --data begins one"
+        )
     if saved is not None and recipe not in ("", saved.recipe):
         raise ValueError(f"{given.out} is a run of {saved.recipe or 'no recipe'}, not of {recipe}")
     if saved is None:

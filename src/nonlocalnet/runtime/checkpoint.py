@@ -15,6 +15,7 @@ import torch
 from nonlocalnet.runtime.log import status
 
 MIB = 1 << 20
+FORMAT = 1  # of checkpoints; another number is another version's
 
 
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
@@ -48,8 +49,16 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
         temporary.unlink(missing_ok=True)
 
 
+def remove_leftovers(folder: Path) -> None:
+    """Delete the temporary files of `write_atomically` that a kill left at and below a folder."""
+    for suffix in ("pt", "safetensors", "json", "txt"):
+        for path in folder.rglob(f".*.{suffix}.????????"):
+            path.unlink(missing_ok=True)
+
+
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
     """Write a training state of tensors and plain values."""
+    state = {"format": FORMAT, **state}
     write_atomically(path, lambda temporary: torch.save(state, temporary))
 
 
@@ -57,13 +66,21 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     """Read a training state; only tensors and plain values are admitted.
 
     Raises:
-        ValueError: the file is damaged or no checkpoint.
+        ValueError: the file is damaged, no checkpoint, or of another version.
     """
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # bytes that are no checkpoint fail in any way
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        reason = (
+            str(error).partition(". ")[0].splitlines()[0] if str(error) else type(error).__name__
+        )
         raise ValueError(f"{path} is not a readable checkpoint: {reason}") from None
+    found = state.pop("format", None) if isinstance(state, dict) else None
+    if found != FORMAT:
+        raise ValueError(
+            f"{path} is not a checkpoint of this version: its format is {found}, not {FORMAT}"
+        )
+    return state
 
 
 class Checkpoints:
@@ -74,12 +91,16 @@ class Checkpoints:
 
     def files(self) -> list[Path]:
         """List them, the newest first."""
-        return sorted(self.folder.glob("[0-9]*.pt"), key=lambda path: int(path.stem), reverse=True)
+        files = [path for path in self.folder.glob("*.pt") if path.stem.isdecimal()]
+        return sorted(files, key=lambda path: int(path.stem), reverse=True)
 
     def save(self, iteration: int, state: dict[str, Any]) -> None:
-        """Write a state, then drop those beyond the newest `keep`."""
+        """Write a state, then drop those beyond the newest `keep`.
+
+        Later ones, which could not be read or the run would not be here, do not count and stay.
+        """
         save_checkpoint(self.folder / f"{iteration:08d}.pt", state)
-        for old in self.files()[self.keep :]:
+        for old in [path for path in self.files() if int(path.stem) <= iteration][self.keep :]:
             old.unlink(missing_ok=True)
 
     def load(self) -> dict[str, Any] | None:

@@ -63,19 +63,14 @@ class MetricsLog:
         if self._board is not None:
             self._board.close()
 
-    def truncate(self, iteration: int) -> None:
-        """Drop the lines past an iteration: a resumed run writes them again."""
+    def truncate(self, **last: int) -> None:
+        """Drop the lines past each kind's last iteration: a resumed run writes them again."""
         if not self.path.exists():
             return
-        kept = []
-        for line in self.path.read_text().splitlines(keepends=True):
-            try:
-                if json.loads(line).get("iteration", 0) <= iteration:
-                    kept.append(line)
-            except json.JSONDecodeError:  # the line that a crash cut
-                continue
+        lines, _ = read_lines(self.path)  # without one that a crash cut
+        kept = [line for line in lines if line.get("iteration", 0) <= last.get(line["kind"], 0)]
         partial = self.path.with_suffix(".partial")
-        partial.write_text("".join(kept))
+        partial.write_text("".join(json.dumps(line) + "\n" for line in kept))
         partial.replace(self.path)
 
 

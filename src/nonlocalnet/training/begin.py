@@ -57,18 +57,19 @@ def begin(config: TrainConfig, checkpoints: Checkpoints) -> Beginning:
             videos; options or labels that do not fit each other.
         FileNotFoundError: data or weights that are not there.
     """
-    if checkpoints.files() and not config.resume:
+    weights = config.out / "model.safetensors"
+    if (checkpoints.files() or weights.exists()) and not config.resume:
         raise ValueError(
             f"{config.out} holds a run already: choose another folder, or pass --resume"
         )
     saved = share(checkpoints.load() if rank() == 0 else None)
     if saved is not None:
-        before = TrainConfig.read(config.out / "config.json")
-        if changed := config.differences(before):
-            raise ValueError(
-                f"a run goes on as it began, {config.out} with {'; '.join(changed)}: choose "
-                "another folder, with --init to start from its weights"
-            )
+        config.check_goes_on()
+    elif weights.exists():
+        raise ValueError(
+            f"the checkpoints of {config.out} are gone, its weights are there: choose another "
+            f"folder, with --init {weights} to start from them"
+        )
     elif config.resume:
         status.print(f"there is no run in {config.out} yet: this one begins", soft_wrap=True)
     path = find_start(config) if saved is None else None

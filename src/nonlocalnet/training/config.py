@@ -167,6 +167,9 @@ class TrainConfig:
         if self.parallel == "fsdp" and (self.ema or self.precision == "fp16"):
             raise ValueError("parallel fsdp goes with neither ema nor fp16: choose ddp, or bf16")
 
+        if self.recompute and self.compile:
+            raise ValueError("recompute does not go with compile, which torch refuses: choose one")
+
     def _check_least(self, name: str, least: int) -> None:
         value = getattr(self, name)
         if value is not None and value < least:
@@ -225,6 +228,24 @@ class TrainConfig:
             for name in names
             if getattr(self, name) != getattr(other, name)
         ]
+
+    def check_goes_on(self) -> None:
+        """Refuse to go on with a run that was begun otherwise.
+
+        Raises:
+            ValueError: config.json of `out` is not there, or has other options than the free ones.
+        """
+        before = TrainConfig.find(self.out)
+        if before is None:
+            raise ValueError(
+                f"{self.out} lacks config.json, the options that its checkpoints were made with: "
+                "write it again, with the same options and --print-config"
+            )
+        if changed := self.differences(before):
+            raise ValueError(
+                f"a run goes on as it began, {self.out} with {'; '.join(changed)}: choose "
+                "another folder, with --init to start from its weights"
+            )
 
     def as_json(self) -> str:
         """Write the options as JSON, one a line."""

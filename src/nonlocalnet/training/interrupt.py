@@ -7,6 +7,10 @@ from types import FrameType
 from typing import Any
 
 
+class Interrupted(BaseException):
+    """A computation was left because the run was asked to end."""
+
+
 class Interrupt:
     """Turn the first SIGINT or SIGTERM into a flag; the second one is an ordinary one."""
 
@@ -29,7 +33,7 @@ class Interrupt:
     def end_if_asked(self) -> None:
         """Leave a long computation that can be done again."""
         if self.asked:
-            raise KeyboardInterrupt
+            raise Interrupted
 
     def _ask(self, number: int, frame: FrameType | None) -> None:
         self.asked = True

@@ -13,8 +13,7 @@ from nonlocalnet.evaluation.multiview import autocast
 from nonlocalnet.models.registry import create_model
 from nonlocalnet.models.video_resnet import VideoResNet
 from nonlocalnet.runtime.device import pick_precision
-from nonlocalnet.runtime.distributed import average
-from nonlocalnet.training.norms import set_precise_statistics
+from nonlocalnet.training.norms import average_statistics, set_precise_statistics
 from nonlocalnet.training.optim import make_optimizer
 from nonlocalnet.training.parallel import (
     gathering,
@@ -113,13 +112,14 @@ class Learner:
         """
         self.copy.load_state_dict(model_state(self._model) | self._average)
         if clips is None:
-            average([b for name, b in self.copy.named_buffers() if "running_" in name])
+            average_statistics(self.copy)
         else:
             with autocast(self.device, self.dtype):
                 set_precise_statistics(self.copy, clips)
 
     def state(self) -> dict[str, Any]:
         """Give what a checkpoint needs to go on, in the first process; others get nothing."""
+        average_statistics(self.network)  # else those of the other processes would be lost
         state = training_state(self._model, self._optimizer)
         if state:
             state["scaler"] = self._scaler.state_dict()

@@ -15,7 +15,7 @@ from torch import Tensor
 from nonlocalnet.evaluation.multiview import evaluate
 from nonlocalnet.models.video_resnet import VideoResNet
 from nonlocalnet.models.weights import WeightsInfo, save_weights
-from nonlocalnet.runtime.checkpoint import Checkpoints, lock, write_atomically
+from nonlocalnet.runtime.checkpoint import Checkpoints, lock, remove_leftovers, write_atomically
 from nonlocalnet.runtime.distributed import (
     explain_dead_processes,
     gather,
@@ -28,7 +28,7 @@ from nonlocalnet.runtime.log import Bar, MetricsLog, RunningMean, status
 from nonlocalnet.training.begin import begin, check
 from nonlocalnet.training.config import TrainConfig
 from nonlocalnet.training.inputs import Batches, mix, read_batches
-from nonlocalnet.training.interrupt import Interrupt
+from nonlocalnet.training.interrupt import Interrupt, Interrupted
 from nonlocalnet.training.learner import Learner
 from nonlocalnet.training.optim import learning_rate
 from nonlocalnet.training.tasks import make_task, mixed_loss
@@ -79,7 +79,10 @@ def train(config: TrainConfig) -> Result:
 class _Run:
     """The state of a run and what is done with it between updates."""
 
-    KEPT = ("iteration", "seconds", "scores", "best", "validated", "window")  # in checkpoints
+    KEPT = (  # in checkpoints
+        *("iteration", "seconds", "scores", "best", "validated", "settled", "window"),
+        "unreadable",
+    )
 
     def __init__(self, config: TrainConfig, device: torch.device) -> None:
         self.config, self.device = config, device
@@ -88,6 +91,8 @@ class _Run:
         self.scores: dict[str, float] = {}
         self.best: float | None = None
         self.validated = 0  # the iteration of the last validation
+        self.settled = 0  # that of the last weights written
+        self.unreadable: list[int] = []  # videos, of all parts and processes
         self.window: list[list[float]] = []  # loss, hits, waited, took: since the last line
         self.copied: tuple[int, bool] | None = None  # of which iteration, and whether precise
         self.checkpoints = Checkpoints(config.out / "checkpoints", config.keep)
@@ -115,9 +120,10 @@ class _Run:
             self.learner.restore(given.saved)
             for name in self.KEPT:
                 setattr(self, name, given.saved[name])
-            if rank() == 0:
-                self.log.truncate(self.iteration)
             status.print(f"resumed at iteration {self.iteration}")
+        if rank() == 0:
+            remove_leftovers(config.out)
+            self.log.truncate(train=self.iteration, val=self.validated)
         if rank() == 0 and self.iteration < config.iterations:  # else the options change nothing
             text = config.as_json()
             write_atomically(config.out / "config.json", lambda file: file.write_text(text))
@@ -128,10 +134,8 @@ class _Run:
         batches = self._read_batches(config.seed)
         shown = [RunningMean(WINDOW) for _ in range(4)]
         bar = Bar(config.model, config.iterations, self.iteration)
-        asked = False
         with bar, Interrupt() as interrupt, explain_dead_processes(config.out):
-            if self.iteration and self._due(config.eval_every) and self.validated < self.iteration:
-                asked = not self._validate(interrupt)
+            asked = not self._settle(interrupt)  # what a kill cut off
             while self.iteration < config.iterations and not asked:
                 numbers, asked = self._update(batches, interrupt)
                 self.seconds += numbers[-1]
@@ -139,15 +143,11 @@ class _Run:
                 for mean, number in zip(shown, numbers, strict=True):
                     mean.add(number)
                 bar.advance(1, self._words(*(mean.mean for mean in shown)))
-                if self.iteration % config.log_every == 0:
+                if self._due(config.log_every):
                     self._write_line()
                 if self._due(config.checkpoint_every):
                     self._save_state()
-                if self._due(config.eval_every):
-                    asked |= not self._validate(interrupt)
-                if self._due(config.checkpoint_every) and not asked:
-                    self._save_state()
-                    self._save_weights("model.safetensors")
+                asked = asked or not self._settle(interrupt)
             if asked:
                 self._save_state()
                 self._save_weights("model.safetensors", precise=False)
@@ -159,6 +159,17 @@ class _Run:
         self.log.close()
         weights = config.out / "model.safetensors"
         return Result(self.iteration, self.scores, weights, asked)
+
+    def _settle(self, interrupt: Interrupt) -> bool:
+        """Validate and write the weights where that is due and not done; False if interrupted."""
+        fresh = self.validated < self.iteration and self._due(self.config.eval_every)
+        if fresh and not self._validate(interrupt):
+            return False
+        if self.settled < self.iteration and self._due(self.config.checkpoint_every):
+            self._save_weights("model.safetensors")
+            self.settled = self.iteration
+            self._save_state()
+        return True
 
     def _due(self, every: int | None) -> bool:
         return self.iteration == self.config.iterations or self.iteration % (every or 1) == 0
@@ -239,7 +250,7 @@ class _Run:
             if self.device.type == "cuda"
             else {}
         )
-        bad = gather(self.training.bad_indices())
+        self._count_unreadable()
         if rank() == 0:
             self.log.write(
                 "train",
@@ -250,7 +261,7 @@ class _Run:
                 clips_per_second=self.config.batch_size / took,
                 data_share=waited / took,
                 seconds=self.seconds,
-                unreadable=len(set().union(*bad)),
+                unreadable=len(self.unreadable),
                 **memory,
             )
         self.window.clear()
@@ -272,6 +283,7 @@ class _Run:
         """Test the weights; False if an interrupt came before the end."""
         if self.validation is None:
             return True
+        predictions = None
         try:
             predictions = evaluate(
                 self._copy(),
@@ -281,7 +293,9 @@ class _Run:
                 dtype=self.learner.dtype,
                 on_video=lambda videos: interrupt.end_if_asked(),
             )
-        except KeyboardInterrupt:
+        except Interrupted:
+            gather({})  # for the processes that wait for this one's share
+        if total([float(predictions is None)], self.device)[0] or predictions is None:
             return False
         self.validated = self.iteration
         self.scores = self.task.score(predictions.probabilities, predictions.target)
@@ -299,6 +313,7 @@ class _Run:
 
     def _save_state(self) -> None:
         """Write a checkpoint, whole or not at all."""
+        self._count_unreadable()
         state = self.learner.state()
         if rank() == 0:
             state |= {"input": [self.start.mean, self.start.std], "videos": self.videos}
@@ -321,8 +336,13 @@ class _Run:
         )
         write_atomically(self.config.out / name, lambda file: save_weights(copy, file, info))
 
+    def _count_unreadable(self) -> None:
+        found = gather(self.training.bad_indices())
+        self.unreadable = sorted({*self.unreadable}.union(*found))
+
     def _report_unreadable(self) -> None:
-        bad = sorted(set().union(*gather(self.training.bad_indices())))
+        self._count_unreadable()
+        bad = self.unreadable
         if bad and rank() == 0:
             file = self.config.out / "unreadable.txt"
             names = "".join(f"{self.training.records[i].name}\n" for i in bad)

@@ -11,6 +11,11 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from nonlocalnet.runtime.distributed import average
 
 
+def average_statistics(model: nn.Module) -> None:
+    """Give every process the means over all of them of the norms' running averages."""
+    average([buffer for name, buffer in model.named_buffers() if "running_" in name])
+
+
 @torch.no_grad()
 def set_precise_statistics(model: nn.Module, batches: Iterable[Tensor]) -> None:
     """Put the statistics of several batches into a network's batch norms.
@@ -52,4 +57,4 @@ def set_precise_statistics(model: nn.Module, batches: Iterable[Tensor]) -> None:
             assert norm.running_mean is not None
             assert norm.running_var is not None
             norm.running_mean.copy_(total[0])
-            norm.running_var.copy_(total[1] - total[0].square())
+            norm.running_var.copy_((total[1] - total[0].square()).clamp(min=0))
