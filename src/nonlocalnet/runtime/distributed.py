@@ -50,6 +50,7 @@ def processes(device: str = "auto", *, timeout: float = 1800) -> Generator[torch
     console.quiet = status.quiet = rank() > 0
     try:
         yield found
+        dist.barrier()  # one that left early would take the others' connections with it
     finally:
         dist.destroy_process_group()
 
