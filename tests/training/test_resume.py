@@ -114,6 +114,13 @@ def test_a_run_goes_on_with_its_own_videos(config, tmp_path, videos):
         train(dataclasses.replace(config, data=videos / "val", val=None, resume=True))
 
 
+def test_a_cosine_keeps_its_length(config):
+    run = dataclasses.replace(config, iterations=2, val=None, schedule="cosine")
+    train(run)
+    with pytest.raises(ValueError, match="iterations 4, not 2"):
+        train(dataclasses.replace(run, iterations=4, resume=True))
+
+
 def test_what_does_not_change_the_result_may_change(config):
     train(dataclasses.replace(config, iterations=1, val=None))
     more = dataclasses.replace(config, iterations=2, val=None, resume=True, workers=1, log_every=1)

@@ -222,7 +222,9 @@ class TrainConfig:
 
     def differences(self, other: TrainConfig) -> list[str]:
         """Say in which options, but for the free ones, another run would compute something else."""
-        names = [field.name for field in dataclasses.fields(self) if field.name not in FREE]
+        # a cosine's course depends on its length
+        free = FREE - {"iterations"} if self.schedule == "cosine" else FREE
+        names = [field.name for field in dataclasses.fields(self) if field.name not in free]
         return [
             f"{name} {getattr(self, name)!r}, not {getattr(other, name)!r}"
             for name in names

@@ -51,9 +51,9 @@ def train(config: TrainConfig) -> Result:
 
     Writes config.json, metrics.jsonl, checkpoints/, model.safetensors and, with validation,
     best.safetensors to `config.out`. An interrupt (Ctrl-C, SIGTERM) ends the run after the current
-    update with all of them in place; so does nothing worse than losing the updates since the last
-    checkpoint. `resume` goes on, and computes what the uninterrupted run would have: all chance
-    depends on the seed and the iteration alone.
+    update with all of them in place; a kill loses the updates since the last checkpoint. `resume`
+    goes on, and computes what the uninterrupted run would have: all chance depends on the seed and
+    the iteration alone.
 
     Under torchrun the processes share each update's clips; losses are the same, to rounding, for
     any number of them if norms are frozen or synchronised and nothing drops out.
