@@ -49,7 +49,7 @@ def test_a_twin_then_resume_with_nothing_retyped(videos, tmp_path, capsys):
         (["i3d_r50_nl6_32x2"], "did you mean 'i3d_r50_nl5_32x2'"),
         (["i3d_r50_nl5_128x1"], "starts from the network of i3d_r50_nl5_32x2"),
         (["--twin"], "--twin is of a recipe"),
-        (["c2d_r50_32x2", "--init", "gone.pth"], "no videos at d"),
+        (["c2d_r50_32x2", "--init", "gone.pth"], "/d: name a data set"),
         (["--model", "c2d_tiny", "--warmup", "-1"], "warmup must be at least 0"),
     ],
 )

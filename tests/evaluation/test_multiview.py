@@ -233,3 +233,10 @@ def test_every_video_counts_once_however_many_processes_share_them(
     assert found.unreadable == expected.unreadable
     torch.testing.assert_close(found.probabilities, expected.probabilities, rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(found.views_right, expected.views_right)
+
+
+def test_a_test_that_another_process_left_ends(model, records, monkeypatch):
+    dataset = make_test_set(records, model.info, num_clips=1)
+    monkeypatch.setattr(multiview, "gather", lambda rows: [rows, None])
+    with pytest.raises(multiview.Abandoned):
+        multiview.evaluate(model, dataset)

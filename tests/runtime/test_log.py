@@ -1,6 +1,7 @@
 import json
 import math
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -77,3 +78,14 @@ def test_without_the_package_tensorboard_says_what_to_install(tmp_path, monkeypa
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard.writer", None)
     with pytest.raises(ValueError, match=r"pip install 'nonlocalnet\[tensorboard\]'"):
         log.MetricsLog(tmp_path / "metrics.jsonl", tensorboard=True)
+
+
+def test_brackets_in_names_are_not_markup(capsys):
+    log.status.print("runs/[red]a[/red]/[b", soft_wrap=True)
+    assert capsys.readouterr().err == "runs/[red]a[/red]/[b\n"
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="a file of Linux")
+def test_a_full_disk_is_told_with_the_file():
+    with pytest.raises(OSError, match="/dev/full could not be written: No space left"):
+        log.MetricsLog(Path("/dev/full")).write("train", iteration=1)

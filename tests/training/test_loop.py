@@ -7,6 +7,7 @@ import torch
 import nonlocalnet as nl
 from nonlocalnet.models.weights import WeightsInfo, read_info, save_weights
 from nonlocalnet.runtime.log import read_metrics
+from nonlocalnet.training.learner import Learner
 from nonlocalnet.training.loop import train
 
 
@@ -197,3 +198,28 @@ def test_a_run_shorter_than_its_log_interval_leaves_a_line(config):
 def test_recomputing_does_not_go_with_compiling(config):
     with pytest.raises(ValueError, match="recompute does not go with compile"):
         dataclasses.replace(config, recompute=True, compile=True)
+
+
+def test_weights_that_are_no_numbers_are_not_kept(config, monkeypatch):
+    def step(learner, rate):
+        if learner.updates == 3:
+            learner.network.fc.bias.data[0] = float("inf")
+        learner.updates += 1
+
+    monkeypatch.setattr(Learner, "updates", 0, raising=False)
+    monkeypatch.setattr(Learner, "step", step)
+    with pytest.raises(RuntimeError, match="the weights are no numbers at iteration 4: lower --lr"):
+        train(dataclasses.replace(config, checkpoint_every=2))
+    assert [path.name for path in (config.out / "checkpoints").iterdir()] == ["00000002.pt"]
+
+
+def test_validation_videos_that_cannot_be_read_are_refused_before_training(config, tmp_path):
+    for name in ("different", "same"):
+        (tmp_path / "val" / name).mkdir(parents=True)
+        (tmp_path / "val" / name / "a.mp4").write_text("no video")
+    with pytest.raises(ValueError, match=r"the first 2 validation videos cannot be read: .*a\.mp4"):
+        train(dataclasses.replace(config, val=tmp_path / "val"))
+
+
+def test_the_default_schedule_of_the_shortest_run_begins_at_the_rate(config):
+    assert min(dataclasses.replace(config, iterations=1).resolve().lr_steps) == 1

@@ -6,6 +6,7 @@ import os
 import random
 import signal
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -27,7 +28,8 @@ def losses(config):
 
 
 def scores(config):
-    return read_metrics(config.out / "metrics.jsonl", "val")
+    lines = read_metrics(config.out / "metrics.jsonl", "val")
+    return [{key: line[key] for key in line.keys() - {"seconds"}} for line in lines]
 
 
 def assert_same_state(one, other):
@@ -249,3 +251,30 @@ def test_unreadable_videos_of_earlier_parts_are_told(config, tmp_path, videos):
     assert (config.out / "unreadable.txt").read_text() == f"{broken}\n"
     train(dataclasses.replace(run, iterations=6, resume=True, batch_size=4))
     assert read_metrics(config.out / "metrics.jsonl", "train")[-1]["unreadable"] == 1
+
+
+def test_precise_norms_are_left_when_asked_to_end(config):
+    process = start_training(
+        config, **{"precise-norm": 1_000_000, "eval-every": 1_000, "checkpoint-every": 1}
+    )
+    wait_for_lines(config, 1, process)  # the next thing is a pass over a million batches
+    process.terminate()
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130, err
+    assert "interrupted at iteration 1;" in err
+    state = Checkpoints(config.out / "checkpoints", 1).load()
+    assert state["settled"] == 0  # a run that goes on computes them again
+
+
+def test_a_run_goes_on_from_another_working_directory(config, tmp_path, videos, monkeypatch):
+    monkeypatch.chdir(videos)
+    weights = train(dataclasses.replace(config, out=tmp_path / "start", iterations=1, val=None))
+    monkeypatch.chdir(tmp_path)
+    relative = dataclasses.replace(
+        config, data=Path(os.path.relpath(videos / "train")), val=None, iterations=1
+    )
+    init = os.path.relpath(weights.weights)
+    train(dataclasses.replace(relative, init=init))
+    monkeypatch.chdir("/")
+    saved = TrainConfig.find(config.out)
+    assert train(dataclasses.replace(saved, iterations=2, resume=True)).iteration == 2

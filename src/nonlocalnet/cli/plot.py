@@ -38,11 +38,9 @@ def command(options: Annotated[Options, tyro.conf.arg(name="")]) -> int:
     for run, label in zip(runs, _labels(runs), strict=True):
         loss = run.points(options.x, "loss")
         for note in run.notes:
-            status.print(f"{run.name}: {note}", soft_wrap=True, markup=False)
+            status.print(f"{run.name}: {note}", soft_wrap=True)
         if not loss[0]:
-            status.print(
-                f"{run.name}: no loss over {options.x}, left out", soft_wrap=True, markup=False
-            )
+            status.print(f"{run.name}: no loss over {options.x}, left out", soft_wrap=True)
             continue
         lines["training loss"][label] = loss
         for score in MAIN_SCORES:
@@ -54,7 +52,7 @@ def command(options: Annotated[Options, tyro.conf.arg(name="")]) -> int:
     options.out.parent.mkdir(parents=True, exist_ok=True)
     xlabel = "seconds since the start" if options.x == "seconds" else "iteration"
     panels(lines, xlabel=xlabel).savefig(options.out)
-    console.print(str(options.out), soft_wrap=True, markup=False)
+    console.print(str(options.out), soft_wrap=True)
     return 0
 
 

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
-from rich.markup import escape
 from rich.table import Table
 
 from nonlocalnet.runtime.log import print_wide
@@ -57,7 +56,7 @@ def _table(rows: list[dict[str, Any]], others: list[str]) -> Table:
             _number(row["clips_per_second"], 1),
             *(["; ".join(row["notes"])] if notes else []),
         ]
-        table.add_row(*map(escape, cells))
+        table.add_row(*cells)
     return table
 
 

@@ -156,7 +156,6 @@ def _print(
             console.print(
                 f"{names[i]} taken for {names[j]}: {videos} of {int(counts[i].sum())}",
                 soft_wrap=True,
-                markup=False,
             )
     for error in predictions.unreadable[:5]:
-        console.print(f"skipped {error}", soft_wrap=True, markup=False)
+        console.print(f"skipped {error}", soft_wrap=True)

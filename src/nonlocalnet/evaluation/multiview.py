@@ -48,6 +48,10 @@ def autocast(device: torch.device, dtype: torch.dtype | None) -> contextlib.Abst
     return torch.autocast(device.type, dtype=dtype)
 
 
+class Abandoned(RuntimeError):
+    """Another process left a test that this one shared: it gathered None in place of its rows."""
+
+
 @torch.no_grad()
 def evaluate(
     model: VideoResNet,
@@ -79,6 +83,7 @@ def evaluate(
 
     Raises:
         ValueError: no video could be read.
+        Abandoned: another process left the test.
     """
     device = next(model.parameters()).device
     was_training = model.training
@@ -245,8 +250,12 @@ def _batches(
         yield batch
 
 
-def _merge(shares: list[dict[int, tuple[Tensor, Tensor, float] | str]]) -> Predictions:
-    rows = {index: row for share in shares for index, row in share.items()}
+def _merge(shares: list[dict[int, tuple[Tensor, Tensor, float] | str] | None]) -> Predictions:
+    rows: dict[int, tuple[Tensor, Tensor, float] | str] = {}
+    for share in shares:
+        if share is None:
+            raise Abandoned("another process left the test")
+        rows |= share
     good = [(index, row) for index, row in sorted(rows.items()) if not isinstance(row, str)]
     unreadable = [row for _, row in sorted(rows.items()) if isinstance(row, str)]
     if not good:

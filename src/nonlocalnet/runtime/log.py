@@ -14,9 +14,9 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-console = Console(highlight=False)  # results, on stdout
+console = Console(highlight=False, markup=False)  # results, on stdout
 # how it goes, on stderr: messages and the bar on one console, or they write over each other
-status = Console(highlight=False, stderr=True)
+status = Console(highlight=False, markup=False, stderr=True)
 
 
 def print_wide(table: Table) -> None:
@@ -50,8 +50,11 @@ class MetricsLog:
             key: None if isinstance(value, float) and not math.isfinite(value) else value
             for key, value in values.items()
         }
-        with self.path.open("a") as file:
-            file.write(json.dumps({"kind": kind, **clean}) + "\n")
+        try:
+            with self.path.open("a") as file:
+                file.write(json.dumps({"kind": kind, **clean}) + "\n")
+        except OSError as error:
+            raise OSError(f"{self.path} could not be written: {error.strerror}") from None
         if self._board is None:
             return
         for key, value in clean.items():

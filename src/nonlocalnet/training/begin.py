@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from nonlocalnet.data.decode import VideoError
 from nonlocalnet.data.video import VideoDataset
 from nonlocalnet.models.registry import create_model
 from nonlocalnet.models.video_resnet import VideoResNet
@@ -17,6 +18,8 @@ from nonlocalnet.runtime.distributed import rank, share, size
 from nonlocalnet.runtime.log import status
 from nonlocalnet.training.config import TrainConfig
 from nonlocalnet.training.inputs import find_start, fingerprint, normalize_as, read_data
+
+FIRST = 5  # validation videos of which one must be readable
 
 
 @dataclass
@@ -79,6 +82,8 @@ def begin(config: TrainConfig, checkpoints: Checkpoints) -> Beginning:
         f"{len(training)} training videos, {len(classes)} classes"
         f"{', many labels a video' if training.multi_label else ''}"
     )
+    if validation is not None:
+        _check_readable(validation)
     videos = fingerprint(training.records)
     if saved is not None and saved["videos"] != videos:
         raise ValueError(
@@ -105,3 +110,15 @@ def begin(config: TrainConfig, checkpoints: Checkpoints) -> Beginning:
         start = dataclasses.replace(start, classes=classes)
     normalize_as(start, training, validation)
     return Beginning(network, training, validation, start, videos, saved)
+
+
+def _check_readable(validation: VideoDataset) -> None:
+    """Refuse validation videos that would end the run at the first validation, hours later."""
+    errors: list[VideoError] = []
+    for index in range(min(FIRST, len(validation))):
+        try:
+            validation[index]
+            return
+        except VideoError as error:
+            errors.append(error)
+    raise ValueError(f"the first {len(errors)} validation videos cannot be read: {errors[0]}")

@@ -178,6 +178,8 @@ class TrainConfig:
     def resolve(self) -> TrainConfig:
         """Put numbers in place of defaults and rules: what is saved with the run, and runs.
 
+        Paths become absolute, so that a run goes on from wherever it is called.
+
         Scales by the linear scaling rule (Goyal et al. 2017): k times as many clips per update,
         k times the rate, and 1/k of the iterations.
         """
@@ -185,7 +187,7 @@ class TrainConfig:
         iterations = max(1, round(self.iterations / k))
         steps = self.lr_steps
         if steps is None:
-            steps = (3 * self.iterations // 8, 3 * self.iterations // 4)
+            steps = tuple(max(1, n * self.iterations // 8) for n in (3, 6))
         eval_every = self.eval_every or max(iterations // 20, 50)
         checkpoint_every = self.checkpoint_every or eval_every
         precise = self.precise_norm
@@ -195,6 +197,9 @@ class TrainConfig:
         init = self.init
         if init == "auto":
             init = "imagenet" if any(f"_{depth}" in self.model for depth in DEPTHS) else "none"
+        elif Path(init).is_file():
+            init = str(Path(init).absolute())
+        named = {name: getattr(self, name) for name in ("data", "val", "root", "classes")}
         return dataclasses.replace(
             self,
             reference_batch=self.batch_size,
@@ -207,6 +212,7 @@ class TrainConfig:
             precise_norm=0 if self.norm == "frozen" else precise,
             test_side=self.test_side or self.short_side[0],
             init=init,
+            **{name: Path(path).absolute() for name, path in named.items() if path is not None},
         )
 
     def model_options(self) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -12,7 +13,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from nonlocalnet.evaluation.multiview import evaluate
+from nonlocalnet.evaluation.multiview import Abandoned, evaluate
 from nonlocalnet.models.video_resnet import VideoResNet
 from nonlocalnet.models.weights import WeightsInfo, save_weights
 from nonlocalnet.runtime.checkpoint import Checkpoints, lock, remove_leftovers, write_atomically
@@ -86,6 +87,7 @@ class _Run:
 
     def __init__(self, config: TrainConfig, device: torch.device) -> None:
         self.config, self.device = config, device
+        self.interrupt = Interrupt()
         self.iteration = 0
         self.seconds = 0.0  # of training, in all parts of an interrupted run
         self.scores: dict[str, float] = {}
@@ -134,10 +136,10 @@ class _Run:
         batches = self._read_batches(config.seed)
         shown = [RunningMean(WINDOW) for _ in range(4)]
         bar = Bar(config.model, config.iterations, self.iteration)
-        with bar, Interrupt() as interrupt, explain_dead_processes(config.out):
-            asked = not self._settle(interrupt)  # what a kill cut off
+        with bar, self.interrupt, explain_dead_processes(config.out):
+            asked = not self._settle()  # what a kill cut off
             while self.iteration < config.iterations and not asked:
-                numbers, asked = self._update(batches, interrupt)
+                numbers, asked = self._update(batches)
                 self.seconds += numbers[-1]
                 self.window.append(numbers)
                 for mean, number in zip(shown, numbers, strict=True):
@@ -147,7 +149,7 @@ class _Run:
                     self._write_line()
                 if self._due(config.checkpoint_every):
                     self._save_state()
-                asked = asked or not self._settle(interrupt)
+                asked = asked or not self._settle()
             if asked:
                 self._save_state()
                 self._save_weights("model.safetensors", precise=False)
@@ -160,15 +162,17 @@ class _Run:
         weights = config.out / "model.safetensors"
         return Result(self.iteration, self.scores, weights, asked)
 
-    def _settle(self, interrupt: Interrupt) -> bool:
+    def _settle(self) -> bool:
         """Validate and write the weights where that is due and not done; False if interrupted."""
-        fresh = self.validated < self.iteration and self._due(self.config.eval_every)
-        if fresh and not self._validate(interrupt):
+        try:
+            if self.validated < self.iteration and self._due(self.config.eval_every):
+                self._validate()
+            if self.settled < self.iteration and self._due(self.config.checkpoint_every):
+                self._save_weights("model.safetensors")
+                self.settled = self.iteration
+                self._save_state()
+        except Interrupted:
             return False
-        if self.settled < self.iteration and self._due(self.config.checkpoint_every):
-            self._save_weights("model.safetensors")
-            self.settled = self.iteration
-            self._save_state()
         return True
 
     def _due(self, every: int | None) -> bool:
@@ -195,7 +199,7 @@ class _Run:
             cosine=config.iterations if config.schedule == "cosine" else None,
         )
 
-    def _update(self, batches: Batches, interrupt: Interrupt) -> tuple[list[float], bool]:
+    def _update(self, batches: Batches) -> tuple[list[float], bool]:
         """Change the weights once.
 
         Gives the mean loss, the share of hits, the seconds waited for data and taken in all; and
@@ -217,17 +221,20 @@ class _Run:
             loss_sum += loss.item()
             if not self.task.multi_label:
                 hits += (logits.argmax(1) == target).float().mean().item()
-        loss_sum, hits, asked = total([loss_sum, hits, float(interrupt.asked)], self.device)
+        loss_sum, hits, asked = total([loss_sum, hits, float(self.interrupt.asked)], self.device)
         shares = size() * config.accumulate
-        if not abs(loss_sum) < float("inf"):
-            raise RuntimeError(
-                f"the loss is {loss_sum / shares} at iteration {self.iteration}: lower --lr "
-                f"(now {self._rate():g}); checkpoints are in {config.out}"
-            )
+        if not math.isfinite(loss_sum):
+            raise self._diverged(f"the loss is {loss_sum / shares}")
         self.learner.step(self._rate())
         self.iteration += 1
         numbers = [loss_sum / shares, hits / shares, waited, time.monotonic() - started]
         return numbers, asked > 0
+
+    def _diverged(self, what: str) -> RuntimeError:
+        return RuntimeError(
+            f"{what} at iteration {self.iteration}: lower --lr (now {self._rate():g}); "
+            f"checkpoints from before are in {self.config.out}"
+        )
 
     def _send(self, clips: Tensor) -> Tensor:
         return self.training.normalize(self.learner.send(clips))
@@ -267,36 +274,51 @@ class _Run:
         self.window.clear()
 
     def _copy(self, precise: bool = True) -> VideoResNet:
-        """Give the network as it is tested and saved now."""
+        """Give the network as it is tested and saved now.
+
+        Raises:
+            Interrupted: in every process, if one was asked to end meanwhile.
+        """
         precise = precise and bool(self.config.precise_norm)
         if self.copied != (self.iteration, precise):
-            clips = None
-            if precise:  # by draws of their own
-                batches = self._read_batches(mix(self.config.seed, self.iteration))
-                drawn = islice(batches, self.config.precise_norm)
-                clips = (self._send(batch[0]) for batch in drawn)
-            self.learner.refresh_copy(clips)
+            self.copied = None
+            self.learner.refresh_copy(self._clips_for_norms() if precise else None)
+            if precise and total([float(self.interrupt.asked)], self.device)[0]:
+                raise Interrupted
             self.copied = self.iteration, precise
         return self.learner.copy
 
-    def _validate(self, interrupt: Interrupt) -> bool:
-        """Test the weights; False if an interrupt came before the end."""
+    def _clips_for_norms(self) -> Iterator[Tensor]:
+        """Draw anew what precise norms are computed from; one batch if asked to end."""
+        batches = self._read_batches(mix(self.config.seed, self.iteration))
+        for clips, _, _ in islice(batches, self.config.precise_norm):
+            yield self._send(clips)
+            if self.interrupt.asked:
+                return
+
+    def _validate(self) -> None:
+        """Test the weights.
+
+        Raises:
+            Interrupted: in every process, if one was asked to end before the end.
+        """
         if self.validation is None:
-            return True
-        predictions = None
+            return
+        network = self._copy()
         try:
             predictions = evaluate(
-                self._copy(),
+                network,
                 self.validation,
                 multi_label=self.task.multi_label,
                 workers=self.config.workers,
                 dtype=self.learner.dtype,
-                on_video=lambda videos: interrupt.end_if_asked(),
+                on_video=lambda videos: self.interrupt.end_if_asked(),
             )
         except Interrupted:
-            gather({})  # for the processes that wait for this one's share
-        if total([float(predictions is None)], self.device)[0] or predictions is None:
-            return False
+            gather(None)  # for the processes that wait for this one's share
+            raise
+        except Abandoned:
+            raise Interrupted from None
         self.validated = self.iteration
         self.scores = self.task.score(predictions.probabilities, predictions.target)
         score = self.scores[self.task.main_score]
@@ -306,16 +328,23 @@ class _Run:
             self._save_weights("best.safetensors")
         if rank() == 0:
             unreadable = len(predictions.unreadable)
-            self.log.write("val", iteration=self.iteration, **self.scores, unreadable=unreadable)
+            self.log.write(
+                "val",
+                iteration=self.iteration,
+                **self.scores,
+                seconds=self.seconds,
+                unreadable=unreadable,
+            )
         text = "  ".join(f"{name} {value:.1f}" for name, value in self.scores.items())
         status.print(f"iteration {self.iteration}: validation {text}")
-        return True
 
     def _save_state(self) -> None:
         """Write a checkpoint, whole or not at all."""
         self._count_unreadable()
         state = self.learner.state()
         if rank() == 0:
+            if not all(value.isfinite().all() for value in state["model"].values()):
+                raise self._diverged("the weights are no numbers")
             state |= {"input": [self.start.mean, self.start.std], "videos": self.videos}
             state |= {name: getattr(self, name) for name in self.KEPT}
             self.checkpoints.save(self.iteration, state)
