@@ -30,8 +30,9 @@ from nonlocalnet.data.transforms import TestTransform, normalize
 from nonlocalnet.data.video import VideoDataset, read_videos
 from nonlocalnet.evaluation.metrics import top_k_accuracy
 from nonlocalnet.evaluation.multiview import evaluate
-from nonlocalnet.inspection.affinity import attend, non_local_blocks
-from nonlocalnet.inspection.draw import curves, figure3
+from nonlocalnet.inspection.analysis import analyse
+from nonlocalnet.inspection.curves import curves
+from nonlocalnet.inspection.draw import figure3
 from nonlocalnet.inspection.page import heading, page, paragraph, picture, table
 from nonlocalnet.models.weights import load
 from nonlocalnet.runtime.log import console, read_metrics
@@ -86,7 +87,8 @@ def main(options: Options) -> int:
                     iterations=iterations,
                     batch_size=8 if options.smoke else 32,
                     lr=0.2,
-                    lr_steps=(6 * iterations // 10, 85 * iterations // 100),
+                    schedule="cosine",
+                    warmup=iterations // 20,
                     dropout=0.0,
                     workers=0,
                     cache=True,
@@ -172,7 +174,7 @@ def report(
         heading("What the last square attends to"),
         picture(
             attention,
-            "The framed position attends to the positions under the arrows; darker is lighter. "
+            "The framed position attends to where the picture is lit and arrows point. "
             f"Of {LOOKED_AT} test videos, the one with most weight from the last square on the "
             "first: the network is free to compare in other ways, and in other videos it does.",
         ),
@@ -198,20 +200,18 @@ def attention_picture(weights: Path, videos: list[Path]) -> Figure:
     for video in videos:
         frames = decode_all(video)
         first, last = centre_of_square(frames[0]), centre_of_square(frames[-1])
-        for block in non_local_blocks(model):
-            clip = normalize(frames).transpose(0, 1)
-            attention = attend(model, clip, (len(frames) - 1, *last), block=block)
-            _, rows, columns = attention.weights.shape
-            cell = 0, first[0] * rows // SIDE, first[1] * columns // SIDE
-            found.append((float(attention.weights[cell]), frames, attention))
+        for block in analyse(model, normalize(frames).transpose(0, 1)).blocks.values():
+            attention = block.attention((len(frames) - 0.5, *last))
+            key = (axis.nearest(x) for axis, x in zip(block.keys, (0.5, *first), strict=True))
+            found.append((float(attention.weights[tuple(key)]), frames, attention))
     _, frames, attention = max(found, key=lambda item: item[0])
     return figure3(frames, attention)
 
 
-def centre_of_square(frame: Tensor) -> tuple[int, int]:
-    """Find the middle of what is not grey."""
+def centre_of_square(frame: Tensor) -> tuple[float, float]:
+    """Find the middle of what is not grey, (y, x) in pixels."""
     rows, columns = (frame.amax(0) - frame.amin(0) > 60).nonzero(as_tuple=True)
-    return int(rows.float().mean()), int(columns.float().mean())
+    return float(rows.float().mean()) + 0.5, float(columns.float().mean()) + 0.5
 
 
 if __name__ == "__main__":

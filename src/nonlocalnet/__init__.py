@@ -17,6 +17,7 @@ _HOME = {
     "list_models": "models",
     "load": "models.weights",
     "load_weights": "models.weights",
+    "look": "inspection.look",
     "predict": "evaluation.multiview",
     "non_local": "ops",
     "remove_non_local": "blocks.insertion",

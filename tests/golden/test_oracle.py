@@ -285,13 +285,13 @@ def test_official_network(network, name, split):
 
 def roll_rows(block: nl.NonLocalBlock) -> None:
     """Let each row answer for the query before."""
-    embed = block._embed
+    embed = block.embed
 
     def rolled(x, mask):
         theta, *rest = embed(x, mask)
         return theta.roll(1, 1), *rest
 
-    block._embed = rolled
+    block.embed = rolled
 
 
 @torch.no_grad()

@@ -148,7 +148,7 @@ class NonLocalBlock(nn.Module):
             ValueError: a wrong number of axes or channels, a frame count that the temporal
                 groups do not divide, a mask that does not fit.
         """
-        theta, phi, g, rest = self._embed(x, mask)
+        theta, phi, g, rest = self.embed(x, mask)
         w_z, b_z, norm = self._output()
         y = non_local(
             theta,
@@ -168,7 +168,7 @@ class NonLocalBlock(nn.Module):
 
     def explain(self, x: Tensor, mask: Tensor | None = None) -> Plan:
         """Tell which path `forward` takes for this input, and why: see `nl.explain`."""
-        theta, phi, g, rest = self._embed(x, mask)
+        theta, phi, g, rest = self.embed(x, mask)
         return explain(
             theta,
             phi,
@@ -192,7 +192,7 @@ class NonLocalBlock(nn.Module):
             (B', Q, M'). B' is the batch times the number of frames (extent "space"), of places
             ("time") or of temporal groups; the last axis is the flattened subsampled positions.
         """
-        theta, phi, _, rest = self._embed(x, mask)
+        theta, phi, _, rest = self.embed(x, mask)
         return affinity(theta, phi, self.pairwise, queries=queries, **rest)
 
     def key_size(self, size: Sequence[int]) -> tuple[int, ...]:
@@ -209,7 +209,7 @@ class NonLocalBlock(nn.Module):
             f"extent={self.extent!r}, temporal_group={self.temporal_group}"
         )
 
-    def _embed(self, x: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor, Tensor, dict]:
+    def embed(self, x: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor, dict]:
         """Project x to rows theta (B', N', d), phi (B', M', d), g (B', M', c), and give what
         belongs to them: scale, the keys' mask (B', M'), w_f.
 

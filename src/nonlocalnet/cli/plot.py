@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from nonlocalnet.inspection.draw import Line, panels
+from nonlocalnet.inspection.curves import Line, panels
 from nonlocalnet.runtime.log import console, status
 from nonlocalnet.runtime.runs import MAIN_SCORES, Run, differing, find_runs
 

@@ -67,8 +67,21 @@ def center_clip(num_frames: int, clip: ClipSpec) -> list[int]:
     >>> center_clip(10, ClipSpec(3, 2))
     [2, 4, 6]
     """
+    return clip_at(num_frames, clip, 0.5)
+
+
+def clip_at(num_frames: int, clip: ClipSpec, moment: float) -> list[int]:
+    """Cut a clip that lies within the video: start = floor(moment · (N - span)), moment in [0, 1].
+
+    0 is the first one, 1 the last one. A video that is shorter than the clip loops.
+
+    >>> clip_at(10, ClipSpec(3, 2), 1)
+    [4, 6, 8]
+    """
     _check_length(num_frames)
-    return _indices(max(0, (num_frames - clip.span) // 2), num_frames, clip)
+    if not 0 <= moment <= 1:
+        raise ValueError(f"moment must be from 0 (first clip) to 1 (last), got {moment}")
+    return _indices(int(moment * max(0, num_frames - clip.span)), num_frames, clip)
 
 
 def test_clips(num_frames: int, clip: ClipSpec, num_clips: int) -> list[list[int]]:

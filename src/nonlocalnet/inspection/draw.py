@@ -1,154 +1,193 @@
-"""Pictures of attention: the paper's Figure 3 for one query."""
+"""Pictures of attention: the paper's Figure 3, and heat on every frame, for one query."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal, get_args
 
 import numpy as np
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import ConnectionPatch, Rectangle
+from matplotlib.patheffects import Stroke
 
-from nonlocalnet.inspection.affinity import Attention
+from nonlocalnet.errors import check_choice
+from nonlocalnet.inspection.analysis import Attention
+from nonlocalnet.inspection.geometry import Axis
+from nonlocalnet.inspection.heat import NEGATIVE, POSITIVE, heat_of, lifted, paint
 
-INK, QUERY = "#111111", "#ff2d55"
-COLOURS = (
-    "#0072b2",
-    "#d55e00",
-    "#009e73",
-    "#cc79a7",
-    "#e69f00",
-    "#56b4e9",
-    "#000000",
-    "#8a8a8a",
-)
-DASHES = ("-", "--", ":", "-.")
-FEW = 25  # points of a line that are marked
+Style = Literal["arrows", "heat", "both"]
+
 FAINT = 0.02  # relative to the heaviest; no arrow below
+MOST_FRAMES, IN_A_ROW = 32, 8
+WIDE = 12.4  # inches, a whole row
 
 
-def figure3(frames: torch.Tensor, attention: Attention, *, top: int = 8, title: str = "") -> Figure:
+def figure3(
+    frames: torch.Tensor,
+    attention: Attention,
+    *,
+    top: int = 20,
+    title: str = "",
+    style: Style = "both",
+    times: Sequence[float] | None = None,
+) -> Figure:
     """Draw the clip in a row, the query framed, and arrows to the heaviest keys.
 
-    Each key is drawn where its cell lies when the map is laid evenly over the clip. Cells are the
-    darker the smaller their |weight| relative to the largest. Arrows are wider for larger weights.
+    Everything lies where the network's layers put it: the query's cell and the centres of the
+    keys' cells, to the fraction of a pixel. Arrows are wider for larger |weights|; amber is
+    positive, blue negative, and a bar says what the colours mean. More than 8 frames take several
+    rows; of more than 32, some are shown.
 
     Args:
         frames: (T, 3, H, W) uint8 RGB, the clip that attention was computed for.
-        attention: from `attend`.
+        attention: from `Analysis.attention`.
         top: at most how many arrows; a key below 2% of the heaviest gets none.
         title: above the row.
+        style: "arrows" on the plain frames (the paper's figure), "heat" on every frame, or "both".
+        times: of the frames, seconds.
 
     Returns:
         A matplotlib figure, to be saved or shown.
     """
+    check_choice("style", style, get_args(Style))
     count, _, height, width = frames.shape
-    figure = Figure(figsize=(1.55 * count, 2.25), dpi=120)
-    axes = np.atleast_1d(figure.subplots(1, count))
-    weights = attention.weights.abs().numpy()
-    heat = weights / max(weights.max(), 1e-12)
-    steps, rows, columns = weights.shape
-    for t, axis in enumerate(axes):
-        step = t * steps // count
-        axis.imshow(frames[t].permute(1, 2, 0).numpy(), extent=(0, width, height, 0))
-        shade = np.zeros((rows, columns, 4))
-        shade[..., 3] = 0.5 * (1 - heat[step])
-        axis.imshow(shade, extent=(0, width, height, 0), interpolation="nearest")
+    queries, keys = lifted(attention, frames)
+    heat = heat_of(attention, frames)
+    query = _place(attention, queries)
+    now = min(int(query[0]), count - 1)
+    shown = _choose(count, now)
+    per_row = _per_row(len(shown), height / width)
+    rows = -(-len(shown) // per_row)
+    side = WIDE / per_row if len(shown) > 1 else 6.4
+    figure = Figure(figsize=(side * per_row, (side * height / width + 0.28) * rows + 0.95), dpi=120)
+    axes = list(figure.subplots(rows, per_row, squeeze=False).flat)
+    for axis in axes[len(shown) :]:
+        axis.set_visible(False)
+    shares = attention.shares.reshape(keys[0].count, -1).sum(1)
+    for frame, axis in zip(shown, axes, strict=False):
+        plain = frames[frame].permute(1, 2, 0).numpy()
+        picture = plain if style == "arrows" else paint(frames[frame], heat[frame])
+        axis.imshow(picture, extent=(0, width, height, 0), interpolation="nearest")
         axis.set(xlim=(0, width), ylim=(height, 0), xticks=[], yticks=[])
-        share = weights[step].sum() / max(weights.sum(), 1e-12) * steps / count
-        axis.set_xlabel(f"frame {t}: {share:.0%}", fontsize=8)
-    t, row, column = attention.query
-    size = attention.size
-    cell = (width / size[2], height / size[1])
-    query_frame = min((2 * t + 1) * count // (2 * size[0]), count - 1)
-    corner = (column * cell[0], row * cell[1])
-    axes[query_frame].add_patch(
-        Rectangle(corner, *cell, fill=False, edgecolor=QUERY, linewidth=2.5)
+        axis.spines[:].set_visible(False)
+        if count > 1:
+            when = f"frame {frame}" if times is None else f"{times[frame]:.2f} s"
+            share = shares[keys[0].nearest(frame + 0.5)]
+            axis.set_xlabel(f"{when} · {share:.0%}", fontsize=8, labelpad=2)
+    _frame_query(axes[shown.index(now)], attention, queries)
+    if style != "heat":
+        _draw_arrows(figure, axes, shown, attention, keys, (axes[shown.index(now)], query), top)
+    size = figure.get_size_inches()
+    figure.text(0.012, 1 - 0.1 / size[1], title or attention.block, fontsize=10, va="top")
+    figure.subplots_adjust(
+        *(0.01, 0.72 / size[1], 0.99, 1 - 0.36 / size[1]), wspace=0.03, hspace=0.16 * size[1] / 10
     )
-    start = (corner[0] + cell[0] / 2, corner[1] + cell[1] / 2)
-    for flat in np.argsort(-weights, axis=None)[:top]:
-        step, key_row, key_column = np.unravel_index(flat, weights.shape)
-        if heat[step, key_row, key_column] < FAINT:
-            break
-        key_frame = int((2 * step + 1) * count // (2 * steps))
-        end = ((key_column + 0.5) * width / columns, (key_row + 0.5) * height / rows)
-        figure.add_artist(
-            ConnectionPatch(
-                start,
-                end,
-                "data",
-                "data",
-                axesA=axes[query_frame],
-                axesB=axes[min(key_frame, count - 1)],
-                arrowstyle="-|>",
-                mutation_scale=9,
-                linewidth=0.6 + 1.8 * float(heat[step, key_row, key_column]),
-                color=QUERY,
-                alpha=0.35 + 0.6 * float(heat[step, key_row, key_column]),
-                zorder=5,
+    _draw_legend(figure, attention, count > 1)
+    return figure
+
+
+def _place(attention: Attention, queries: Sequence[Axis]) -> tuple[float, ...]:
+    index = (0,) * (3 - len(attention.query)) + attention.query
+    return tuple(axis.start + i * axis.stride for axis, i in zip(queries, index, strict=True))
+
+
+def _choose(count: int, now: int) -> list[int]:
+    """Choose frames to show, spread evenly, the query's among them."""
+    if count <= MOST_FRAMES:
+        return list(range(count))
+    step = -(-count // MOST_FRAMES)
+    return list(range(now % step, count, step))
+
+
+def _per_row(count: int, aspect: float) -> int:
+    return min(count, IN_A_ROW if aspect > 0.4 else 1)
+
+
+def _frame_query(axis: Axes, attention: Attention, queries: Sequence[Axis]) -> None:
+    index = (0,) * (3 - len(attention.query)) + attention.query
+    (top, bottom), (left, right) = (queries[k].cell(index[k]) for k in (1, 2))
+    for width, colour in ((4.5, "black"), (2.2, "white")):
+        corner = (left, top)
+        axis.add_patch(
+            Rectangle(
+                corner,
+                right - left,
+                bottom - top,
+                fill=False,
+                edgecolor=colour,
+                linewidth=width,
+                zorder=4,
             )
         )
-    kind = "share of the weight" if attention.normalised else "share of |weight|"
-    figure.suptitle(title or f"{attention.block}: {kind} by frame", fontsize=9, color=INK)
-    figure.subplots_adjust(left=0.01, right=0.99, top=0.86, bottom=0.1, wspace=0.06)
-    return figure
 
 
-def curves(runs: dict[str, list[tuple[list[int], list[float]]]], *, ylabel: str) -> Figure:
-    """Draw one line a run, one colour a group: {group: [(iterations, values), ...]}."""
-    figure = Figure(figsize=(7, 3.2), dpi=120)
-    axis = figure.subplots()
-    colours = ("#8e8e93", "#0a66c2", "#d97706", "#15803d")
-    for (name, lines), colour in zip(runs.items(), colours, strict=False):
-        for k, (iterations, values) in enumerate(lines):
-            label = name if k == 0 else None
-            axis.plot(iterations, values, color=colour, linewidth=1.6, label=label)
-    axis.set(xlabel="iteration", ylabel=ylabel)
-    _plain(axis)
-    axis.legend(frameon=False)
-    figure.tight_layout()
-    return figure
+def _draw_arrows(
+    figure: Figure,
+    axes: Sequence[Axes],
+    shown: Sequence[int],
+    attention: Attention,
+    keys: Sequence[Axis],
+    start: tuple[Axes, tuple[float, ...]],
+    top: int,
+) -> None:
+    weights = attention.weights.numpy().reshape([axis.count for axis in keys])
+    size = np.abs(weights) / max(float(np.abs(weights).max()), 1e-30)
+    for flat in np.argsort(-size, axis=None)[:top]:
+        index = np.unravel_index(flat, weights.shape)
+        strength = float(size[index])
+        if strength < FAINT:
+            break
+        t, y, x = (axis.start + int(i) * axis.stride for axis, i in zip(keys, index, strict=True))
+        nearest = min(range(len(shown)), key=lambda i: (abs(shown[i] + 0.5 - t), -shown[i]))
+        colour = np.array(POSITIVE if weights[index] >= 0 else NEGATIVE) / 255
+        width = 0.7 + 2.2 * strength
+        arrow = ConnectionPatch(
+            (start[1][2], start[1][1]),
+            (x, y),
+            "data",
+            "data",
+            axesA=start[0],
+            axesB=axes[nearest],
+            arrowstyle="-|>",
+            mutation_scale=7 + 5 * strength,
+            linewidth=width,
+            color=colour,
+            alpha=0.45 + 0.55 * strength,
+            zorder=5,
+        )
+        arrow.set_path_effects(
+            [Stroke(linewidth=width + 1.4, foreground=(0, 0, 0, 0.55)), Stroke()]
+        )
+        figure.add_artist(arrow)
 
 
-Line = tuple[list[float], list[float]]  # x, y
+def _draw_legend(figure: Figure, attention: Attention, many: bool) -> None:
+    """Say what the light means: shares of attention, or weights as they are."""
+    width, height = figure.get_size_inches()
+    signed = attention.pairwise == "dot_product"
+    largest = float(attention.weights.abs().max())
+    axis = figure.add_axes((0.012, 0.3 / height, 1.7 / width, 0.11 / height))
+    ramp = np.linspace(-1 if signed else 0, 1, 128, dtype=np.float32)[None]
+    grey = torch.full((3, 1, 128), 150, dtype=torch.uint8)
+    axis.imshow(paint(grey, ramp), aspect="auto", extent=(float(ramp[0, 0]), 1, 0, 1))
+    axis.set(yticks=[], xticks=[-1, 0, 1] if signed else [0, 1])
+    if attention.normalised:
+        labels, text = ["0", _percent(largest)], "share of the attention in one place"
+    else:
+        ends = [f"{largest:.2g}"]
+        labels = ["-" + ends[0], "0", *ends] if signed else ["0", *ends]
+        kind = "weights of either sign" if signed else "weights, none negative"
+        text = f"{kind}; they are no shares and do not add up to one"
+    axis.set_xticklabels(labels, fontsize=7)
+    axis.tick_params(length=2, pad=1)
+    axis.spines[:].set_visible(False)
+    if many:
+        text += " · percentages under the frames: attention to that moment"
+    figure.text(0.012 + 1.95 / width, 0.355 / height, text, fontsize=8, va="center")
 
 
-def panels(lines: dict[str, dict[str, Line]], *, xlabel: str) -> Figure:
-    """Draw what several runs measured, one panel a quantity: {ylabel: {run: (x, y)}}.
-
-    A run has its colour and dashes in all panels; the colours are Okabe and Ito's, which the
-    colour-blind tell apart, and after eight runs the dashes change. Few points are marked.
-    """
-    names = list(dict.fromkeys(name for runs in lines.values() for name in runs))
-    styles = {
-        name: {"color": COLOURS[k % len(COLOURS)], "linestyle": DASHES[k // len(COLOURS) % 4]}
-        for k, name in enumerate(names)
-    }
-    rows = -(-len(names) // (1 if max(map(len, names), default=0) > 45 else 2))
-    height = 2.7 * len(lines) + 0.5 + 0.22 * rows
-    figure = Figure(figsize=(8, height), dpi=130, layout="constrained")
-    axes = np.atleast_1d(figure.subplots(len(lines), 1, sharex=True))
-    shown = {}
-    for axis, (ylabel, runs) in zip(axes, lines.items(), strict=True):
-        for name, (x, y) in runs.items():
-            marker = "o" if len(x) <= FEW else None
-            (shown[name],) = axis.plot(
-                x, y, linewidth=1.6, marker=marker, markersize=4, **styles[name]
-            )
-        axis.set_ylabel(ylabel)
-        _plain(axis)
-    axes[-1].set_xlabel(xlabel)
-    figure.align_ylabels(axes)
-    figure.legend(
-        [shown[name] for name in names],
-        names,
-        loc="outside lower center",
-        ncols=-(-len(names) // rows) if names else 1,
-        frameon=False,
-        fontsize=9,
-    )
-    return figure
-
-
-def _plain(axis: Axes) -> None:
-    axis.grid(alpha=0.25)
-    axis.spines[["top", "right"]].set_visible(False)
+def _percent(share: float) -> str:
+    """Round to three digits."""
+    return f"{100 * share:.3g}%"

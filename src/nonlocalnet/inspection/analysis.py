@@ -1,0 +1,281 @@
+"""What every position of a clip attends to in the non-local blocks of a network, row by row."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor, nn
+
+from nonlocalnet.blocks.layout import to_rows
+from nonlocalnet.blocks.non_local_block import NonLocalBlock
+from nonlocalnet.errors import check_choice
+from nonlocalnet.inspection.geometry import Grid, find, pooled, traced
+from nonlocalnet.ops import Pairwise, affinity
+from nonlocalnet.ops.pairwise import SOFTMAX_FORMS
+
+PAIRS = 1 << 24  # weights in memory at once
+
+
+@dataclass(frozen=True)
+class Attention:
+    """The weights with which one position sees all keys.
+
+    Attributes:
+        block: the module path of the non-local block.
+        query: the position in the block's map, one index an axis.
+        queries, keys: where the positions of the map and of the keys lie in the clip.
+        weights: f(x_i, x_j) / C(x) on the map of keys, float32; 0 where the query does not see.
+        pairwise: the block's pairwise function.
+        size: of the clip's axes.
+    """
+
+    block: str
+    query: tuple[int, ...]
+    queries: Grid
+    keys: Grid
+    weights: Tensor
+    pairwise: Pairwise
+    size: tuple[int, ...]
+
+    @property
+    def normalised(self) -> bool:
+        """Whether weights are positive and sum to one (softmax forms)."""
+        return self.pairwise in SOFTMAX_FORMS
+
+    @property
+    def shares(self) -> Tensor:
+        """|weight| over the sum of all |weights|: those of the softmax forms as they are."""
+        size = self.weights.abs()
+        return size / size.sum().clamp(min=torch.finfo(size.dtype).tiny)
+
+
+@dataclass(frozen=True)
+class BlockMap:
+    """A non-local block's θ and φ of one clip: all that its weights are made of.
+
+    Memory is linear in the positions; rows are computed when they are asked for.
+
+    Attributes:
+        name: module path.
+        pairwise, scale, extent, group: as the block's.
+        queries, keys: where positions and keys lie in the clip.
+        theta (B', N', d), phi (B', M', d), w_f: as the operation takes them.
+        query_rows (B', N'), key_rows (B', M'): the flattened position of each row.
+        clip: size of the clip's axes.
+    """
+
+    name: str
+    pairwise: Pairwise
+    scale: float | None
+    extent: str
+    group: int | None
+    queries: Grid
+    keys: Grid
+    theta: Tensor
+    phi: Tensor
+    w_f: Tensor | None
+    query_rows: Tensor
+    key_rows: Tensor
+    clip: tuple[int, ...]
+
+    @property
+    def size(self) -> tuple[int, ...]:
+        """Positions along each axis of the map."""
+        return tuple(axis.count for axis in self.queries)
+
+    @property
+    def key_size(self) -> tuple[int, ...]:
+        """Keys along each axis."""
+        return tuple(axis.count for axis in self.keys)
+
+    @cached_property
+    def _row_of(self) -> Tensor:
+        """Where a flattened position is among the rows: (N,) indices into (B', N') flattened."""
+        row_of = torch.empty(self.query_rows.numel(), dtype=torch.long)
+        row_of[self.query_rows.flatten()] = torch.arange(self.query_rows.numel())
+        return row_of
+
+    @torch.no_grad()
+    def rows(self, positions: Tensor) -> Tensor:
+        """Compute the weights of several positions: (Q,) flattened -> (Q, M) float32.
+
+        Keys that a position does not see (extent, temporal groups) have weight 0.
+        """
+        group, row = (
+            part.tolist()
+            for part in (
+                self._row_of[positions] // self.theta.shape[1],
+                self._row_of[positions] % self.theta.shape[1],
+            )
+        )
+        found = torch.zeros(len(positions), self.key_rows.numel())
+        for b in set(group):
+            here = [i for i, other in enumerate(group) if other == b]
+            weights = affinity(
+                self.theta[b : b + 1],
+                self.phi[b : b + 1],
+                self.pairwise,
+                queries=torch.tensor([row[i] for i in here], device=self.theta.device),
+                scale=self.scale,
+                w_f=self.w_f,
+            )[0]
+            index = torch.tensor(here).unsqueeze(1), self.key_rows[b].unsqueeze(0)
+            found[index] = weights.float().cpu()
+        return found
+
+    def in_order(self) -> tuple[Tensor, Tensor]:
+        """Give θ (N, d) and φ (M, d) by flattened position, on the CPU."""
+        theta, phi = self.theta.flatten(0, 1).cpu(), self.phi.flatten(0, 1).cpu()
+        return theta[self._row_of], phi[self.key_rows.flatten().argsort()]
+
+    def attention(self, at: Sequence[float]) -> Attention:
+        """Give the weights of the position nearest to a point of the clip, in pixels."""
+        query = tuple(axis.nearest(x) for axis, x in zip(self.queries, at, strict=True))
+        return self.attention_of(query)
+
+    def attention_of(self, query: tuple[int, ...]) -> Attention:
+        """Give the weights of one position of the map."""
+        position = 0
+        for index, count in zip(query, self.size, strict=True):
+            position = position * count + index
+        weights = self.rows(torch.tensor([position]))[0].view(self.key_size)
+        return Attention(
+            self.name, query, self.queries, self.keys, weights, self.pairwise, self.clip
+        )
+
+
+@dataclass(frozen=True)
+class Analysis:
+    """A clip as a network's non-local blocks see it.
+
+    Attributes:
+        size: of the clip's axes: (T,), (H, W) or (T, H, W).
+        blocks: by module path, in the network's order.
+        output: what the network computed, for this clip.
+    """
+
+    size: tuple[int, ...]
+    blocks: Mapping[str, BlockMap]
+    output: Tensor
+
+    def block(self, name: str | None = None) -> BlockMap:
+        """Give a block by module path; the last one by default.
+
+        Raises:
+            ValueError: there is no such block.
+        """
+        if name is None:
+            return list(self.blocks.values())[-1]
+        check_choice("block", name, self.blocks)
+        return self.blocks[name]
+
+    def attention(self, at: Sequence[float], *, block: str | None = None) -> Attention:
+        """Give what the position nearest to a point attends to.
+
+        Args:
+            at: (t, y, x), (y, x) or (t,), in pixels and frames of the clip.
+            block: module path; the last one by default.
+
+        Raises:
+            ValueError: no such block, or a point outside the clip.
+        """
+        inside = len(at) == len(self.size) and all(
+            0 <= x <= n for x, n in zip(at, self.size, strict=True)
+        )
+        if not inside:
+            raise ValueError(f"at must lie within the clip, {self.size}; got {tuple(at)}")
+        return self.block(block).attention(at)
+
+
+def non_local_blocks(model: nn.Module) -> dict[str, NonLocalBlock]:
+    """Find the non-local blocks of a network, by module path."""
+    return {
+        name: module for name, module in model.named_modules() if isinstance(module, NonLocalBlock)
+    }
+
+
+@torch.no_grad()
+def analyse(
+    model: nn.Module, clip: Tensor, *, forward: Callable[[Tensor], Tensor] | None = None
+) -> Analysis:
+    """Run a network on a clip, and keep what its non-local blocks compare.
+
+    Args:
+        model: any network with `NonLocalBlock`s; run in evaluation mode, and put back.
+        clip: (C, T, H, W), (C, H, W) or (C, T), as the network takes it, without the batch.
+        forward: what to call with the batch of one; by default the model.
+
+    Returns:
+        θ and φ of every block that took part and whose map has the axes of the clip.
+
+    Raises:
+        ValueError: no non-local block, or none that took part.
+
+    Source: paper, equation 1 and figure 3. Positions are placed by the layers' strides, kernels
+    and paddings (`geometry.traced`), which even laying would miss by up to half a cell.
+    """
+    blocks = non_local_blocks(model)
+    if not blocks:
+        raise ValueError("this network has no non-local block, so no position attends to another")
+    size = tuple(clip.shape[1:])
+    inputs: dict[str, Tensor] = {}
+
+    def keep(name: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
+        return lambda _, args: inputs.update({name: args[0]})
+
+    handles = [block.register_forward_pre_hook(keep(name)) for name, block in blocks.items()]
+    was_training = model.training
+    model.eval()
+    try:
+        device = next(model.parameters()).device
+        with traced(model, size) as grids:
+            output = (forward or model)(clip.unsqueeze(0).to(device))
+    finally:
+        model.train(was_training)
+        for handle in handles:
+            handle.remove()
+    found = {
+        name: _map(name, blocks[name], x, find(grids, x.shape[2:], size), size)
+        for name, x in inputs.items()
+        if x.ndim == clip.ndim + 1 and x.shape[0] == 1
+    }
+    if not found:
+        raise ValueError(
+            f"no non-local block was given a map with the axes of the clip, {size}, and a batch of "
+            "one: pass the clip as the network takes it, without the batch"
+        )
+    return Analysis(size, found, output)
+
+
+def _map(
+    name: str, block: NonLocalBlock, x: Tensor, queries: Grid, clip: tuple[int, ...]
+) -> BlockMap:
+    theta, phi, _, rest = block.embed(x)
+    size = tuple(x.shape[2:])
+    key_size = block.key_size(size)
+    group = block.temporal_group
+    key_group = group // block.subsample[0] if group and block.subsample else group
+
+    def numbered(size: Sequence[int], group: int | None) -> Tensor:
+        positions = torch.arange(math.prod(size)).view(1, 1, *size)
+        return to_rows(positions, block.extent, group).squeeze(2)
+
+    return BlockMap(
+        name=name,
+        pairwise=block.pairwise,
+        scale=rest["scale"],
+        extent=block.extent,
+        group=group,
+        queries=queries,
+        keys=pooled(queries, block.subsample, key_size),
+        theta=theta.float(),
+        phi=phi.float(),
+        w_f=rest["w_f"],
+        query_rows=numbered(size, group),
+        key_rows=numbered(key_size, key_group),
+        clip=clip,
+    )

@@ -1,0 +1,160 @@
+"""Where the positions of a feature map lie in the picture that the network was given."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+
+LAYERS = (
+    *(nn.Conv1d, nn.Conv2d, nn.Conv3d),
+    *(nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d),
+    *(nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d),
+)
+
+
+@dataclass(frozen=True)
+class Axis:
+    """Positions along one axis of a map: position i is centred at start + i · stride.
+
+    In units of input pixels (frames, steps), where pixel p covers [p, p + 1]: the input itself is
+    Axis(0.5, 1, size).
+
+    >>> stem = Axis(0.5, 1, 224).through(kernel=7, stride=2, padding=3, count=112)
+    >>> stem
+    Axis(start=0.5, stride=2, count=112)
+    >>> stem.cell(1), stem.nearest(3.6)
+    ((1.5, 3.5), 2)
+    """
+
+    start: float
+    stride: float
+    count: int
+
+    def through(
+        self,
+        kernel: int,
+        stride: int = 1,
+        padding: float = 0,
+        dilation: int = 1,
+        *,
+        count: int,
+    ) -> Axis:
+        """Give the axis after a convolution or pooling: its windows' centres."""
+        offset = dilation * (kernel - 1) / 2 - padding
+        return Axis(self.start + self.stride * offset, self.stride * stride, count)
+
+    def spread(self, count: int) -> Axis:
+        """Give the axis of another number of positions laid evenly over the same stretch."""
+        stride = self.stride * self.count / count
+        return Axis(self.start - self.stride / 2 + stride / 2, stride, count)
+
+    def cell(self, i: int) -> tuple[float, float]:
+        """Give the edges of the stretch that position i stands for, as wide as the stride."""
+        centre = self.start + i * self.stride
+        return centre - self.stride / 2, centre + self.stride / 2
+
+    def covering(self, size: int) -> list[int]:
+        """Give, for each of `size` pixels, the position whose cell its centre lies in, or -1."""
+        cells = [int((p + 0.5 - self.cell(0)[0]) // self.stride) for p in range(size)]
+        return [i if 0 <= i < self.count else -1 for i in cells]
+
+    def nearest(self, x: float) -> int:
+        """Find the position whose centre is nearest to x, the later one of two."""
+        i = int((x - self.start) / self.stride + 0.5) if x > self.start else 0
+        return min(i, self.count - 1)
+
+
+Grid = tuple[Axis, ...]  # one axis each of T, (H, W) or (T, H, W)
+
+
+def input_grid(size: Sequence[int]) -> Grid:
+    """Give the grid of the input's own pixels."""
+    return tuple(Axis(0.5, 1, n) for n in size)
+
+
+def pooled(grid: Grid, factors: Sequence[int] | None, size: Sequence[int]) -> Grid:
+    """Give the grid of keys: cells of `factors` positions of a block's map, as many as `size`."""
+    if factors is None:
+        return grid
+    kernels = [min(k, axis.count) for k, axis in zip(factors, grid, strict=True)]
+    return tuple(
+        axis.through(k, k, count=n) for axis, k, n in zip(grid, kernels, size, strict=True)
+    )
+
+
+@contextlib.contextmanager
+def traced(model: nn.Module, size: Sequence[int]) -> Generator[dict[tuple[int, ...], Grid]]:
+    """Collect the grid of each map that a forward pass makes, by the map's size.
+
+    Every convolution and pooling module moves and widens the positions of the map it is given:
+    stride, padding, kernel and dilation say how. Maps of one size lie in one place, as those of a
+    residual branch and its shortcut do. A size that comes about otherwise (adaptive pooling,
+    interpolation, patches cut by hand) is not in the result; `find` lays it evenly.
+
+    Args:
+        model: any network of modules.
+        size: of the input's axes, without batch and channels.
+    """
+    grids: dict[tuple[int, ...], Grid] = {tuple(size): input_grid(size)}
+
+    def add(layer: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        axes = len(layer.kernel_size) if isinstance(layer.kernel_size, tuple) else None
+        before = grids.get(tuple(inputs[0].shape[2:]))
+        after = tuple(output.shape[2:])
+        if before is None or after in grids or (axes is not None and axes != len(before)):
+            return
+        words = [_each(getattr(layer, name, 1), len(before)) for name in ("kernel_size", "stride")]
+        dilations = _each(getattr(layer, "dilation", 1), len(before))
+        paddings = layer.padding
+        if paddings == "same":
+            paddings = [d * (k - 1) // 2 for d, k in zip(dilations, words[0], strict=True)]
+        elif paddings == "valid":
+            paddings = 0
+        grids[after] = tuple(
+            axis.through(kernel, stride, padding, dilation, count=count)
+            for axis, kernel, stride, padding, dilation, count in zip(
+                before, *words, _each(paddings, len(before)), dilations, after, strict=True
+            )
+        )
+
+    handles = [
+        layer.register_forward_hook(add) for layer in model.modules() if isinstance(layer, LAYERS)
+    ]
+    try:
+        yield grids
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def find(grids: dict[tuple[int, ...], Grid], size: Sequence[int], whole: Sequence[int]) -> Grid:
+    """Give the grid of a map; one whose way is unknown is laid evenly over the `whole` input."""
+    known = grids.get(tuple(size))
+    if known is not None:
+        return known
+    return tuple(axis.spread(n) for axis, n in zip(input_grid(whole), size, strict=True))
+
+
+def lift(grid: Grid, size: Sequence[int], picture: tuple[int, int, int]) -> tuple[Axis, Axis, Axis]:
+    """Put a map's grid on frames: (T, H, W) of a picture of the clip, whose own axes are `size`.
+
+    An image is one frame. A sequence is one frame too, with time from left to right.
+    """
+    frames, height, width = picture
+    if len(grid) == 3:
+        return grid[0], grid[1], grid[2]
+    now = Axis(0.5 * frames, frames, 1)
+    if len(grid) == 2:
+        return now, grid[0], grid[1]
+    step = width / size[0]
+    steps = grid[0]
+    x = Axis(steps.start * step, steps.stride * step, steps.count)
+    return now, Axis(height / 2, height, 1), x
+
+
+def _each(value: int | Sequence[int], axes: int) -> Sequence[int]:
+    return (value,) * axes if isinstance(value, int) else value

@@ -1,0 +1,187 @@
+"""How widely attention is spread, and how far it reaches, in numbers; and where it tells most."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from nonlocalnet.inspection.analysis import PAIRS, BlockMap
+from nonlocalnet.inspection.geometry import Grid
+
+SAMPLED = 1024  # positions that a block's means are taken over
+APART = 0.2  # of the map's sides: how far telling points are from each other
+
+
+@dataclass(frozen=True)
+class Numbers:
+    """What a row of weights, or the mean over rows, is like; shares p_j = |w_j| / Σ|w|.
+
+    Attributes:
+        entropy: -Σ p ln p, nats; from 0 (one key) to ln M (all alike).
+        places: exp(entropy), the number of keys that an even spread of that entropy has.
+        same_frame: share of the keys at the query's own time; None without time.
+        distance: Σ p · distance in the picture, in pixels; None for sequences.
+        frames: Σ p · distance in time, in frames of the clip; None for images.
+    """
+
+    entropy: float
+    places: float
+    same_frame: float | None
+    distance: float | None
+    frames: float | None
+
+
+@dataclass(frozen=True)
+class Summary:
+    """A block in numbers.
+
+    Attributes:
+        mean: over positions.
+        even: what they would be if every position saw all of its keys alike.
+        common: how alike the rows are: Σ_j min(p_ij, mean_i p_ij), meaned over i; 1 if all
+            positions attend to the same keys. None if they do not see the same ones.
+        keys: M, how many a position can see.
+        sampled: positions that were looked at.
+    """
+
+    mean: Numbers
+    even: Numbers
+    common: float | None
+    keys: int
+    sampled: int
+
+
+@dataclass(frozen=True)
+class Point:
+    """A position worth looking at, and why it was chosen."""
+
+    query: tuple[int, ...]
+    own: float  # share of its weight that the mean row does not have
+
+    @property
+    def reason(self) -> str:
+        """Say it in words."""
+        return f"{self.own:.0%} of its attention is where the average point does not look"
+
+
+def describe(block: BlockMap, queries: Sequence[int]) -> list[Numbers]:
+    """Give the numbers of several positions, flattened."""
+    found: list[Numbers] = []
+    for part in _parts(block, queries):
+        table = _measure(block, part, _shares(block.rows(part)))
+        found += [_numbers(row) for row in table.tolist()]
+    return found
+
+
+def summarise(block: BlockMap, sampled: int = SAMPLED) -> tuple[Summary, list[Point]]:
+    """Describe a block, and choose its most telling positions.
+
+    Looks at `sampled` positions spread evenly over the map, or all if there are fewer. Telling are
+    those whose attention is most their own, 1 - Σ_j min(p_ij, mean_i p_ij): concentrated, and not
+    where all others look too. Low entropy alone finds corners, which all attend to one place. None
+    lies within a fifth of the map's sides of a better one.
+    """
+    total = math.prod(block.size)
+    positions = torch.linspace(0, total - 1, min(sampled, total)).round().long()
+    tables, evens = [], []
+    mean = torch.zeros(math.prod(block.key_size), dtype=torch.float64)
+    for part in _parts(block, positions.tolist()):
+        shares = _shares(block.rows(part))
+        tables.append(_measure(block, part, shares))
+        evens.append(_measure(block, part, _shares(_seen(block, part))))
+        mean += shares.double().sum(0)
+    mean /= len(positions)
+    alike = torch.cat(
+        [
+            torch.minimum(_shares(block.rows(part)).double(), mean).sum(1)
+            for part in _parts(block, positions.tolist())
+        ]
+    )
+    summary = Summary(
+        _numbers(torch.cat(tables).mean(0).tolist()),
+        _numbers(torch.cat(evens).mean(0).tolist()),
+        float(alike.mean()) if len(block.key_rows) == 1 else None,
+        block.key_rows.shape[1],
+        len(positions),
+    )
+    return summary, _telling(block, positions, 1 - alike)
+
+
+def _telling(block: BlockMap, positions: Tensor, own: Tensor, count: int = 5) -> list[Point]:
+    points: list[Point] = []
+    for i in own.argsort(descending=True).tolist():
+        query = _unravel(int(positions[i]), block.size)
+        near = any(
+            all(
+                abs(a - b) < APART * n
+                for a, b, n in zip(query, other.query, block.size, strict=True)
+                if n > 1
+            )
+            for other in points
+        )
+        if not near:
+            points.append(Point(query, float(own[i])))
+        if len(points) == count:
+            break
+    return points
+
+
+def _parts(block: BlockMap, positions: Sequence[int]) -> list[Tensor]:
+    step = max(1, PAIRS // block.key_rows.numel())
+    return list(torch.tensor(positions).split(step))
+
+
+def _shares(weights: Tensor) -> Tensor:
+    size = weights.abs()
+    return size / size.sum(dim=1, keepdim=True).clamp(min=torch.finfo(size.dtype).tiny)
+
+
+def _seen(block: BlockMap, positions: Tensor) -> Tensor:
+    """1 where a position sees a key, (Q, M)."""
+    group = block._row_of[positions] // block.query_rows.shape[1]
+    seen = torch.zeros(len(positions), block.key_rows.numel())
+    return seen.scatter_(1, block.key_rows[group], 1.0)
+
+
+def _measure(block: BlockMap, positions: Tensor, shares: Tensor) -> Tensor:
+    """Compute entropy, same-frame share, distance and frames: (Q, M) -> (Q, 4), NaN for none."""
+    entropy = torch.special.entr(shares).sum(1)
+    nothing = torch.full_like(entropy, math.nan)
+    query, keys = _centres(block.queries, block.size), _centres(block.keys, block.key_size)
+    from_here = query[positions]
+    space = list(range(len(block.size)))[-2:] if len(block.size) > 1 else []
+    same = distance = frames = nothing
+    if space:
+        apart = torch.cdist(from_here[:, space], keys[:, space])
+        distance = (shares * apart).sum(1)
+    if len(block.size) != 2:
+        frames = (shares * (from_here[:, :1] - keys[:, 0]).abs()).sum(1)
+    if len(block.size) == 3:
+        own = [block.keys[0].nearest(t) for t in from_here[:, 0].tolist()]
+        times = torch.arange(block.key_size[0]).repeat_interleave(math.prod(block.key_size[1:]))
+        same = (shares * (times == torch.tensor(own).unsqueeze(1))).sum(1)
+    return torch.stack([entropy, same, distance, frames], dim=1).double()
+
+
+def _numbers(row: Sequence[float]) -> Numbers:
+    entropy = row[0]
+    same, distance, frames = (None if math.isnan(value) else value for value in row[1:])
+    return Numbers(entropy, math.exp(entropy), same, distance, frames)
+
+
+def _centres(grid: Grid, size: Sequence[int]) -> Tensor:
+    """Centres of all positions, flattened: (N, axes)."""
+    lines = [axis.start + axis.stride * torch.arange(axis.count) for axis in grid]
+    return torch.stack(torch.meshgrid(*lines, indexing="ij"), dim=-1).view(-1, len(size)).float()
+
+
+def _unravel(position: int, size: Sequence[int]) -> tuple[int, ...]:
+    index: list[int] = []
+    for count in reversed(size):
+        position, i = divmod(position, count)
+        index.append(i)
+    return tuple(reversed(index))

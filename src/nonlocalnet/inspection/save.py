@@ -1,0 +1,56 @@
+"""What is seen, as a file: a picture, a film, a page or numbers, by the file's ending."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from nonlocalnet.errors import check_choice
+from nonlocalnet.inspection.look import Look
+
+
+def save(look: Look, path: Path, **options: Any) -> Path:
+    """Write a look to a file: see `Look.save`."""
+    check_choice("ending of the file", path.suffix.lower(), WRITERS)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    WRITERS[path.suffix.lower()](look, path, **options)
+    return path
+
+
+def _caption(look: Look) -> dict[str, Any]:
+    named = f"{look.prediction[0][0]} ({look.prediction[0][1]:.0%})" if look.prediction else ""
+    parts = [part for part in (look.title, named, look.block.name, look.reason) if part]
+    return {"top": look.top, "title": " · ".join(parts), "times": look.times}
+
+
+def _write_picture(look: Look, path: Path, **options: Any) -> None:
+    from nonlocalnet.inspection.draw import figure3
+
+    figure = figure3(look.frames, look.attention, **{**_caption(look), **options})
+    figure.savefig(path)
+
+
+def _write_film(look: Look, path: Path, **options: Any) -> None:
+    from nonlocalnet.inspection.animation import animate
+
+    animate(path, look.frames, look.attention, **{**_caption(look), **options})
+
+
+def _write_page(look: Look, path: Path, **options: Any) -> None:
+    from nonlocalnet.inspection.document import write_page
+
+    write_page(look, path, **options)
+
+
+def _write_numbers(look: Look, path: Path) -> None:
+    path.write_text(json.dumps(look.numbers(), indent=2) + "\n")
+
+
+WRITERS: dict[str, Callable[..., None]] = {
+    ".html": _write_page,
+    ".png": _write_picture,
+    ".mp4": _write_film,
+    ".json": _write_numbers,
+}

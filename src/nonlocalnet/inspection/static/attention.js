@@ -1,0 +1,145 @@
+// The weights of one position of a block, computed here from θ and φ: f(x_i, x_j) / C(x).
+
+const HALF = new Float32Array(65536);
+for (let h = 0; h < 65536; h++) {
+  const exponent = (h >> 10) & 31;
+  const fraction = h & 1023;
+  const size =
+    exponent === 0 ? fraction * 2 ** -24 : (1 + fraction / 1024) * 2 ** (exponent - 15);
+  HALF[h] = (h & 0x8000 ? -1 : 1) * (exponent === 31 ? Infinity : size);
+}
+
+/** Turn float16 bytes, little-endian, into numbers. */
+export function fromHalf(buffer, factor) {
+  const halves = new Uint16Array(buffer);
+  const numbers = new Float32Array(halves.length);
+  for (let i = 0; i < halves.length; i++) numbers[i] = HALF[halves[i]] * factor;
+  return numbers;
+}
+
+export class BlockMap {
+  /**
+   * @param about what the page is told of a block (inspection/document.py).
+   * @param theta Float32Array, (positions, depth) row by row.
+   * @param phi Float32Array, (keys, depth) row by row.
+   */
+  constructor(about, theta, phi) {
+    Object.assign(this, about);
+    this.theta = theta;
+    this.phi = phi;
+    this.softmax = about.pairwise === "gaussian" || about.pairwise === "embedded_gaussian";
+    this.signed = about.pairwise === "dot_product";
+  }
+
+  /** The position nearest to a point (t, y, x) in pixels. */
+  nearest(point) {
+    return this.queries.map((axis, k) => nearest(axis, point[k]));
+  }
+
+  /** The centre of a position, in pixels. */
+  centre(query) {
+    return this.queries.map((axis, k) => axis.start + axis.stride * query[k]);
+  }
+
+  /** The edges of a position's cell, in pixels: [[top, bottom], ...]. */
+  cell(query) {
+    return this.centre(query).map((c, k) => [c - this.queries[k].cell / 2, c + this.queries[k].cell / 2]);
+  }
+
+  /** The centre of a key, in pixels. */
+  keyCentre(j) {
+    const [, rows, columns] = this.keys.map((axis) => axis.count);
+    const index = [Math.floor(j / (rows * columns)), Math.floor(j / columns) % rows, j % columns];
+    return this.keys.map((axis, k) => axis.start + axis.stride * index[k]);
+  }
+
+  /** Compute the weights of a position on all keys; NaN where it does not see. */
+  row(query) {
+    const [frames, rows, columns] = this.keys.map((axis) => axis.count);
+    const depth = this.depth;
+    const q = (query[0] * this.queries[1].count + query[1]) * this.queries[2].count + query[2];
+    const theta = this.theta.subarray(q * depth, (q + 1) * depth);
+    const weights = new Float32Array(frames * rows * columns).fill(NaN);
+    const sees = this.seen(query);
+    let seen = 0;
+    let largest = -Infinity;
+    for (let t = 0, j = 0; t < frames; t++) {
+      for (let y = 0; y < rows; y++) {
+        for (let x = 0; x < columns; x++, j++) {
+          if (!sees(t, y, x)) continue;
+          let score = 0;
+          if (this.pairwise === "concatenation") score = Math.max(0, theta[0] + this.phi[j]);
+          else for (let k = 0, i = j * depth; k < depth; k++, i++) score += theta[k] * this.phi[i];
+          if (this.scale !== null) score *= this.scale;
+          weights[j] = score;
+          if (score > largest) largest = score;
+          seen++;
+        }
+      }
+    }
+    let sum = 0;
+    for (let j = 0; j < weights.length; j++) {
+      if (this.softmax && weights[j] === weights[j]) {
+        weights[j] = Math.exp(weights[j] - largest);
+        sum += weights[j];
+      }
+    }
+    const c = this.softmax ? sum : seen;
+    for (let j = 0; j < weights.length; j++) weights[j] /= c;
+    return weights;
+  }
+
+  /** Which keys a position sees: all, or those of its own moment, place or group of frames. */
+  seen([t, y, x]) {
+    if (this.extent === "space") return (kt) => kt === t * this.thin[0] + this.offset[0];
+    if (this.extent === "time") {
+      const own = [1, 2].map((k) => [y, x][k - 1] * this.thin[k] + this.offset[k]);
+      return (kt, ky, kx) => ky === own[0] && kx === own[1];
+    }
+    if (this.group) {
+      const own = Math.floor((t * this.thin[0] + this.offset[0]) / this.group);
+      return (kt) => Math.floor(kt / this.key_group) === own;
+    }
+    return () => true;
+  }
+
+  /** Say how a row is spread: entropy in places, shares and distances, as inspection/numbers.py. */
+  measure(query, weights) {
+    const here = this.centre(query);
+    const own = nearest(this.keys[0], here[0]);
+    const perFrame = this.keys[1].count * this.keys[2].count;
+    let sum = 0;
+    for (const w of weights) if (w === w) sum += Math.abs(w);
+    const found = { places: 0, same_frame: 0, distance: 0, frames: 0, shares: new Float32Array(this.keys[0].count) };
+    let entropy = 0;
+    for (let j = 0; j < weights.length; j++) {
+      const p = sum > 0 && weights[j] === weights[j] ? Math.abs(weights[j]) / sum : 0;
+      if (p === 0) continue;
+      const centre = this.keyCentre(j);
+      const step = Math.floor(j / perFrame);
+      entropy -= p * Math.log(p);
+      if (step === own) found.same_frame += p;
+      found.distance += p * Math.hypot(centre[1] - here[1], centre[2] - here[2]);
+      found.frames += p * Math.abs(centre[0] - here[0]);
+      found.shares[step] += p;
+    }
+    found.places = sum > 0 ? Math.exp(entropy) : 0;
+    return found;
+  }
+
+  /** The heaviest keys by |weight|, none below a fiftieth of the heaviest: [{key, weight, strength}]. */
+  top(weights, count) {
+    const order = [...weights.keys()].filter((j) => weights[j] === weights[j]);
+    order.sort((a, b) => Math.abs(weights[b]) - Math.abs(weights[a]));
+    const most = order.length ? Math.abs(weights[order[0]]) : 0;
+    return order
+      .slice(0, count)
+      .map((key) => ({ key, weight: weights[key], strength: most ? Math.abs(weights[key]) / most : 0 }))
+      .filter((one) => one.strength >= 0.02);
+  }
+}
+
+function nearest(axis, x) {
+  const i = Math.floor((x - axis.start) / axis.stride + 0.5);
+  return Math.min(Math.max(i, 0), axis.count - 1);
+}
