@@ -16,7 +16,7 @@ $(READY): pyproject.toml
 	  echo "nonlocalnet needs Python >= 3.11; $(PYTHON) is $$($(PYTHON) -V). Try: make $(MAKECMDGOALS) PYTHON=python3.12"; exit 1; }
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet uv
-	$(BIN)/uv pip install --quiet --python $(BIN)/python --editable '.[video,hub]' --group dev
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --editable '.[explore,hub]' --group dev
 	@touch $@
 
 demo: setup  ## train a local and a non-local network on video files; writes demo/report.html

@@ -16,6 +16,8 @@ COMMANDS = {
     "recipes": "list the paper's training runs, with what to type and to expect",
     "test": "test a network on many clips and crops of each video",
     "predict": "classify videos",
+    "look": "draw what a point of a video attends to",
+    "explore": "see what any point of a video attends to, in the browser",
     "runs": "compare training runs in a table",
     "plot": "draw loss and validation score of training runs",
     "convert": "turn weights of other code bases into ours, and back",

@@ -7,13 +7,16 @@ may take its process with it.
 from __future__ import annotations
 
 import contextlib
+import importlib
 import multiprocessing
 import signal
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
+from pathlib import Path
 from typing import Any, TypeVar
 
 T = TypeVar("T")
@@ -114,6 +117,91 @@ def run_isolated(
     finally:
         for worker in list(running):
             end(worker)
+
+
+class IsolatedCall:
+    """Call functions in a process of its own, one at a time, within limits of time and memory.
+
+    The process is kept from call to call; one that died or was killed is replaced at the next. An
+    exception, a death or more than `time_limit` seconds is the result `Lost`.
+
+    Args:
+        time_limit: seconds a call.
+        memory_limit: bytes that calls may take beyond what the process has when it starts.
+        modules: what it imports when it starts, before the limits hold.
+
+    >>> call = IsolatedCall(time_limit=60, memory_limit=1 << 30)
+    >>> call(divmod, 7, 2), call(divmod, 7, 0).reason
+    ((3, 1), 'integer division or modulo by zero')
+    >>> call.close()
+    """
+
+    def __init__(
+        self, *, time_limit: float, memory_limit: int, modules: Sequence[str] = ()
+    ) -> None:
+        self.time_limit, self.memory_limit = time_limit, memory_limit
+        self.modules = list(modules)
+        self._worker: _Worker | None = None
+        self._one = threading.Lock()
+
+    def __call__(self, function: Callable[..., T], *arguments: Any) -> T | Lost:
+        with self._one:
+            worker = self._worker = self._worker or self._start()
+            try:
+                worker.pipe.send((function, arguments))
+                if not worker.pipe.poll(self.time_limit):
+                    self._end()
+                    return Lost(f"took longer than {self.time_limit:g} s")
+                return worker.pipe.recv()
+            except (EOFError, OSError):
+                worker.process.join(5)
+                cause = _cause(worker.process.exitcode)
+                self._end()
+                return Lost(f"the process that read it died ({cause})")
+
+    def _start(self) -> _Worker:
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload(self.modules)
+        ours, theirs = context.Pipe()
+        arguments = theirs, self.memory_limit, self.modules
+        process = context.Process(target=_serve, args=arguments, daemon=True)
+        process.start()
+        theirs.close()
+        worker = _Worker(process, ours)
+        if ours.poll(STARTING):  # its imports are not the first call's time
+            ours.recv()
+        return worker
+
+    def _end(self) -> None:
+        if self._worker is not None:
+            self._worker.process.kill()
+            self._worker.process.join()
+            self._worker.pipe.close()
+            self._worker = None
+
+    def close(self) -> None:
+        """End the process."""
+        with self._one:
+            self._end()
+
+
+def _serve(pipe: Connection, memory_limit: int, modules: Sequence[str]) -> None:
+    for module in modules:
+        importlib.import_module(module)
+    with contextlib.suppress(ImportError, OSError, ValueError):  # where the system has such limits
+        import resource
+
+        pages = int(Path("/proc/self/statm").read_text().split()[0])
+        most = pages * resource.getpagesize() + memory_limit
+        resource.setrlimit(resource.RLIMIT_AS, (most, most))
+    _work(_call, pipe)
+
+
+def _call(function: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
+    try:
+        return function(*arguments)
+    except MemoryError:
+        raise ValueError("it needs more memory than it may take") from None
 
 
 def _work(function: Callable[..., Any], pipe: Connection) -> None:

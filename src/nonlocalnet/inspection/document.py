@@ -76,6 +76,15 @@ def parts(look: Look, thin: dict[str, Thin] | None = None) -> dict[str, bytes]:
     return found
 
 
+def part(look: Look, name: str) -> bytes | None:
+    """Give one of `parts`; None if there is none of that name."""
+    for number, block in enumerate(look.analysis.blocks.values()):
+        if name in (f"theta{number}", f"phi{number}"):
+            theta, phi = _numbers(block, (1, 1, 1))
+            return theta[0] if name.startswith("theta") else phi[0]
+    return None
+
+
 def write_page(look: Look, path: Path, *, max_mib: float = 32.0) -> None:
     """Write the page.
 

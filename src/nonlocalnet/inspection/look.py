@@ -216,13 +216,28 @@ def look(
     >>> found.attention.query, found.attention.weights.shape
     ((2, 1, 2), torch.Size([4, 2, 2]))
     """
-    info = getattr(model, "info", None)
-    view, prediction = None, []
+    view = None
     if not isinstance(clip, Tensor):
+        info = getattr(model, "info", None)
         if info is None:
             raise ValueError("this model does not know its clip: load it with nl.load")
         title = title or Path(clip).name
         clip, view = read_clip(clip, info, moment=moment, crop=crop)
+    return look_at_clip(model, clip, view, at=at, block=block, top=top, title=title)
+
+
+def look_at_clip(
+    model: nn.Module,
+    clip: Tensor,
+    view: View | None = None,
+    *,
+    at: Sequence[float] | None = None,
+    block: str | None = None,
+    top: int = 20,
+    title: str = "",
+) -> Look:
+    """Look at a clip that was read already; `view` says where it lies in its video: see `look`."""
+    info = getattr(model, "info", None)
     frames, given = _pictures(clip, info)
     inner = at if at is None else _inner(at, given.shape[1:], view)
     many = info is not None and info.multi_label
@@ -230,17 +245,15 @@ def look(
     if isinstance(model, VideoResNet):
         forward = partial(model.probabilities, multi_label=many)
     analysis = analyse(model, given, forward=forward)
+    analysis.block(block)  # refuses one that is not there
+    prediction = []
     if info is not None and forward is not None:
         best = analysis.output[0].float().cpu().topk(min(TOP, analysis.output.shape[1]))
         prediction = [
             (info.class_name(int(label)), float(p))
             for p, label in zip(best.values, best.indices, strict=True)
         ]
-    analysis.block(block)
-    found = Look(frames, analysis, title, inner, block, top, prediction, view, many)
-    if inner is not None:
-        analysis.attention(inner, block=block)  # refuses a point outside
-    return found
+    return Look(frames, analysis, title, inner, block, top, prediction, view, many)
 
 
 def read_clip(

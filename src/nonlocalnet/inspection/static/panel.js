@@ -198,7 +198,7 @@ export class Panel {
         pen.textAlign = "left";
         pen.fillText(times ? `${times[frame].toFixed(2)} s` : `${frame + 1}`, place.x + 2, middle);
         pen.textAlign = "right";
-        pen.fillText(percent(this.measured.shares[step]), place.x + place.width - 2, middle);
+        if (this.measured.shares[step] >= 0.001) pen.fillText(percent(this.measured.shares[step]), place.x + place.width - 2, middle);
       }
       pen.globalAlpha = 1;
       if (canvas === this.film && frame === this.frame() && picture.count > 1) {

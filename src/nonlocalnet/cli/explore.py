@@ -1,0 +1,105 @@
+"""See what any point of a video attends to, in the browser, on this machine."""
+
+from __future__ import annotations
+
+import socket
+import tempfile
+import webbrowser
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import tyro
+import uvicorn
+
+from nonlocalnet.cli.network import load_network
+from nonlocalnet.explorer.library import Library, videos_of
+from nonlocalnet.explorer.server import is_loopback, make_app
+from nonlocalnet.inspection.analysis import non_local_blocks
+from nonlocalnet.models.video_resnet import VideoResNet
+from nonlocalnet.runtime.device import pick_device
+from nonlocalnet.runtime.log import status
+
+CONNECTIONS = 200
+
+
+@dataclass(frozen=True)
+class Options:
+    """Options of `nonlocalnet explore`."""
+
+    weights: tuple[Path, ...]
+    """Weights of any known format, or names of releases; several can be compared."""
+    source: tyro.conf.Positional[Path | None] = None
+    """A video, or a folder of videos to choose from; others can be dropped on the page."""
+    clip: str | None = None
+    """FRAMESxRATE, where the weights do not say it."""
+    set: tuple[str, ...] = ()
+    """NAME=VALUE: arguments of the network that the weights do not say."""
+    host: str = "127.0.0.1"
+    """Address to listen at; another than this machine's own lets others in."""
+    port: int = 8734
+    """Port to listen at; 0 takes a free one."""
+    max_upload_mib: float = 256.0
+    """Largest video that can be dropped."""
+    open: bool = False
+    """Open the page in the browser."""
+    device: str = "auto"
+    """cpu, cuda, ...; auto takes a GPU if there is one."""
+
+
+def command(options: Annotated[Options, tyro.conf.arg(name="")]) -> int:
+    if not options.weights:
+        raise ValueError("name the weights of at least one network: --weights W")
+    videos = videos_of(options.source)
+    networks = _load(options)
+    with tempfile.TemporaryDirectory(prefix="nonlocalnet-") as store, _listen(options) as listener:
+        library = Library(networks, videos, Path(store))
+        app = make_app(library, host=options.host, max_upload_mib=options.max_upload_mib)
+        port = listener.getsockname()[1]
+        shown = f"[{options.host}]" if ":" in options.host else options.host
+        if not is_loopback(options.host):
+            status.print(
+                f"Anyone who reaches this machine at port {port} can see these videos, send others "
+                "and use its processor: there is no password and no encryption. Behind ssh -L or a "
+                "proxy with both, leave --host as it is.",
+                soft_wrap=True,
+            )
+        address = f"http://{shown}:{port}/"
+        status.print(f"{address}  (Ctrl-C ends)", soft_wrap=True)
+        if options.open:
+            webbrowser.open(address)
+        config = uvicorn.Config(
+            app, log_level="warning", limit_concurrency=CONNECTIONS, timeout_graceful_shutdown=2
+        )
+        uvicorn.Server(config).run(sockets=[listener])
+    return 0
+
+
+def _load(options: Options) -> dict[str, VideoResNet]:
+    networks: dict[str, VideoResNet] = {}
+    for path in options.weights:
+        model = load_network(path, options.clip, options.set)
+        if not non_local_blocks(model):
+            raise ValueError(f"the network of {path} has no non-local block to look at")
+        model.to(pick_device(options.device)).to(memory_format=torch.channels_last_3d).eval()
+        # runs of `nonlocalnet train` are told apart by their folders
+        own = path.name not in ("model.safetensors", "best.safetensors")
+        name = path.stem if own else path.absolute().parent.name
+        networks[name if name not in networks else str(path)] = model
+    return networks
+
+
+def _listen(options: Options) -> socket.socket:
+    family = socket.AF_INET6 if ":" in options.host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((options.host, options.port))
+    except OSError as error:
+        listener.close()
+        raise ValueError(
+            f"cannot listen at {options.host}:{options.port} ({error.strerror}): "
+            "choose another --port, 0 for any"
+        ) from None
+    return listener

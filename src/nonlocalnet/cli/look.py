@@ -1,0 +1,115 @@
+"""Draw what a point of a video attends to: the paper's Figure 3, a film, or a page to explore."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import tyro
+from rich.table import Table
+
+from nonlocalnet.cli.network import load_network
+from nonlocalnet.inspection.draw import Style
+from nonlocalnet.inspection.look import Look, look
+from nonlocalnet.inspection.save import WRITERS, save
+from nonlocalnet.runtime.device import pick_device
+from nonlocalnet.runtime.log import console, status
+
+
+@dataclass(frozen=True)
+class Options:
+    """Options of `nonlocalnet look`."""
+
+    video: tyro.conf.Positional[Path]
+    """A video file."""
+    weights: Path
+    """Weights of any known format, such as the model.safetensors of `nonlocalnet train`, or the
+    name of a release (nonlocalnet zoo)."""
+    clip: str | None = None
+    """FRAMESxRATE, where the weights do not say it."""
+    set: tuple[str, ...] = ()
+    """NAME=VALUE: arguments of the network that the weights do not say."""
+    block: str | None = None
+    """Module path of the non-local block, such as res4.non_local1; the last one by default."""
+    at: str | None = None
+    """T,X,Y: the point, as frame of the clip and pixel of the video; by default the most telling
+    one, whose attention is most its own."""
+    moment: float = 0.5
+    """Where in the video the clip lies, from 0 (first) to 1 (last)."""
+    crop: bool = False
+    """Look at the centre crop that networks are tested on, instead of whole frames."""
+    top: int = 20
+    """How many arrows."""
+    out: tuple[Path, ...] = (Path("look.html"),)
+    """Files to write, by their endings: .html (to explore), .png (a picture), .mp4 (a film), .json
+    (numbers)."""
+    style: Style = "both"
+    """What the picture shows: arrows (the paper's Figure 3), heat on every frame, or both."""
+    max_mib: float = 32.0
+    """Largest size of the .html; for long clips, points are then on a coarser grid."""
+    json: bool = False
+    """Print the numbers as JSON, instead of a table."""
+    device: str = "auto"
+    """cpu, cuda, ...; auto takes a GPU if there is one."""
+
+
+def command(options: Annotated[Options, tyro.conf.arg(name="")]) -> int:
+    for path in options.out:
+        if path.suffix.lower() not in WRITERS:
+            raise ValueError(f"--out must end in {', '.join(WRITERS)}; got {path}")
+    if options.top < 1:
+        raise ValueError(f"--top must be at least 1; got {options.top}")
+    model = load_network(options.weights, options.clip, options.set)
+    model.to(pick_device(options.device)).to(memory_format=torch.channels_last_3d)
+    found = look(
+        model,
+        options.video,
+        None if options.at is None else _point(options.at),
+        block=options.block,
+        top=options.top,
+        moment=options.moment,
+        crop=options.crop,
+    )
+    for path in options.out:
+        extra = {".png": {"style": options.style}, ".html": {"max_mib": options.max_mib}}
+        save(found, path, **extra.get(path.suffix.lower(), {}))
+        status.print(f"wrote {path}", soft_wrap=True)
+    if options.json:
+        print(json.dumps(found.numbers()))
+    else:
+        _print(found)
+    return 0
+
+
+def _point(text: str) -> tuple[float, ...]:
+    try:
+        at = tuple(float(word) for word in text.split(","))
+    except ValueError:
+        at = ()
+    if len(at) != 3:
+        raise ValueError(f'--at is T,X,Y: frame of the clip and pixel of the video; got "{text}"')
+    return at
+
+
+def _print(found: Look) -> None:
+    numbers = found.numbers()
+    if found.prediction:
+        console.print(", ".join(f"{name} {p:.1%}" for name, p in found.prediction))
+    console.print(f"{found.block.name}: {found.reason}", soft_wrap=True)
+    table = Table("block", "spread over", "same frame", "pixels away", "frames away", "common")
+    for name, block in numbers["blocks"].items():
+        mean, even = block["mean"], block["even"]
+        common = "" if block["common"] is None else f"{block['common']:.0%}"
+        table.add_row(
+            name,
+            f"{mean['places']:.0f} of {block['keys']}",
+            f"{mean['same_frame']:.1%} ({even['same_frame']:.1%})",
+            f"{mean['distance']:.0f} ({even['distance']:.0f})",
+            f"{mean['frames']:.1f} ({even['frames']:.1f})",
+            common,
+        )
+    console.print(table)
+    console.print("means over positions; in brackets, if every position saw all alike")

@@ -1,0 +1,245 @@
+"""The explorer's web server: a page, its parts, and uploads that cannot do harm."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ipaddress
+import json
+import secrets
+import unicodedata
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from importlib.resources import files
+from string import Template
+from typing import Any
+from urllib.parse import urlsplit
+
+from starlette.applications import Starlette
+from starlette.concurrency import run_in_threadpool
+from starlette.middleware import Middleware
+from starlette.middleware.base import BaseHTTPMiddleware, RequestResponseEndpoint
+from starlette.middleware.trustedhost import TrustedHostMiddleware
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import HTMLResponse, JSONResponse, Response
+from starlette.routing import Route
+
+from nonlocalnet.data.decode import VideoError
+from nonlocalnet.explorer.library import Library, Unknown
+from nonlocalnet.inspection import document
+
+MIB = 1 << 20
+SILENCE = 15.0  # seconds that an upload may pause
+UPLOADING = 4  # at once
+WAITING = 64  # requests for a look, at once
+NAME = 120  # characters of a file's name that are shown
+OWN = ("explorer.js", "explorer.css")
+SHARED = ("look.css", *(f"{name}.js" for name in document.MODULES))
+
+POLICY = (
+    "default-src 'none'; script-src 'self' 'nonce-{nonce}'; style-src 'self'; "
+    "img-src 'self' data: blob:; connect-src 'self'; base-uri 'none'; form-action 'none'; "
+    "frame-ancestors 'none'"
+)
+
+
+class Refused(Exception):
+    """A request that is answered with a status and a sentence."""
+
+    def __init__(self, status: int, reason: str) -> None:
+        super().__init__(reason)
+        self.status, self.reason = status, reason
+
+
+def make_app(
+    library: Library, *, host: str = "127.0.0.1", max_upload_mib: float = 256
+) -> Starlette:
+    """Make the web application.
+
+    Args:
+        library: what can be looked at.
+        host: the address it is bound to. Requests by another name are refused, so that no page of
+            the web can reach it by a name of its own (DNS rebinding); on a wildcard address every
+            name is taken.
+        max_upload_mib: of one video.
+    """
+    uploading, waiting = asyncio.Semaphore(UPLOADING), asyncio.Semaphore(WAITING)
+    most = int(max_upload_mib * MIB)
+
+    async def index(request: Request) -> Response:
+        nonce = secrets.token_urlsafe(16)
+        names = {f"look/{name}": f"/static/{name}.js" for name in document.MODULES}
+        names["look/explorer"] = "/static/explorer.js"
+        text = Template(document.static("page.html")).substitute(
+            title="What does the network look at?",
+            note="Choose or drop a video, then move over a frame.",
+            style='<link rel="stylesheet" href="/static/look.css">'
+            '<link rel="stylesheet" href="/static/explorer.css">',
+            imports=json.dumps({"imports": names}),
+            parts="",
+            start='import { start } from "look/explorer"; start();',
+        )
+        text = text.replace("<script ", f'<script nonce="{nonce}" ')
+        policy = {"content-security-policy": POLICY.format(nonce=nonce)}
+        return HTMLResponse(text, headers=policy)
+
+    async def static(request: Request) -> Response:
+        name = request.path_params["name"]
+        if name in SHARED:
+            text = document.static(name)
+        elif name in OWN:
+            text = files("nonlocalnet.explorer").joinpath("static", name).read_text()
+        else:
+            raise Refused(404, "there is no such file")
+        kind = "text/css" if name.endswith(".css") else "text/javascript"
+        return Response(text, media_type=kind)
+
+    async def contents(request: Request) -> Response:
+        return JSONResponse(
+            {
+                "networks": list(library.networks),
+                "videos": [{"key": video.key, "name": video.name} for video in library.videos()],
+                "max_upload_mib": max_upload_mib,
+            }
+        )
+
+    async def upload(request: Request) -> Response:
+        origin = request.headers.get("origin")
+        if origin is not None and urlsplit(origin).netloc != request.headers.get("host"):
+            raise Refused(403, "another web page may not send videos here")
+        too_large = Refused(413, f"the video is larger than {max_upload_mib:g} MiB")
+        length = request.headers.get("content-length", "")
+        if length.isdecimal() and int(length) > most:
+            raise too_large
+        if uploading.locked():
+            raise Refused(503, "several videos are being sent already: try again in a moment")
+        path = library.new_file()
+        async with uploading:
+            try:
+                with path.open("wb") as file:
+                    size = 0
+                    async for chunk in _chunks(request):
+                        size += len(chunk)
+                        if size > most:
+                            raise too_large
+                        file.write(chunk)
+                if not size:
+                    raise Refused(400, "the file is empty")
+                name = _shown(request.query_params.get("name", ""))
+                video = await run_in_threadpool(library.add, path, name)
+            except BaseException:
+                path.unlink(missing_ok=True)
+                raise
+        return JSONResponse({"key": video.key, "name": video.name}, status_code=201)
+
+    async def look(request: Request) -> Response:
+        found = await _look(request)
+        return JSONResponse(await run_in_threadpool(document.about, found))
+
+    async def part(request: Request) -> Response:
+        found = await _look(request)
+        name = request.path_params["name"]
+        data = await run_in_threadpool(document.part, found, name)
+        if data is None:
+            raise Refused(404, "there is no such part")
+        return Response(data, media_type="application/octet-stream")
+
+    async def _look(request: Request) -> Any:
+        ask = request.query_params
+        try:
+            moment = float(ask.get("moment", "0.5"))
+        except ValueError:
+            raise Refused(400, "moment must be a number from 0 to 1") from None
+        if waiting.locked():
+            raise Refused(503, "too many are waiting: try again in a moment")
+        async with waiting:
+            return await run_in_threadpool(
+                library.look, ask.get("video", ""), ask.get("network", ""), moment
+            )
+
+    hosts = ["*"] if _is_wildcard(host) else ["127.0.0.1", "localhost", "[::1]", host]
+    routes = [
+        Route("/", index),
+        Route("/static/{name}", static),
+        Route("/api/contents", contents),
+        Route("/api/videos", upload, methods=["POST"]),
+        Route("/api/look", look),
+        Route("/api/parts/{name}", part),
+    ]
+    return Starlette(
+        routes=routes,
+        middleware=[
+            Middleware(TrustedHostMiddleware, allowed_hosts=hosts),
+            Middleware(BaseHTTPMiddleware, dispatch=_add_headers),
+        ],
+        exception_handlers={
+            Refused: _say(lambda error: error.status, lambda error: error.reason),
+            Unknown: _say(lambda error: 404, str),
+            VideoError: _say(lambda error: 422, str),
+            ValueError: _say(lambda error: 400, str),
+            ClientDisconnect: _say(lambda error: 400, lambda error: "the sender went away"),
+            404: _say(lambda error: 404, lambda error: "there is no such page"),
+        },
+        lifespan=_closing(library),
+    )
+
+
+def is_loopback(host: str) -> bool:
+    """Tell whether an address is of this machine alone."""
+    if host == "localhost":
+        return True
+    with contextlib.suppress(ValueError):
+        return ipaddress.ip_address(host).is_loopback
+    return False
+
+
+async def _chunks(request: Request) -> AsyncIterator[bytes]:
+    """Read a body piece by piece; one who goes silent is not waited for."""
+    stream = request.stream()
+    while True:
+        try:
+            yield await asyncio.wait_for(anext(stream), SILENCE)
+        except StopAsyncIteration:
+            return
+        except TimeoutError:
+            raise Refused(408, f"nothing came for {SILENCE:g} s: send the video again") from None
+
+
+def _shown(name: str) -> str:
+    """Make a name that came from outside fit to be shown; it names no file."""
+    name = name.replace("\\", "/").rsplit("/", 1)[-1]
+    clean = "".join(c for c in name if unicodedata.category(c)[0] != "C").strip()
+    return clean[:NAME] or "video"
+
+
+def _is_wildcard(host: str) -> bool:
+    with contextlib.suppress(ValueError):
+        return ipaddress.ip_address(host).is_unspecified
+    return False
+
+
+def _say(
+    status: Callable[[Any], int], reason: Callable[[Any], str]
+) -> Callable[[Request, Exception], Awaitable[Response]]:
+    async def answer(request: Request, error: Exception) -> Response:
+        return JSONResponse({"error": reason(error)}, status_code=status(error))
+
+    return answer
+
+
+async def _add_headers(request: Request, call_next: RequestResponseEndpoint) -> Response:
+    response = await call_next(request)
+    response.headers["x-content-type-options"] = "nosniff"
+    response.headers["referrer-policy"] = "no-referrer"
+    response.headers["cache-control"] = "no-store"
+    return response
+
+
+def _closing(
+    library: Library,
+) -> Callable[[Starlette], contextlib.AbstractAsyncContextManager[None]]:
+    @contextlib.asynccontextmanager
+    async def lifespan(app: Starlette) -> AsyncGenerator[None]:
+        yield
+        library.close()
+
+    return lifespan
