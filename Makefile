@@ -23,10 +23,10 @@ demo: setup  ## train a local and a non-local network on video files; writes dem
 	$(BIN)/python examples/demo.py --out demo
 
 test: setup  ## run the tests
-	$(BIN)/python -m pytest -n 2 -m 'not slow'
+	$(BIN)/python -m pytest -n 2 --dist loadgroup -m 'not slow'
 
 test-all: setup  ## run the tests, the slow ones too
-	$(BIN)/python -m pytest -n 2
+	$(BIN)/python -m pytest -n 2 --dist loadgroup
 
 check: setup  ## lint, format, types, layers, tests
 	$(BIN)/ruff check .
