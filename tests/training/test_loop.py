@@ -1,8 +1,11 @@
 import dataclasses
 import json
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 import nonlocalnet as nl
 from nonlocalnet.models.weights import WeightsInfo, read_info, save_weights
@@ -223,3 +226,27 @@ def test_validation_videos_that_cannot_be_read_are_refused_before_training(confi
 
 def test_the_default_schedule_of_the_shortest_run_begins_at_the_rate(config):
     assert min(dataclasses.replace(config, iterations=1).resolve().lr_steps) == 1
+
+
+def test_a_video_is_looked_at_with_every_validation(config, videos):
+    video = next((videos / "val").rglob("*.mp4"))
+    train(dataclasses.replace(config, look=video))
+    pictures = sorted((config.out / "look").iterdir())
+    assert [path.name for path in pictures] == ["00000003.png", "00000006.png"]
+    before, after = (np.asarray(Image.open(path)).astype(int) for path in pictures)
+    assert before.shape == after.shape
+    assert np.abs(before - after).max() > 0  # the title at least
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"look": Path("gone.mp4")}, "no video at .*gone.mp4: --look names one file"),
+        ({"model": "c2d_tiny"}, "c2d_tiny has no non-local block for --look"),
+        ({"look_at": (0, 99, 0)}, "at must be a"),
+    ],
+)
+def test_what_cannot_be_looked_at_is_refused(config, videos, options, said):
+    video = next((videos / "val").rglob("*.mp4"))
+    with pytest.raises((ValueError, FileNotFoundError), match=said):
+        train(dataclasses.replace(config, **({"look": video} | options)))

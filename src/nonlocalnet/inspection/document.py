@@ -112,7 +112,7 @@ def page(look: Look, *, max_mib: float = 32.0) -> str:
         f'<script type="text/plain" id="{name}">{text}</script>' for name, text in blobs.items()
     ]
     left_out = [name for name, factors in thin.items() if max(factors) > 1]
-    note = "What a point of the clip looks at: move over a frame."
+    note = "What a point of the clip looks at: point at a frame."
     if left_out:
         note += f" Points lie on a coarser grid in {', '.join(left_out)}, to keep this file small."
     return Template(static("page.html")).substitute(

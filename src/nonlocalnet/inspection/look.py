@@ -239,7 +239,7 @@ def look_at_clip(
     """Look at a clip that was read already; `view` says where it lies in its video: see `look`."""
     info = getattr(model, "info", None)
     frames, given = _pictures(clip, info)
-    inner = at if at is None else _inner(at, given.shape[1:], view)
+    inner = at if at is None else place_point(at, given.shape[1:], view)
     many = info is not None and info.multi_label
     forward: Callable[[Tensor], Tensor] | None = None
     if isinstance(model, VideoResNet):
@@ -317,7 +317,7 @@ def _strip(sequence: Tensor) -> Tensor:
     return grey[rows].repeat_interleave(steps, dim=1).expand(1, 3, -1, -1)
 
 
-def _inner(at: Sequence[float], size: Sequence[int], view: View | None) -> tuple[float, ...]:
+def place_point(at: Sequence[float], size: Sequence[int], view: View | None) -> tuple[float, ...]:
     """Turn a point as the user says it, x before y, into the clip's own axes."""
     names = {1: "(step,)", 2: "(x, y)", 3: "(frame, x, y)"}[len(size)]
     if len(at) != len(size):

@@ -51,7 +51,7 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
 
 def remove_leftovers(folder: Path) -> None:
     """Delete the temporary files of `write_atomically` that a kill left at and below a folder."""
-    for suffix in ("pt", "safetensors", "json", "txt"):
+    for suffix in ("pt", "safetensors", "json", "txt", "png"):
         for path in folder.rglob(f".*.{suffix}.????????"):
             path.unlink(missing_ok=True)
 

@@ -50,6 +50,8 @@ def check(config: TrainConfig) -> None:
     for source in (config.data, config.val):
         if source is not None and not source.exists():
             raise FileNotFoundError(f"no videos at {source}: name a data set, a folder or a list")
+    if config.look is not None and not config.look.is_file():
+        raise FileNotFoundError(f"no video at {config.look}: --look names one file")
 
 
 def begin(config: TrainConfig, checkpoints: Checkpoints) -> Beginning:

@@ -26,6 +26,7 @@ FREE = {
     *("data", "val", "root", "classes", "out", "iterations", "lr_steps"),
     *("workers", "cache", "max_bad", "log_every", "eval_every", "checkpoint_every", "keep"),
     *("device", "accumulate", "recompute", "parallel", "tensorboard", "resume"),
+    *("look", "look_at"),
 }
 
 FEW_BATCHES = 10  # running averages know more
@@ -140,6 +141,11 @@ class TrainConfig:
     """Iterations between checkpoints; by default with each validation."""
     keep: int = 3
     """Checkpoints kept, the newest ones."""
+    look: Path | None = None
+    """A video: what its middle point attends to in the last non-local block is drawn at every
+    validation, in OUT/look, so that one sees attention form."""
+    look_at: tuple[float, float, float] | None = None
+    """FRAME X Y: another point of --look, as frame of its clip and pixel of the video."""
     tensorboard: bool = False
     """Write TensorBoard's event files too; needs the extra tensorboard."""
     device: str = "auto"
@@ -199,7 +205,7 @@ class TrainConfig:
             init = "imagenet" if any(f"_{depth}" in self.model for depth in DEPTHS) else "none"
         elif Path(init).is_file():
             init = str(Path(init).absolute())
-        named = {name: getattr(self, name) for name in ("data", "val", "root", "classes")}
+        named = {name: getattr(self, name) for name in ("data", "val", "root", "classes", "look")}
         return dataclasses.replace(
             self,
             reference_batch=self.batch_size,
@@ -278,7 +284,7 @@ class TrainConfig:
         """
         try:
             values = json.loads(path.read_text())
-            for name in ("data", "out", "val", "root", "classes"):
+            for name in ("data", "out", "val", "root", "classes", "look"):
                 if values[name] is not None:
                     values[name] = Path(values[name])
             for name, value in values.items():

@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from nonlocalnet.blocks.non_local_block import NonLocalBlock
 from nonlocalnet.evaluation.multiview import Abandoned, evaluate
 from nonlocalnet.models.video_resnet import VideoResNet
 from nonlocalnet.models.weights import WeightsInfo, save_weights
@@ -123,6 +124,13 @@ class _Run:
             for name in self.KEPT:
                 setattr(self, name, given.saved[name])
             status.print(f"resumed at iteration {self.iteration}")
+        self.watch = None
+        if config.look is not None and rank() == 0:
+            if not any(isinstance(module, NonLocalBlock) for module in given.network.modules()):
+                raise ValueError(f"{config.model} has no non-local block for --look to draw")
+            from nonlocalnet.training.watch import Watch  # matplotlib comes with it
+
+            self.watch = Watch(config.look, config.look_at, self._info(), config.out / "look")
         if rank() == 0:
             remove_leftovers(config.out)
             self.log.truncate(train=self.iteration, val=self.validated)
@@ -337,6 +345,8 @@ class _Run:
             )
         text = "  ".join(f"{name} {value:.1f}" for name, value in self.scores.items())
         status.print(f"iteration {self.iteration}: validation {text}")
+        if self.watch is not None:
+            self.watch.draw(network, self.iteration)
 
     def _save_state(self) -> None:
         """Write a checkpoint, whole or not at all."""
@@ -354,8 +364,12 @@ class _Run:
         copy = self._copy(precise)
         if rank() > 0:
             return
-        info = WeightsInfo(
-            config=copy.config,
+        info = self._info()
+        write_atomically(self.config.out / name, lambda file: save_weights(copy, file, info))
+
+    def _info(self) -> WeightsInfo:
+        return WeightsInfo(
+            config=self.learner.network.config,
             classes=self.start.classes,
             multi_label=self.task.multi_label,
             short_side=self.config.test_side or self.config.short_side[0],
@@ -363,7 +377,6 @@ class _Run:
             std=self.start.std,
             facts={"iteration": self.iteration, "validation": self.scores},
         )
-        write_atomically(self.config.out / name, lambda file: save_weights(copy, file, info))
 
     def _count_unreadable(self) -> None:
         found = gather(self.training.bad_indices())
