@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from torch import nn
-
 from nonlocalnet.inspection.draw import figure3
 from nonlocalnet.inspection.look import look_at_clip, place_point, read_clip
 from nonlocalnet.models.info import WeightsInfo
+from nonlocalnet.models.video_resnet import VideoResNet
 from nonlocalnet.runtime.checkpoint import write_atomically
 
 
@@ -38,9 +37,9 @@ class Watch:
         place_point(at, self.clip.shape[1:], self.view)
         self.at = at
 
-    def draw(self, network: nn.Module, iteration: int) -> None:
+    def draw(self, network: VideoResNet, iteration: int) -> None:
         """Write the picture of a network as it is now."""
-        network.info = self.info  # ty: ignore[missing-attribute]
+        network.info = self.info
         found = look_at_clip(network, self.clip, self.view, at=self.at)
         title = f"{self.title} · {found.block.name} · iteration {iteration}"
         figure = figure3(found.frames, found.attention, title=title, times=found.times)
