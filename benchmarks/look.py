@@ -54,7 +54,10 @@ def main(options: Options) -> int:
     for clip in options.clips:
         rows.append(measure(options.model, clip))
         print(rows[-1], flush=True)
-    results = {"machine": machine("cpu").replace("1 thread", f"{options.threads} threads"), "rows": rows}
+    results = {
+        "machine": machine("cpu").replace("1 thread", f"{options.threads} threads"),
+        "rows": rows,
+    }
     if options.out is not None:
         options.out.write_text(json.dumps(results, indent=2) + "\n")
     return 0

@@ -16,6 +16,7 @@ NAMES = [
     "list_models",
     "load",
     "load_weights",
+    "look",
     "non_local",
     "predict",
     "remove_non_local",

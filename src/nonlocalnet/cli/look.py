@@ -16,7 +16,7 @@ from nonlocalnet.inspection.draw import Style
 from nonlocalnet.inspection.look import Look, look
 from nonlocalnet.inspection.save import WRITERS, save
 from nonlocalnet.runtime.device import pick_device
-from nonlocalnet.runtime.log import console, status
+from nonlocalnet.runtime.log import console, print_wide, status
 
 
 @dataclass(frozen=True)
@@ -111,5 +111,5 @@ def _print(found: Look) -> None:
             f"{mean['frames']:.1f} ({even['frames']:.1f})",
             common,
         )
-    console.print(table)
+    print_wide(table)
     console.print("means over positions; in brackets, if every position saw all alike")

@@ -168,7 +168,11 @@ def _describe(look: Look, number: int, block: BlockMap, thin: Thin) -> dict[str,
             "keys": summary.keys,
         },
         "points": [
-            {"at": _on_picture(block, point.query, picture), "reason": point.reason}
+            {
+                "at": _on_picture(block, point.query, picture),
+                "reason": point.reason,
+                "own": point.own,
+            }
             for point in points
         ],
     }

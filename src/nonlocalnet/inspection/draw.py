@@ -66,6 +66,7 @@ def figure3(
     for axis in axes[len(shown) :]:
         axis.set_visible(False)
     shares = attention.shares.reshape(keys[0].count, -1).sum(1)
+    told: set[int] = set()
     for frame, axis in zip(shown, axes, strict=False):
         plain = frames[frame].permute(1, 2, 0).numpy()
         picture = plain if style == "arrows" else paint(frames[frame], heat[frame])
@@ -74,8 +75,11 @@ def figure3(
         axis.spines[:].set_visible(False)
         if count > 1:
             when = f"frame {frame}" if times is None else f"{times[frame]:.2f} s"
-            share = shares[keys[0].nearest(frame + 0.5)]
-            axis.set_xlabel(f"{when} · {share:.0%}", fontsize=8, labelpad=2)
+            step = keys[0].nearest(frame + 0.5)
+            if step not in told:  # frames of one moment have its share together
+                when += f" · {shares[step]:.0%}"
+            told.add(step)
+            axis.set_xlabel(when, fontsize=8, labelpad=2)
     _frame_query(axes[shown.index(now)], attention, queries)
     if style != "heat":
         _draw_arrows(figure, axes, shown, attention, keys, (axes[shown.index(now)], query), top)
@@ -184,7 +188,7 @@ def _draw_legend(figure: Figure, attention: Attention, many: bool) -> None:
     axis.tick_params(length=2, pad=1)
     axis.spines[:].set_visible(False)
     if many:
-        text += " · percentages under the frames: attention to that moment"
+        text += " · percentages under frames: attention to that moment, up to the next one"
     figure.text(0.012 + 1.95 / width, 0.355 / height, text, fontsize=8, va="center")
 
 

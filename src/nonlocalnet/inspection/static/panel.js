@@ -187,6 +187,7 @@ export class Panel {
     pen.font = "12px system-ui, sans-serif";
     pen.textBaseline = "middle";
     const steps = this.block.keys[0];
+    let told = null;
     for (const [i, frame] of shown.entries()) {
       const place = film.places[i];
       draw.drawFrame(pen, this.images[frame], place, picture, this.block, this.light(frame));
@@ -198,8 +199,9 @@ export class Panel {
         pen.textAlign = "left";
         pen.fillText(times ? `${times[frame].toFixed(2)} s` : `${frame + 1}`, place.x + 2, middle);
         pen.textAlign = "right";
-        if (this.measured.shares[step] >= 0.001) pen.fillText(percent(this.measured.shares[step]), place.x + place.width - 2, middle);
+        if (step !== told && this.measured.shares[step] >= 0.001) pen.fillText(percent(this.measured.shares[step]), place.x + place.width - 2, middle);
       }
+      told = step; // frames of one moment have its share together
       pen.globalAlpha = 1;
       if (canvas === this.film && frame === this.frame() && picture.count > 1) {
         pen.fillStyle = colour;
@@ -289,9 +291,12 @@ export class Panel {
   }
 
   fillPoints() {
-    const points = this.block.points;
+    const points = this.block.points.filter((point) => point.own >= 0.05);
     this.points.replaceChildren();
-    if (!points.length) return;
+    if (!points.length) {
+      this.points.append(make("span", { className: "hint" }, "No point of this layer looks its own way: all look at the same places."));
+      return;
+    }
     this.points.append(
       make("span", { className: "label" }, "Points that look their own way"),
       make(

@@ -1,0 +1,14 @@
+from nonlocalnet.inspection.curves import curves
+from nonlocalnet.inspection.page import page, paragraph, picture, table
+
+
+def test_a_page_is_one_file_and_escapes_what_it_is_given():
+    figure = curves({"a": [([1], [1])]}, ylabel="%")
+    parts = [paragraph("<script>"), table(("<b>",), (("&",),)), picture(figure, 'say "x"')]
+    html = page("<title>", parts)
+    assert "<script>" not in html
+    assert "<b>" not in html
+    assert "&lt;script&gt;" in html
+    assert 'alt="say &quot;x&quot;"' in html
+    assert "src=" in html
+    assert html.count("src=") == html.count('src="data:image/png;base64,')
