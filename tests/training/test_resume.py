@@ -4,6 +4,7 @@ import dataclasses
 import json
 import os
 import random
+import shutil
 import signal
 import sys
 from pathlib import Path
@@ -278,3 +279,15 @@ def test_a_run_goes_on_from_another_working_directory(config, tmp_path, videos, 
     monkeypatch.chdir("/")
     saved = TrainConfig.find(config.out)
     assert train(dataclasses.replace(saved, iterations=2, resume=True)).iteration == 2
+
+
+@pytest.mark.parametrize("bad_videos", [4, 0])
+def test_an_error_ends_the_run_though_processes_decode(config, tmp_path, bad_videos):
+    data = shutil.copytree(config.data, tmp_path / "data")
+    for path in sorted((data / "same").iterdir())[:bad_videos]:
+        path.write_text("no video")
+    config = dataclasses.replace(config, data=data, lr=0.1 if bad_videos else 1e30)
+    process = start_training(config, iterations=50, workers=2)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 2, err
+    assert ("cannot be read, more than" if bad_videos else "the loss is") in err

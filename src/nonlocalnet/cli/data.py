@@ -138,7 +138,7 @@ def _resize(options: Resize) -> int:
             progress=bar.advance,
         )
     if report.bad:
-        table = Table("left out", "why", title=f"{len(report.bad)} videos could not be copied")
+        table = Table("left out", "why", title="could not be copied")
         for path, reason in report.bad[:SHOWN]:
             table.add_row(str(path), reason)
         print_wide(table)

@@ -13,6 +13,13 @@ from rich.table import Table
 from nonlocalnet.runtime.log import print_wide
 from nonlocalnet.runtime.runs import differing, find_runs
 
+# what tells little of two runs apart; --json has all
+LEFT_OUT = {
+    *("workers", "cache", "max_bad", "log_every", "eval_every", "checkpoint_every", "keep"),
+    *("device", "accumulate", "recompute", "tensorboard", "look", "look_at", "recipe"),
+    *("reference_batch", "test_side", "lr_steps", "precise_norm"),
+}
+
 
 @dataclass(frozen=True)
 class Options:
@@ -43,12 +50,13 @@ def command(options: Annotated[Options, tyro.conf.arg(name="")]) -> int:
 def _table(rows: list[dict[str, Any]], others: list[str]) -> Table:
     notes = ["notes"] if any(row["notes"] for row in rows) else []
     scores = ("best", "last", "loss", "clips/s")
+    others = [name for name in others if name not in LEFT_OUT]
     table = Table("run", "model", *others, "iteration", *scores, *notes)
     for row in rows:
         cells = [
             row["name"],
             row["model"] or "–",
-            *("–" if value is None else _text(value) for value in row["options"].values()),
+            *("–" if row["options"][k] is None else _text(row["options"][k]) for k in others),
             f"{row['iteration']}/{row['iterations'] or '?'}",
             "–" if row["best"] is None else f"{row['best']:.1f} {row['score']}",
             _number(row["last"], 1),

@@ -66,7 +66,8 @@ def run(args: list[str]) -> int:
     if options.print_config:
         print(options.config.resolve().as_json(), end="")
         return 0
-    check_start(options.config)
+    if not options.twin:  # which learns nothing anyway
+        check_start(options.config)
     result = train(options.config)
     console.print(f"weights: {result.weights}")
     return INTERRUPTED if result.interrupted else 0

@@ -76,7 +76,9 @@ def read_checkpoint(path: str | os.PathLike) -> Checkpoint:
     """
     path = Path(path)
     if not path.is_file():
-        raise FileNotFoundError(f"no weights file at {path}")
+        run = path / "best.safetensors"
+        hint = f": it is a run, its weights are {run}" if run.is_file() else ""
+        raise FileNotFoundError(f"no weights file at {path}{hint}")
     try:
         return _read(path)
     except ValueError as error:

@@ -234,6 +234,8 @@ def write_good(report: CheckReport, classes: list[str], folder: Path) -> list[Pa
         if lines:
             file.write_text("".join(lines), encoding="utf-8", errors="surrogateescape")
             written.append(file)
+        else:
+            file.unlink(missing_ok=True)  # of a check before
     (folder / "classes.txt").write_text("".join(f"{name}\n" for name in classes))
     return written
 

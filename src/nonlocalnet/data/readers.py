@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from nonlocalnet.data.tree import SUFFIXES
+from nonlocalnet.data.tree import SUFFIXES, is_video
 
 
 @dataclass(frozen=True)
@@ -60,22 +60,27 @@ def read_header(source: Path) -> list[str]:
 def read_folder(root: str | Path) -> tuple[list[VideoRecord], list[str]]:
     """Read a folder that has one folder per class.
 
-    Classes are the folders' names in alphabetical order, whether or not a folder has videos; a
-    video may lie at any depth below its class. Names are paths relative to `root`.
+    Classes are the names of the folders that have videos, in alphabetical order; a video may lie at
+    any depth below its class. Names are paths relative to `root`.
 
     Raises ValueError where there is no class folder or no video (known by `SUFFIXES`).
     """
     root = Path(root)
-    classes = sorted(p.name for p in root.iterdir() if p.is_dir() and not p.name.startswith("."))
+    folders = sorted(p.name for p in root.iterdir() if p.is_dir() and not p.name.startswith("."))
+    videos = {
+        name: [p for p in sorted((root / name).rglob("*")) if is_video(p.name)] for name in folders
+    }
+    classes = [name for name in folders if videos[name]]
     records = [
         VideoRecord(path, (label,), path.relative_to(root).as_posix())
         for label, name in enumerate(classes)
-        for path in sorted((root / name).rglob("*"))
-        if path.suffix.lower() in SUFFIXES and not path.name.startswith(".")
+        for path in videos[name]
     ]
     if not records:
+        here = any(is_video(p.name) for p in root.iterdir())
+        hint = "; they lie directly in it: is the data its parent folder?" if here else ""
         raise ValueError(
-            f"{root}: no videos found; expected CLASS/VIDEO with one of {', '.join(SUFFIXES)}"
+            f"{root}: no videos found; expected CLASS/VIDEO with one of {', '.join(SUFFIXES)}{hint}"
         )
     return records, classes
 
@@ -92,6 +97,8 @@ def read_list(
     Raises ValueError, naming file, line and content, for a line that is not of this form.
     """
     file = Path(file)
+    if is_video(file.name):
+        raise ValueError(f"{file} is a video: name a folder of videos, or a list of them")
     base = file.parent if root is None else Path(root)
     records = []
     # file names need not be UTF-8: surrogates carry their bytes through

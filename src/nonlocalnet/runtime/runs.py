@@ -69,9 +69,12 @@ def find_runs(folders: Iterable[Path]) -> list[Run]:
         FileNotFoundError: no such folder, or no run in it.
     """
     runs: dict[Path, Run] = {}
+    folders = list(folders)
     for folder in folders:
         files = [path for name in ("config.json", "metrics.jsonl") for path in folder.rglob(name)]
         found = sorted({path.parent for path in files})
+        if not found and folder.is_dir() and len(folders) > 1:
+            continue  # a run that was refused before it began
         if not found:
             raise FileNotFoundError(
                 f"no run in {folder}: name a folder that holds runs of nonlocalnet train"
@@ -82,6 +85,8 @@ def find_runs(folders: Iterable[Path]) -> list[Run]:
             name = path.resolve().name if path == folder else path.relative_to(folder).as_posix()
             if not any(path.samefile(other) for other in runs):
                 runs[path] = read_run(path, name)
+    if not runs:
+        raise FileNotFoundError(f"no run in any of {len(folders)} folders")
     names = Counter(run.name for run in runs.values())
     for path, run in runs.items():
         if names[run.name] > 1:  # of several folders

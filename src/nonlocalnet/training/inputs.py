@@ -5,8 +5,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import re
-import signal
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +18,7 @@ from nonlocalnet.data.readers import VideoRecord
 from nonlocalnet.data.sampling import ClipSpec
 from nonlocalnet.data.transforms import TestTransform, TrainTransform
 from nonlocalnet.data.video import Draw, VideoDataset
+from nonlocalnet.evaluation.workers import Obey
 from nonlocalnet.models.info import read_classes
 from nonlocalnet.models.registry import DEPTHS
 from nonlocalnet.models.weights import Start
@@ -27,7 +27,7 @@ from nonlocalnet.runtime.download import find_weights
 from nonlocalnet.runtime.log import status
 from nonlocalnet.training.config import TrainConfig
 
-Batches = Iterator[tuple[Tensor, Tensor, Tensor]]  # clips, target, indices
+Batches = Generator[tuple[Tensor, Tensor, Tensor]]  # clips, target, indices
 
 RESTARTS = 3  # of decoding processes, without a batch in between
 
@@ -91,43 +91,46 @@ def read_batches(
     """
     part = batch_size // (size() * accumulate)
     given = failures = 0
-    while True:
-        update, skip = divmod(given, accumulate)
-        loader = DataLoader(
-            dataset,
-            batch_size=part,
-            sampler=_Draws(len(dataset), batch_size, seed, start + update),
-            num_workers=workers,
-            worker_init_fn=_leave_signals_to_the_main_process,
-            pin_memory=pin_memory,
-            generator=torch.Generator(),  # its own: the first batch would draw from torch's
-        )
-        try:
-            for batch in itertools.islice(loader, skip, None):
-                yield batch
-                given, failures = given + 1, 0
-        except RuntimeError as error:
-            text = str(error)
-            if not re.search(r"DataLoader worker \(pid", text):
-                if "Original Traceback" in text:  # of a worker; its last line is the error
-                    text = text.strip().splitlines()[-1].removeprefix("RuntimeError: ")
-                raise RuntimeError(text) from None
-            failures += 1
-            if failures > RESTARTS:
-                raise RuntimeError(
-                    f"decoding processes die again and again ({text.splitlines()[0]}): the machine "
-                    "may be short of memory; try fewer --workers"
-                ) from None
-            status.print("a decoding process died; beginning again where it was", soft_wrap=True)
+    over = torch.zeros(1, dtype=torch.bool).share_memory_()
+    try:
+        while True:
+            update, skip = divmod(given, accumulate)
+            loader = DataLoader(
+                dataset,
+                batch_size=part,
+                sampler=_Draws(len(dataset), batch_size, seed, start + update),
+                num_workers=workers,
+                worker_init_fn=Obey(over),
+                pin_memory=pin_memory,
+                generator=torch.Generator(),  # its own: the first batch would draw from torch's
+            )
+            try:
+                for batch in itertools.islice(loader, skip, None):
+                    yield batch
+                    given, failures = given + 1, 0
+            except RuntimeError as error:
+                failures += 1
+                _check_goes_on(str(error), failures)
+    finally:
+        over.fill_(True)  # else processes would take their end by an error for Ctrl-C's, and wait
 
 
-def _leave_signals_to_the_main_process(worker: int) -> None:
-    """Let Ctrl-C, or a SIGTERM to the whole process group, end the run in order.
+def _check_goes_on(text: str, failures: int) -> None:
+    """Begin again after the death of a decoding process; other errors end the run.
 
-    The main process saves, then ends the workers; with a second SIGTERM where one does not hear.
+    Raises:
+        RuntimeError: in one sentence.
     """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, lambda number, _: signal.signal(number, signal.SIG_DFL))
+    if not re.search(r"DataLoader worker \(pid", text):
+        if "Original Traceback" in text:  # of a worker; its last line is the error
+            text = text.strip().splitlines()[-1].removeprefix("RuntimeError: ")
+        raise RuntimeError(text) from None
+    if failures > RESTARTS:
+        raise RuntimeError(
+            f"decoding processes die again and again ({text.splitlines()[0]}): the machine "
+            "may be short of memory; try fewer --workers"
+        ) from None
+    status.print("a decoding process died; beginning again where it was", soft_wrap=True)
 
 
 def find_start(config: TrainConfig) -> Path | None:

@@ -6,6 +6,7 @@ import contextlib
 import math
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -141,10 +142,12 @@ class _Run:
     def fit(self) -> Result:
         """Update until the last iteration or an interrupt; save what there is."""
         config = self.config
-        batches = self._read_batches(config.seed)
         shown = [RunningMean(WINDOW) for _ in range(4)]
         bar = Bar(config.model, config.iterations, self.iteration)
-        with bar, self.interrupt, explain_dead_processes(config.out):
+        batches = self._read_batches(config.seed)
+        with bar, self.interrupt, explain_dead_processes(config.out), closing(batches):
+            if self.iteration >= config.iterations:
+                status.print(f"--iterations {config.iterations} are done: nothing to train")
             asked = not self._settle()  # what a kill cut off
             while self.iteration < config.iterations and not asked:
                 numbers, asked = self._update(batches)
@@ -298,11 +301,11 @@ class _Run:
 
     def _clips_for_norms(self) -> Iterator[Tensor]:
         """Draw anew what precise norms are computed from; one batch if asked to end."""
-        batches = self._read_batches(mix(self.config.seed, self.iteration))
-        for clips, _, _ in islice(batches, self.config.precise_norm):
-            yield self._send(clips)
-            if self.interrupt.asked:
-                return
+        with closing(self._read_batches(mix(self.config.seed, self.iteration))) as batches:
+            for clips, _, _ in islice(batches, self.config.precise_norm):
+                yield self._send(clips)
+                if self.interrupt.asked:
+                    return
 
     def _validate(self) -> None:
         """Test the weights.
