@@ -146,7 +146,7 @@ def _draw_arrows(
         t, y, x = (axis.start + int(i) * axis.stride for axis, i in zip(keys, index, strict=True))
         nearest = min(range(len(shown)), key=lambda i: (abs(shown[i] + 0.5 - t), -shown[i]))
         colour = np.array(POSITIVE if weights[index] >= 0 else NEGATIVE) / 255
-        width = 0.7 + 2.2 * strength
+        width = 0.5 + 1.7 * strength
         arrow = ConnectionPatch(
             (start[1][2], start[1][1]),
             (x, y),
@@ -155,7 +155,7 @@ def _draw_arrows(
             axesA=start[0],
             axesB=axes[nearest],
             arrowstyle="-|>",
-            mutation_scale=7 + 5 * strength,
+            mutation_scale=6 + 4 * strength,
             linewidth=width,
             color=colour,
             alpha=0.45 + 0.55 * strength,
