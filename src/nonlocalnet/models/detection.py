@@ -1,0 +1,238 @@
+"""The paper's networks for COCO: torchvision's Mask R-CNN and Keypoint R-CNN with blocks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor, nn
+from torchvision.models.detection import KeypointRCNN, MaskRCNN
+from torchvision.models.detection.backbone_utils import BackboneWithFPN, _resnet_fpn_extractor
+from torchvision.models.resnet import Bottleneck, ResNet
+from torchvision.ops import FrozenBatchNorm2d
+
+from nonlocalnet.blocks.insertion import add_non_local
+from nonlocalnet.blocks.norm import Norm
+from nonlocalnet.errors import check_choice
+from nonlocalnet.ops import Pairwise
+
+HeadPlace = Literal["after_relu", "before_relu"]
+BackboneNorm = Literal["frozen", "batch", "sync"]
+
+COCO_CLASSES, PERSON_CLASSES = 91, 2  # with the background, as torchvision's weights have them
+HEAD_CONVOLUTIONS = 8
+FPN_LEVELS = 5  # of the backbone's stages, all may learn
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """A ResNet's depths and groups, and the residual block of res4 before the last one."""
+
+    depths: tuple[int, int, int, int]
+    groups: int = 1
+    width_per_group: int = 64
+
+    @property
+    def place(self) -> str:
+        """Where the block stands: right before the last residual block of res4."""
+        return f"layer3.{self.depths[2] - 2}"
+
+
+BACKBONES = {
+    "r50": Backbone((3, 4, 6, 3)),
+    "r101": Backbone((3, 4, 23, 3)),
+    "x152": Backbone((3, 8, 36, 3), groups=32, width_per_group=8),
+}
+
+
+@dataclass(frozen=True)
+class Row:
+    """A detector of the table."""
+
+    kind: Literal["mask", "keypoint"]
+    backbone: str
+    backbone_blocks: int
+    head_blocks: int = 0
+
+
+def _rows() -> Iterator[tuple[str, Row]]:
+    for backbone in BACKBONES:
+        yield f"mask_rcnn_{backbone}_fpn", Row("mask", backbone, 0)
+        yield f"mask_rcnn_{backbone}_fpn_nl1", Row("mask", backbone, 1)
+    for backbone in ("r50", "r101"):
+        yield f"keypoint_rcnn_{backbone}_fpn", Row("keypoint", backbone, 0)
+        yield f"keypoint_rcnn_{backbone}_fpn_nl4", Row("keypoint", backbone, 0, 4)
+        yield f"keypoint_rcnn_{backbone}_fpn_nl5", Row("keypoint", backbone, 1, 4)
+
+
+DETECTORS = dict(_rows())
+
+
+def list_detectors() -> list[str]:
+    """List the detectors by name.
+
+    >>> list_detectors()[:2]
+    ['mask_rcnn_r50_fpn', 'mask_rcnn_r50_fpn_nl1']
+    """
+    return list(DETECTORS)
+
+
+def create_detector(
+    name: str,
+    *,
+    num_classes: int | None = None,
+    norm: BackboneNorm = "frozen",
+    norm_eps: float = 1e-5,
+    trainable_stages: int = 3,
+    pairwise: Pairwise = "embedded_gaussian",
+    subsample: int | None = 2,
+    block_norm: Norm | None = None,
+    head_subsample: int | None = None,
+    head_inner_channels: int | None = None,
+    head_place: HeadPlace = "after_relu",
+    **options: Any,
+) -> MaskRCNN | KeypointRCNN:
+    """Build a detector of the paper's Tables 5 and 6 on torchvision's R-CNN.
+
+    One non-local block stands right before the last residual block of res4 (`_nl1`, `_nl5`); in the
+    keypoint head of 8 convolutions, one after every 2 (`_nl4`, `_nl5`). Blocks are the identity
+    until they are trained, so torchvision's released weights load (`load_detector_weights`) and
+    give the same detections.
+
+    Args:
+        name: a row; `list_detectors` gives them. X152 is the 32x8d ResNeXt.
+        num_classes: with the background; by default 91 of COCO, for keypoints 2.
+        norm: of the backbone: "frozen", "batch" or "sync" (over processes).
+        norm_eps: of the frozen norms. torchvision's COCO_V1 weights are made for 0.
+        trainable_stages: how many of the backbone's five stages learn, from the last on.
+        pairwise: of all blocks.
+        subsample, block_norm: of the backbone's block, as in `NonLocalBlock`.
+        head_subsample, head_inner_channels, head_place: of the head's blocks; inner channels by
+            default half of 512; the place is after the second convolution's ReLU or before it.
+        options: of torchvision's `MaskRCNN` or `KeypointRCNN`: min_size, box_score_thresh, ...
+
+    Returns:
+        torchvision's own class; `.config` holds the arguments that build it again.
+
+    Raises:
+        ValueError: an unknown name or choice.
+
+    Source: paper, section 5.2 and Tables 5 and 6. What it leaves open, and our defaults: the norms
+    are frozen, as the detectors of its time and torchvision's; then the block has none and W_z
+    starts at zero, as the official code has it for frozen networks. The backbone's keys are
+    subsampled, which the paper says it does in space (section 3.3); the head's 14 x 14 positions
+    are not, as pooling 196 keys saves nothing. ReLU comes before the head's blocks, as in the
+    backbone, where a block follows a whole residual block.
+
+    >>> net = create_detector("mask_rcnn_r50_fpn_nl1", num_classes=5, min_size=64)
+    >>> net.backbone.body.layer3[4].non_local.subsample
+    (2, 2)
+    """
+    check_choice("detector", name, DETECTORS)
+    check_choice("norm", norm, get_args(BackboneNorm))
+    check_choice("head_place", head_place, get_args(HeadPlace))
+    row = DETECTORS[name]
+    if num_classes is None:
+        num_classes = COCO_CLASSES if row.kind == "mask" else PERSON_CLASSES
+    if num_classes < 2:
+        raise ValueError(f"num_classes counts the background too: at least 2; got {num_classes}")
+    if not 0 <= trainable_stages <= FPN_LEVELS:
+        raise ValueError(f"trainable_stages must be from 0 to {FPN_LEVELS}; got {trainable_stages}")
+    backbone = _make_backbone(BACKBONES[row.backbone], norm, norm_eps, trainable_stages)
+    network: Any  # torchvision's attributes are not declared
+    network = (MaskRCNN if row.kind == "mask" else KeypointRCNN)(backbone, num_classes, **options)
+    if row.backbone_blocks:
+        add_non_local(
+            backbone.body,
+            BACKBONES[row.backbone].place,
+            example=torch.zeros(1, 3, 64, 64),
+            verbose=False,
+            pairwise=pairwise,
+            subsample=subsample,
+            norm=block_norm,
+        )
+    if row.head_blocks:
+        head = network.roi_heads.keypoint_head
+        second = [4 * k + (3 if head_place == "after_relu" else 2) for k in range(row.head_blocks)]
+        add_non_local(
+            head,
+            [str(index) for index in second],
+            example=torch.zeros(1, backbone.out_channels, 14, 14),
+            verbose=False,
+            pairwise=pairwise,
+            subsample=head_subsample,
+            inner_channels=head_inner_channels,
+            norm=None,
+        )
+    network.config = {
+        "name": name,
+        "num_classes": num_classes,
+        "norm": norm,
+        "norm_eps": norm_eps,
+        "trainable_stages": trainable_stages,
+        "pairwise": pairwise,
+        "subsample": subsample,
+        "block_norm": block_norm,
+        "head_subsample": head_subsample,
+        "head_inner_channels": head_inner_channels,
+        "head_place": head_place,
+        **options,
+    }
+    return network
+
+
+def load_detector_weights(network: nn.Module, state: Mapping[str, Tensor]) -> list[str]:
+    """Fill a detector with the tensors of torchvision's, or of one of ours.
+
+    Blocks that `state` does not have stay as they are. -> the names of their tensors.
+
+    Raises:
+        ValueError: tensors that are missing, unknown or of another shape; the network is then
+            unchanged.
+    """
+    own = network.state_dict()
+    given = {name: t for name, t in state.items() if not name.endswith("num_batches_tracked")}
+    expected = {name for name in own if not name.endswith("num_batches_tracked")}
+    missing = sorted(expected - given.keys())
+    blocks = [name for name in missing if ".non_local." in name]
+    lacking = [name for name in missing if ".non_local." not in name]
+    unknown = sorted(given.keys() - expected)
+    shapes = [name for name in given.keys() & expected if given[name].shape != own[name].shape]
+    for what, names in (("lack", lacking), ("have", unknown)):
+        if names:
+            raise ValueError(
+                f"these weights {what} {names[0]}{_more(names)}, which this detector "
+                f"{'has' if what == 'lack' else 'has not'}: are they of the same kind and depth?"
+            )
+    if shapes:
+        name = sorted(shapes)[0]
+        raise ValueError(
+            f"{name} is {tuple(given[name].shape)} in these weights and {tuple(own[name].shape)} "
+            f"here{_more(shapes)}: num_classes may differ"
+        )
+    network.load_state_dict(given, strict=False)
+    return blocks
+
+
+def _more(names: list[str]) -> str:
+    return f" and {len(names) - 1} more" if len(names) > 1 else ""
+
+
+def _make_backbone(
+    of: Backbone, norm: BackboneNorm, eps: float, trainable_stages: int
+) -> BackboneWithFPN:
+    def make_norm(channels: int) -> nn.Module:
+        if norm == "frozen":
+            return FrozenBatchNorm2d(channels, eps=eps)
+        return (nn.BatchNorm2d if norm == "batch" else nn.SyncBatchNorm)(channels)
+
+    body = ResNet(
+        Bottleneck,
+        list(of.depths),
+        groups=of.groups,
+        width_per_group=of.width_per_group,
+        norm_layer=make_norm,
+    )
+    return _resnet_fpn_extractor(body, trainable_stages)
