@@ -20,7 +20,7 @@ def make_network(seed, **options):
     return network
 
 
-def wait_until(condition, what, seconds=20):
+def wait_until(condition, what, seconds=60):
     """Wait for a condition of the page."""
     end = time.monotonic() + seconds
     while not condition():

@@ -14,6 +14,7 @@ import pytest
 
 from nonlocalnet.data import container
 from nonlocalnet.data.decode import VideoError, decode, decode_all, probe
+from nonlocalnet.data.encode import write_video
 
 
 def refused(path: Path, said: str) -> None:
@@ -40,6 +41,20 @@ def test_not_a_video(tmp_path, name, content, said):
     path = tmp_path / name
     path.write_bytes(content)
     refused(path, said)
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("list.ffconcat", "ffconcat version 1.0\nfile real.mp4\n"),
+        ("upload", "ffconcat version 1.0\nfile real.mp4\n"),
+        ("list.m3u8", "#EXTM3U\n#EXT-X-TARGETDURATION:9\n#EXTINF:9.0,\nreal.mp4\n#EXT-X-ENDLIST\n"),
+    ],
+)
+def test_a_list_shows_no_other_file(tmp_path, name, text):
+    write_video(tmp_path / "real.mp4", np.zeros((4, 16, 16, 3), np.uint8))
+    (tmp_path / name).write_text(text)
+    refused(tmp_path / name, "a list of other files, not a video")
 
 
 def test_missing_directory_and_pipe(tmp_path):

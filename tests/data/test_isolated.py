@@ -3,11 +3,12 @@ from __future__ import annotations
 import multiprocessing
 import os
 import time
+from pathlib import Path
 
 import pytest
 
 from nonlocalnet.data import isolated as module
-from nonlocalnet.data.isolated import Lost, run_isolated
+from nonlocalnet.data.isolated import IsolatedCall, Lost, run_isolated
 
 
 def test_errors_deaths_and_hanging_end_nothing():
@@ -45,3 +46,40 @@ def test_the_start_of_a_process_is_not_counted(monkeypatch):
     monkeypatch.setattr(fork, "set_forkserver_preload", lambda names: None, raising=False)
     monkeypatch.setattr(module.multiprocessing, "get_context", lambda kind: fork)
     assert list(run_isolated(eval, [("7",)], workers=1, time_limit=0.5)) == [(0, 7)]
+
+
+def take(n):
+    return len(bytes(n))
+
+
+@pytest.fixture(scope="module")
+def call():
+    call = IsolatedCall(time_limit=1.0, memory_limit=256 << 20, modules=["time"])
+    yield call
+    call.close()
+
+
+def test_calls_go_to_one_process_while_it_lives(call):
+    first = call(os.getpid)
+    assert first != os.getpid()
+    assert call(os.getpid) == first
+
+
+def test_a_call_that_takes_too_long_is_ended(call):
+    before = call(os.getpid)
+    lost = call(time.sleep, 60)
+    assert lost.reason == "took longer than 1 s"
+    assert call(os.getpid) != before
+
+
+def test_a_call_that_takes_too_much_memory_is_refused(call):
+    if not Path("/proc/self/statm").exists():
+        pytest.skip("a limit of Linux")
+    assert call(take, 10 << 20) == 10 << 20
+    assert call(take, 1 << 30).reason == "it needs more memory than it may take"
+    assert call(take, 10 << 20) == 10 << 20
+
+
+def test_a_process_that_dies_is_replaced(call):
+    assert call(os._exit, 3).reason == "the process that read it died (exit code 3)"
+    assert call(max, 1, 2) == 2

@@ -100,6 +100,24 @@ def test_the_mode_and_the_norms_are_left_alone():
     assert torch.equal(net.norm1.running_mean, before)
 
 
+def test_a_norm_that_was_frozen_by_hand_stays_frozen():
+    norm = nn.BatchNorm2d(3)
+    net = nn.Sequential(nn.Conv2d(3, 3, 1), norm, nl.NonLocalBlock(3, 2)).train()
+    norm.eval()
+    analyse(net, torch.rand(3, 4, 4))
+    assert [module.training for module in net] == [True, False, True]
+
+    class Fails(nn.Module):
+        def forward(self, x):
+            raise ArithmeticError
+
+    net.append(Fails())
+    with pytest.raises(ArithmeticError):
+        analyse(net, torch.rand(3, 4, 4))
+    assert [module.training for module in net] == [True, False, True, True]
+    assert not net[2]._forward_pre_hooks
+
+
 def test_what_cannot_be_analysed():
     with pytest.raises(ValueError, match="no non-local block"):
         analyse(nn.Conv2d(3, 3, 1), torch.rand(3, 4, 4))

@@ -1,5 +1,6 @@
 import json
 import re
+from html.parser import HTMLParser
 
 import numpy as np
 import pytest
@@ -7,7 +8,16 @@ import torch
 from torch import nn
 
 import nonlocalnet as nl
-from nonlocalnet.inspection.document import MIB, about, page, part, parts, write_page
+from nonlocalnet.inspection.document import (
+    MIB,
+    _kept,
+    about,
+    notebook,
+    page,
+    part,
+    parts,
+    write_page,
+)
 
 PAIRWISE = ["gaussian", "embedded_gaussian", "dot_product", "concatenation"]
 
@@ -79,6 +89,66 @@ def test_the_page_stays_within_its_size(tmp_path):
     with pytest.raises(ValueError, match=r"more than max_mib = 0\.2 with every eighth"):
         write_page(found, tmp_path / "b.html", max_mib=0.2)
     assert not (tmp_path / "b.html").exists()
+
+
+def test_all_of_the_page_counts_not_numbers_alone(tmp_path):
+    found = look_with(size=(4, 24, 24), inner_channels=64)
+    whole = len(page(found).encode())
+    sizes = []
+    for part_of in range(30, 105, 5):
+        most = whole * part_of / 100 / MIB
+        try:
+            text = page(found, max_mib=most)
+        except ValueError:
+            continue
+        sizes.append(len(text.encode()))
+        assert sizes[-1] <= most * MIB
+    assert len(set(sizes)) > 2  # whole, and thinned by two and by four at least
+
+
+def test_an_axis_shorter_than_its_factor_keeps_a_position():
+    block = nl.NonLocalBlock(3, 3, "gaussian")
+    found = nl.look(nn.Sequential(block), torch.rand(3, 1, 2, 2))
+    for k, n in ((2, 1), (4, 2), (8, 3), (8, 4)):
+        told, (theta, _) = numbers_of(found, {"0": (1, k, k)})
+        assert [axis["count"] for axis in told["queries"]] == [1, 1, 1]
+        assert len(theta) == 1
+        assert len(range(n)[_kept(n, k)]) == 1
+
+
+def test_the_page_is_utf_8_wherever_it_is_written(tmp_path):
+    found = look_with()
+    object.__setattr__(found, "title", "θ – ein Blick")
+    write_page(found, tmp_path / "a.html")
+    assert "<h1>θ – ein Blick</h1>" in (tmp_path / "a.html").read_bytes().decode("utf-8")
+
+
+class Elements(HTMLParser):
+    def __init__(self):
+        super().__init__()
+        self.seen = []
+
+    def handle_starttag(self, tag, attrs):
+        self.seen.append((tag, dict(attrs)))
+
+
+def test_a_title_makes_no_elements():
+    found, evil = look_with(), "</script></title><img src=x onerror=alert(1)>\"'&lt;$title"
+    plain, other = Elements(), Elements()
+    plain.feed(page(found))
+    object.__setattr__(found, "title", evil)
+    other.feed(page(found))
+    assert other.seen == plain.seen
+    assert not any("onerror" in attributes for _, attributes in other.seen)
+
+
+def test_a_notebook_gets_the_page_in_a_frame_of_its_own():
+    found, frame = look_with(), Elements()
+    frame.feed(notebook(found))
+    ((tag, attributes),) = frame.seen
+    assert tag == "iframe"
+    assert attributes["srcdoc"] == page(found)
+    assert "allow-same-origin" not in attributes["sandbox"]
 
 
 def test_the_page_is_one_file_and_asks_for_nothing():

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from torch import nn
 
@@ -46,12 +46,15 @@ layer = st.tuples(
 @settings(max_examples=60, deadline=None)
 @given(st.lists(layer, min_size=1, max_size=3))
 def test_centres_are_those_of_receptive_fields(layers):
-    modules, length = [], 61
+    modules, length, left = [], 61, 61
     for kind, kernel, stride, padding, dilation in layers:
         if kind == "conv":
             modules.append(nn.Conv1d(1, 1, kernel, stride, padding, dilation, bias=False))
         else:
-            modules.append(nn.AvgPool1d(kernel, stride, min(padding, kernel // 2)))
+            padding, dilation = min(padding, kernel // 2), 1
+            modules.append(nn.AvgPool1d(kernel, stride, padding))
+        left = (left + 2 * padding - dilation * (kernel - 1) - 1) // stride + 1
+        assume(left > 0)  # a window larger than its map gives none
     net = ones(nn.Sequential(*modules))
     (axis,), (count,) = traced_grid(net, (length,))
     assert axis.count == count
@@ -131,3 +134,167 @@ def test_images_and_sequences_on_a_picture():
     assert image == (Axis(0.5, 1, 1), Axis(1, 2, 4), Axis(2, 4, 3))
     sequence = lift((Axis(1, 2, 5),), (10,), (1, 96, 640))
     assert sequence == (Axis(0.5, 1, 1), Axis(48, 96, 1), Axis(64, 128, 5))
+
+
+class Conducting(nn.Module):
+    """A layer that lets all of its window through: a maximum or a mean becomes a sum."""
+
+    def __init__(self, layer):
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, x):
+        dims = x.ndim - 2
+        words = [getattr(self.layer, name, 1) for name in ("stride", "padding", "dilation")]
+        kernel, *words = [
+            (w,) * dims if isinstance(w, int) else tuple(w)
+            for w in (self.layer.kernel_size, *words)
+        ]
+        conv = getattr(nn.functional, f"conv{dims}d")
+        return conv(x, x.new_ones(x.shape[1], 1, *kernel), None, *words, groups=x.shape[1])
+
+
+def conducting(net):
+    """Make every input of every window count, so that gradients show whole receptive fields."""
+    pools = (nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d, nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d)
+    for parent in list(net.modules()):
+        for name, child in parent.named_children():
+            if isinstance(child, pools):
+                setattr(parent, name, Conducting(child))
+            elif isinstance(child, nl.NonLocalBlock | nn.BatchNorm3d):
+                setattr(parent, name, nn.Identity())
+    return ones(net)
+
+
+def whole_fields(run, size, count, width, axis, channels=1):
+    """Centres along an axis of the fields that the border does not cut: {position: centre}."""
+    found = {}
+    x = torch.ones(1, channels, *size, dtype=torch.float64, requires_grad=True)
+    y = run(x).sum(1)[0]
+    for i in range(count[axis]):
+        position = [n // 2 for n in count]
+        position[axis] = i
+        (gradient,) = torch.autograd.grad(y[tuple(position)], x, retain_graph=True)
+        used = gradient[0].sum(0).nonzero()[:, axis]
+        first, last = int(used.min()), int(used.max())
+        if last - first + 1 == width:
+            found[i] = (first + last + 1) / 2
+    return found
+
+
+WINDOW = st.integers(1, 5).flatmap(
+    lambda k: st.tuples(st.just(k), st.integers(1, 3), st.integers(0, k // 2), st.integers(1, 3))
+)
+
+
+@pytest.mark.parametrize("dims", [1, 2, 3])
+@settings(max_examples=15, deadline=None)
+@given(data=st.data())
+def test_random_networks_with_maxima_at_every_position(dims, data):
+    size = (41,) if dims == 1 else (19, 23) if dims == 2 else (9, 12, 14)
+    modules, width, jump, count = [], [1] * dims, [1] * dims, list(size)
+    for _ in range(data.draw(st.integers(1, 4 - dims // 2))):
+        words = data.draw(st.tuples(*[WINDOW] * dims))
+        kernel, stride, padding, dilation = map(tuple, zip(*words, strict=True))
+        if data.draw(st.booleans()):
+            pool = {1: nn.MaxPool1d, 2: nn.MaxPool2d, 3: nn.MaxPool3d}[dims]
+            layer = pool(kernel, stride, padding, dilation)
+        else:  # up to half a window, as pooling: a map that is padded further may grow
+            padding = tuple(min(p, (k - 1) // 2) for p, k in zip(padding, kernel, strict=True))
+            layer = CONV[dims](1, 1, kernel, stride, padding, dilation, bias=False)
+        after = [
+            (n + 2 * p - d * (k - 1) - 1) // s + 1
+            for n, k, s, p, d in zip(count, kernel, stride, padding, dilation, strict=True)
+        ]
+        if min(after) < 1 or any(a > b for a, b in zip(after, count, strict=True)):
+            continue
+        if after == count and any(k % 2 == 0 for k in kernel):
+            continue
+        modules.append(layer)
+        taken = zip(width, jump, kernel, dilation, strict=True)
+        width = [w + j * d * (k - 1) for w, j, k, d in taken]
+        jump = [j * s for j, s in zip(jump, stride, strict=True)]
+        count = after
+    net = ones(nn.Sequential(*modules))
+    grid, out = traced_grid(net, size)
+    assert out == tuple(count)
+    conducting(net)
+    for axis in range(dims):
+        found = whole_fields(net, size, count, width[axis], axis)
+        assert found == {i: grid[axis].start + i * grid[axis].stride for i in found}
+
+
+class Shortcut(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Conv2d(1, 1, 4, 2, bias=False)
+        self.branch = nn.Conv2d(1, 1, 5, 2, 2, bias=False)
+        self.shortcut = nn.Conv2d(1, 1, 1, 2, bias=False)
+        self.last = nn.Conv2d(1, 1, 2, bias=False)
+
+    def forward(self, x):
+        x = self.stem(x)
+        return self.last(self.branch(x) + self.shortcut(x))
+
+
+def test_a_shortcut_lies_where_its_branch_lies():
+    net, size = ones(Shortcut()), (37, 42)
+    grid, count = traced_grid(net, size)
+    for axis in (0, 1):  # 4 pixels, 4 steps of 2, 1 of 4
+        found = whole_fields(net, size, count, 4 + 4 * 2 + 4, axis)
+        assert len(found) > 3
+        assert found == {i: grid[axis].start + i * grid[axis].stride for i in found}
+
+
+@pytest.mark.parametrize("name", ["c2d_tiny", "i3d_tiny_nl2"])
+def test_every_stage_of_the_tiny_networks_by_gradients(name):
+    net, size = nl.create_model(name, num_classes=2, clip="8x1", crop=32).eval(), (8, 64, 73)
+    with torch.no_grad(), traced(net, size) as grids:
+        maps = {}
+        net.features(torch.zeros(1, 3, *size), maps)
+    shapes = {stage: tuple(maps[stage].shape[2:]) for stage in ("pool1", "res3")}
+    conducting(net)
+    # conv1 is 3 wide, pool1 adds 2 of its steps of 2; res2's and res3's 3 x 3 add 2 of 4 each
+    # (res3's second one, after the stride, 2 of 8)
+    for stage, width in {"pool1": 3 + 4, "res3": 3 + 4 + 8 + 8 + 16}.items():
+
+        def run(x, stage=stage):
+            kept = {}
+            net.features(x, kept)
+            return kept[stage]
+
+        for axis in (1, 2):
+            found = whole_fields(run, size, shapes[stage], width, axis, channels=3)
+            grid = grids[shapes[stage]][axis]
+            assert found
+            assert found == {i: grid.start + i * grid.stride for i in found}
+
+
+@pytest.mark.parametrize(
+    ("name", "clip", "time"),
+    [
+        # pool2 puts two frames together: between frames 0 and 1 the first, then every second
+        ("c2d_r50_nl5", "8x8", Axis(1, 2, 4)),
+        ("i3d_r50_nl5", "8x8", Axis(1, 2, 4)),
+        # conv1 takes every second frame (0.5), pool1 two of these (1.5), pool2 two of those (3.5)
+        ("i3d_r50_nl5", "32x2", Axis(3.5, 8, 4)),
+    ],
+)
+def test_the_official_table(name, clip, time):
+    with torch.device("meta"):
+        net = nl.create_model(name, clip=clip).eval()
+    size = (int(clip.split("x")[0]), 224, 224)
+    with torch.no_grad(), traced(net, size) as grids:
+        net.features(torch.zeros(1, 3, *size, device="meta"))
+    # conv1 7x7/2, padding 3: 0.5 and every second pixel; pool1 3x3/2 without padding: 2.5, 6.5, ...
+    # 55 of these; each stage takes every second one: 28, 14, 7
+    assert grids[size[0] // (4 if clip == "32x2" else 1), 55, 55][1] == Axis(2.5, 4, 55)
+    for stride, count in ((8, 28), (16, 14), (32, 7)):
+        assert grids[4, count, count] == (time, *[Axis(2.5, stride, count)] * 2)
+
+
+def test_hooks_are_taken_off_after_an_error():
+    net = nn.Sequential(nn.Conv2d(1, 1, 3))
+    with pytest.raises(RuntimeError), traced(net, (9, 9)):
+        net(torch.zeros(1, 2, 9, 9))
+    assert not net[0]._forward_hooks

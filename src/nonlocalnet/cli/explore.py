@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import math
+import signal
 import socket
+import sys
 import tempfile
 import webbrowser
 from dataclasses import dataclass
@@ -21,7 +24,7 @@ from nonlocalnet.models.video_resnet import VideoResNet
 from nonlocalnet.runtime.device import pick_device
 from nonlocalnet.runtime.log import status
 
-CONNECTIONS = 200
+CONNECTIONS, BACKLOG = 200, 128
 
 
 @dataclass(frozen=True)
@@ -49,6 +52,10 @@ class Options:
 
 
 def command(options: Annotated[Options, tyro.conf.arg(name="")]) -> int:
+    if not 0 < options.max_upload_mib < math.inf:
+        raise ValueError(f"--max-upload-mib must be positive; got {options.max_upload_mib}")
+    if not 0 <= options.port < 1 << 16:
+        raise ValueError(f"--port must be from 0 to {(1 << 16) - 1}; got {options.port}")
     if not options.weights:
         raise ValueError("name the weights of at least one network: --weights W")
     videos = videos_of(options.source)
@@ -69,8 +76,10 @@ def command(options: Annotated[Options, tyro.conf.arg(name="")]) -> int:
         status.print(f"{address}  (Ctrl-C ends)", soft_wrap=True)
         if options.open:
             webbrowser.open(address)
+        # uvicorn ends in order, then lets the signal do what it did before
+        signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
         config = uvicorn.Config(
-            app, log_level="warning", limit_concurrency=CONNECTIONS, timeout_graceful_shutdown=2
+            app, log_level="critical", limit_concurrency=CONNECTIONS, timeout_graceful_shutdown=2
         )
         uvicorn.Server(config).run(sockets=[listener])
     return 0
@@ -96,6 +105,7 @@ def _listen(options: Options) -> socket.socket:
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind((options.host, options.port))
+        listener.listen(BACKLOG)  # so that who reads the address can ask at once
     except OSError as error:
         listener.close()
         raise ValueError(

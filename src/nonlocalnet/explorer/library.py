@@ -64,6 +64,8 @@ class Library:
         self._decode = IsolatedCall(
             time_limit=DECODING, memory_limit=MEMORY, modules=[read_clip.__module__]
         )
+        # it takes seconds to start, which the first video need not wait for
+        threading.Thread(target=self._decode, args=(int,), daemon=True).start()
 
     def videos(self) -> list[Video]:
         """List the videos, uploads last."""

@@ -26,6 +26,7 @@ from starlette.routing import Route
 from nonlocalnet.data.decode import VideoError
 from nonlocalnet.explorer.library import Library, Unknown
 from nonlocalnet.inspection import document
+from nonlocalnet.runtime.log import status
 
 MIB = 1 << 20
 SILENCE = 15.0  # seconds that an upload may pause
@@ -178,6 +179,8 @@ def make_app(
             ValueError: _say(lambda error: 400, str),
             ClientDisconnect: _say(lambda error: 400, lambda error: "the sender went away"),
             404: _say(lambda error: 404, lambda error: "there is no such page"),
+            405: _say(lambda error: 405, lambda error: "this cannot be done here"),
+            Exception: _fail,
         },
         lifespan=_closing(library),
     )
@@ -218,12 +221,18 @@ def _is_wildcard(host: str) -> bool:
 
 
 def _say(
-    status: Callable[[Any], int], reason: Callable[[Any], str]
+    code: Callable[[Any], int], reason: Callable[[Any], str]
 ) -> Callable[[Request, Exception], Awaitable[Response]]:
     async def answer(request: Request, error: Exception) -> Response:
-        return JSONResponse({"error": reason(error)}, status_code=status(error))
+        return JSONResponse({"error": reason(error)}, status_code=code(error))
 
     return answer
+
+
+async def _fail(request: Request, error: Exception) -> Response:
+    """Answer what nobody foresaw, and tell it to who runs the server."""
+    status.print(f"{request.url.path}: {type(error).__name__}: {error}", soft_wrap=True)
+    return JSONResponse({"error": "something went wrong here; the server says what"}, 500)
 
 
 async def _add_headers(request: Request, call_next: RequestResponseEndpoint) -> Response:

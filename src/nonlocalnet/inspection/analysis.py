@@ -228,14 +228,15 @@ def analyse(
         return lambda _, args: inputs.update({name: args[0]})
 
     handles = [block.register_forward_pre_hook(keep(name)) for name, block in blocks.items()]
-    was_training = model.training
+    modes = {module: module.training for module in model.modules()}
     model.eval()
     try:
         device = next(model.parameters()).device
         with traced(model, size) as grids:
             output = (forward or model)(clip.unsqueeze(0).to(device))
     finally:
-        model.train(was_training)
+        for module, mode in modes.items():
+            module.training = mode
         for handle in handles:
             handle.remove()
     found = {

@@ -7,6 +7,7 @@ import dataclasses
 import html
 import io
 import json
+import math
 from importlib.resources import files
 from pathlib import Path
 from string import Template
@@ -26,12 +27,13 @@ from nonlocalnet.runtime.checkpoint import write_atomically
 MIB = 1 << 20
 MODULES = ("attention", "draw", "panel", "app")
 QUALITY = 88  # of JPEG frames
+SPARE = 512  # bytes a block, for its longer description where positions are left out
 Thin = tuple[int, int, int]
 
 
 def static(name: str) -> str:
     """Read a file of the page: look.css, a module, page.html."""
-    return files("nonlocalnet.inspection").joinpath("static", name).read_text()
+    return files("nonlocalnet.inspection").joinpath("static", name).read_text("utf-8")
 
 
 def about(look: Look, thin: dict[str, Thin] | None = None) -> dict[str, Any]:
@@ -89,19 +91,24 @@ def write_page(look: Look, path: Path, *, max_mib: float = 32.0) -> None:
     """Write the page.
 
     Rows of weights are computed in the page from θ and φ in float16, which are linear in the
-    positions, not from N x M numbers. Where they exceed `max_mib`, every second position of the
-    largest blocks is left out, along the axis with most positions, until they fit.
+    positions, not from N x M numbers. Where the file would exceed `max_mib`, every second position
+    of the largest blocks is left out, along the axis with most positions, until it fits.
 
     Raises:
-        ValueError: they do not fit with every eighth position alone either.
+        ValueError: it does not fit with every eighth position alone either.
     """
-    write_atomically(path, lambda file: file.write_text(page(look, max_mib=max_mib)))
+    text = page(look, max_mib=max_mib)
+    write_atomically(path, lambda file: file.write_text(text, encoding="utf-8"))
 
 
 def page(look: Look, *, max_mib: float = 32.0) -> str:
     """Make the page's text."""
     thin = _fit(look, int(max_mib * MIB))
-    blobs = {name: base64.b64encode(data).decode() for name, data in parts(look, thin).items()}
+    return _text(look, thin, parts(look, thin))
+
+
+def _text(look: Look, thin: dict[str, Thin], numbers: dict[str, bytes]) -> str:
+    blobs = {name: base64.b64encode(data).decode() for name, data in numbers.items()}
     modules = {
         f"look/{name}": "data:text/javascript;base64,"
         + base64.b64encode(static(f"{name}.js").encode()).decode()
@@ -140,7 +147,7 @@ def _describe(look: Look, number: int, block: BlockMap, thin: Thin) -> dict[str,
     queries, keys = (lift(grid, block.clip, picture) for grid in (block.queries, block.keys))
     summary, points = look.summaries[block.name]
     (_, theta), (_, phi) = _numbers(block, thin)
-    offsets = [_offset(axis, k) for axis, k in zip(queries, thin, strict=True)]
+    offsets = [_kept(axis.count, k).start for axis, k in zip(queries, thin, strict=True)]
     key_group = None
     if block.group:
         key_group = block.group * keys[0].count // queries[0].count
@@ -181,17 +188,16 @@ def _describe(look: Look, number: int, block: BlockMap, thin: Thin) -> dict[str,
 def _fit(look: Look, most: int) -> dict[str, Thin]:
     """Choose how many positions of each block are kept so that all numbers fit."""
     thin: dict[str, Thin] = dict.fromkeys(look.analysis.blocks, (1, 1, 1))
-    frames = sum(len(_jpeg(frame)) for frame in look.frames)
+    rest = len(_text(look, thin, {}).encode()) + SPARE * len(thin)
 
     def bytes_of(block: BlockMap) -> int:
-        kept = 1
-        for count, k in zip(_three(block.size), thin[block.name], strict=True):
-            kept *= -(-(count - k // 2) // k)
+        axes = zip(_three(block.size), thin[block.name], strict=True)
+        kept = math.prod(len(range(n)[_kept(n, k)]) for n, k in axes)
         return (kept + block.phi.shape[0] * block.phi.shape[1]) * block.theta.shape[2] * 2
 
     while True:
         sizes = {name: bytes_of(block) for name, block in look.analysis.blocks.items()}
-        if frames + sum(sizes.values()) * 4 // 3 <= most:
+        if rest + sum(sizes.values()) * 4 // 3 <= most:
             return thin
         open_ones = [name for name in sizes if max(thin[name]) < 8]
         if not open_ones:
@@ -210,7 +216,7 @@ def _numbers(block: BlockMap, thin: Thin) -> tuple[tuple[bytes, float], tuple[by
     """Give θ and φ as float16, each with the factor that takes it back."""
     theta, phi = block.in_order()
     size = _three(block.size)
-    cut = tuple(slice(min(k // 2, n - 1), None, k) for k, n in zip(thin, size, strict=True))
+    cut = tuple(_kept(n, k) for n, k in zip(size, thin, strict=True))
     theta = theta.view(*size, -1)[cut].flatten(0, 2)
     return _half(theta), _half(phi)
 
@@ -220,8 +226,9 @@ def _half(values: Tensor) -> tuple[bytes, float]:
     return (values / factor).to(torch.float16).contiguous().numpy().astype("<f2").tobytes(), factor
 
 
-def _offset(axis: Axis, k: int) -> int:
-    return min(k // 2, axis.count - 1)
+def _kept(count: int, k: int) -> slice:
+    """Every k-th of so many positions, from the middle of the first k."""
+    return slice(min(k // 2, count - 1), None, k)
 
 
 def _thinned(axis: Axis, k: int, offset: int) -> dict[str, float]:

@@ -109,11 +109,7 @@ def traced(model: nn.Module, size: Sequence[int]) -> Generator[dict[tuple[int, .
             return
         words = [_each(getattr(layer, name, 1), len(before)) for name in ("kernel_size", "stride")]
         dilations = _each(getattr(layer, "dilation", 1), len(before))
-        paddings = layer.padding
-        if paddings == "same":
-            paddings = [d * (k - 1) // 2 for d, k in zip(dilations, words[0], strict=True)]
-        elif paddings == "valid":
-            paddings = 0
+        paddings = 0 if layer.padding == "valid" else layer.padding  # "same" keeps the size
         grids[after] = tuple(
             axis.through(kernel, stride, padding, dilation, count=count)
             for axis, kernel, stride, padding, dilation, count in zip(

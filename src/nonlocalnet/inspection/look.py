@@ -156,7 +156,7 @@ class Look:
     def save(self, path: str | os.PathLike, **options: Any) -> Path:
         """Write a picture (.png), an animation (.mp4), a page (.html) or the numbers (.json).
 
-        Options are those of `draw.figure3` or `draw.heat_maps` (style="heat"), `animation.animate`
+        Options are those of `draw.figure3`, `animation.animate`
         and `document.write_page`.
 
         Raises:
@@ -300,7 +300,7 @@ def _pictures(clip: Tensor, info: WeightsInfo | None) -> tuple[Tensor, Tensor]:
     mean, std = (MEAN, STD) if info is None else (info.mean, info.std)
     if clip.dtype == torch.uint8:
         given = normalize(video, mean, std)
-        return video.transpose(0, 1), given if clip.ndim == 4 else given.squeeze(1)
+        return video.transpose(0, 1).cpu(), given if clip.ndim == 4 else given.squeeze(1)
     shape = (3, 1, 1, 1)
     colours = video.float().cpu() * torch.tensor(std).view(shape) + torch.tensor(mean).view(shape)
     return (255 * colours).round().clamp(0, 255).byte().transpose(0, 1), clip

@@ -141,8 +141,8 @@ def create_detector(
     if not 0 <= trainable_stages <= FPN_LEVELS:
         raise ValueError(f"trainable_stages must be from 0 to {FPN_LEVELS}; got {trainable_stages}")
     backbone = _make_backbone(BACKBONES[row.backbone], norm, norm_eps, trainable_stages)
-    network: Any  # torchvision's attributes are not declared
-    network = (MaskRCNN if row.kind == "mask" else KeypointRCNN)(backbone, num_classes, **options)
+    build: Any = MaskRCNN if row.kind == "mask" else KeypointRCNN
+    network = build(backbone, num_classes, **options)
     if row.backbone_blocks:
         add_non_local(
             backbone.body,
