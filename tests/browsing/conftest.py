@@ -81,3 +81,4 @@ def site(networks, videos, tmp_path_factory):
     yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}/"
     server.should_exit = True
     thread.join(10)
+    library.close()

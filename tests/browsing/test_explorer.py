@@ -63,7 +63,7 @@ def test_a_dropped_video_is_shown(browser, site, videos):
     open_site(browser, site)
     drop(browser, "mine <b>.mp4", videos[2].read_bytes())
     wait_until(lambda: browser.execute_script("return page.about?.title") == "mine <b>.mp4", "mine")
-    assert message(browser) == ""
+    wait_until(lambda: message(browser) == "", "it is looked at")
 
 
 def test_a_broken_file_is_told_and_the_page_goes_on(browser, site):

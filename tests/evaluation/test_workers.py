@@ -20,10 +20,10 @@ class Slow(Dataset):
 
 
 def test_what_the_loop_raises_ends_the_workers_at_once():
-    before = time.monotonic()
+    others, before = multiprocessing.active_children(), time.monotonic()
     with pytest.raises(KeyboardInterrupt), read_items(Slow(), workers=2) as items:  # noqa: PT012
         assert next(items) == 0
         raise KeyboardInterrupt
     del items
     assert time.monotonic() - before < 10
-    assert multiprocessing.active_children() == []
+    assert set(multiprocessing.active_children()) <= set(others)

@@ -47,6 +47,7 @@ layer = st.tuples(
 @given(st.lists(layer, min_size=1, max_size=3))
 def test_centres_are_those_of_receptive_fields(layers):
     modules, length, left = [], 61, 61
+    width, apart = 1, 1  # of the whole field, and of neighbours, in pixels
     for kind, kernel, stride, padding, dilation in layers:
         if kind == "conv":
             modules.append(nn.Conv1d(1, 1, kernel, stride, padding, dilation, bias=False))
@@ -55,6 +56,7 @@ def test_centres_are_those_of_receptive_fields(layers):
             modules.append(nn.AvgPool1d(kernel, stride, padding))
         left = (left + 2 * padding - dilation * (kernel - 1) - 1) // stride + 1
         assume(left > 0)  # a window larger than its map gives none
+        width, apart = width + dilation * (kernel - 1) * apart, apart * stride
     net = ones(nn.Sequential(*modules))
     (axis,), (count,) = traced_grid(net, (length,))
     assert axis.count == count
@@ -63,7 +65,7 @@ def test_centres_are_those_of_receptive_fields(layers):
     net(x)[0, 0, i].backward()
     used = x.grad[0, 0].nonzero()
     first, last = int(used.min()), int(used.max())
-    if first > 0 and last < length - 1:  # else the border cuts the field
+    if last - first + 1 == width:  # else padding, here or in between, cuts the field
         assert axis.start + i * axis.stride == (first + last + 1) / 2
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import copy
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -13,6 +11,7 @@ from faster_coco_eval import COCO, COCOeval_faster
 from faster_coco_eval import mask as rle
 from torch import Tensor
 
+from nonlocalnet.data.coco import read_annotations
 from nonlocalnet.errors import check_choice
 from nonlocalnet.runtime.distributed import gather
 
@@ -125,31 +124,5 @@ class CocoEvaluator:
         }
 
 
-def read_annotations(source: str | Path | Mapping[str, Any]) -> dict[str, Any]:
-    """Read COCO's annotations, or say what is wrong with them.
-
-    Raises:
-        FileNotFoundError: no such file.
-        ValueError: no JSON, or JSON of another kind.
-    """
-    if isinstance(source, Mapping):
-        name, data = "these annotations", copy.deepcopy(dict(source))
-    else:
-        name, path = str(source), Path(source)
-        if not path.is_file():
-            raise FileNotFoundError(f"no annotations at {path}")
-        try:
-            data = json.loads(path.read_text())
-        except (ValueError, RecursionError) as error:
-            raise ValueError(f"{path} is no JSON ({error}): COCO's annotations are") from None
-    lists = ("images", "annotations", "categories")
-    if not isinstance(data, dict) or not all(isinstance(data.get(key), list) for key in lists):
-        raise ValueError(f"{name}: COCO's annotations have lists of {', '.join(lists)}")
-    return data
-
-
 def _text(counts: bytes | str) -> str:
     return counts.decode() if isinstance(counts, bytes) else counts
-
-
-__all__ = ["BOX_NAMES", "KEYPOINT_NAMES", "CocoEvaluator", "read_annotations"]
