@@ -9,6 +9,8 @@ from av.stream import Disposition
 
 MAX_PIXELS = 64_000_000  # a frame beyond is a broken or hostile header, not a video
 
+LISTS = ("concat", "dash", "hls", "imf")  # FFmpeg would show whatever files they name
+
 
 class VideoError(ValueError):
     """Say which video cannot be read, and why: "PATH: reason"."""
@@ -58,6 +60,8 @@ def _video_stream(
 ) -> av.VideoStream:
     if container.format.name == "tty":  # FFmpeg renders text files as video
         raise VideoError(path, "a text file, not a video")
+    if container.format.name in LISTS:
+        raise VideoError(path, "a list of other files, not a video")
     if container.format.name.endswith("_pipe") or container.format.name == "image2":
         raise VideoError(path, "a picture, not a video")
     cover = Disposition.attached_pic
