@@ -2,12 +2,15 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
+import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 from nonlocalnet.data import isolated as module
-from nonlocalnet.data.isolated import Lost, run_isolated
+from nonlocalnet.data.isolated import IsolatedCall, Lost, run_isolated
 
 
 def test_errors_deaths_and_hanging_end_nothing():
@@ -45,3 +48,101 @@ def test_the_start_of_a_process_is_not_counted(monkeypatch):
     monkeypatch.setattr(fork, "set_forkserver_preload", lambda names: None, raising=False)
     monkeypatch.setattr(module.multiprocessing, "get_context", lambda kind: fork)
     assert list(run_isolated(eval, [("7",)], workers=1, time_limit=0.5)) == [(0, 7)]
+
+
+@pytest.fixture(scope="module")
+def call():
+    """One for all: a process takes seconds to start. The modules are those of its own start."""
+    call = IsolatedCall(time_limit=60, memory_limit=1 << 28, modules=["nonlocalnet.data.decode"])
+    assert call(divmod, 7, 2) == (3, 1)
+    yield call
+    call.close()
+
+
+def pid(call):
+    return call(os.getpid)
+
+
+def test_a_process_is_kept_and_errors_leave_it(call):
+    first = pid(call)
+    assert first != os.getpid()
+    assert call(eval, "1 / 0") == Lost("division by zero")
+    assert call(eval, "[][1]").reason == "list index out of range"
+    assert call(eval, "(x for x in ())").reason == "cannot pickle 'generator' object"
+    with pytest.raises(Exception, match="pickle"):
+        call(lambda: 1)
+    assert call(eval, "bytes(1 << 24)") == bytes(1 << 24)  # more than a pipe holds
+    assert pid(call) == first
+
+
+def test_tensors_come_by_value(call):
+    """Torch would give a file of the process, which may be gone when it is opened."""
+    found = call(eval, "__import__('torch').arange(9)")
+    os.kill(pid(call), signal.SIGKILL)
+    assert found.tolist() == list(range(9))
+
+
+def test_a_call_has_its_time(call, monkeypatch):
+    first = pid(call)
+    monkeypatch.setattr(call, "time_limit", 0.2)
+    begin = time.monotonic()
+    assert call(time.sleep, 99) == Lost("took longer than 0.2 s")
+    assert time.monotonic() - begin < 2
+    with pytest.raises(ProcessLookupError):
+        os.kill(first, 0)
+    monkeypatch.undo()
+    assert pid(call) != first
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="limits of memory are those of Linux")
+def test_a_call_has_its_memory(call):
+    first = pid(call)
+    for code in ("bytes(1 << 30)", "__import__('torch').ones(1 << 30)"):
+        assert call(eval, code) == Lost("it needs more memory than it may take")
+    assert call(eval, "len(bytes(1 << 26))") == 1 << 26
+    assert pid(call) == first
+
+
+def test_a_process_that_dies_is_replaced(call):
+    assert call(os.abort) == Lost("the process that read it died (SIGABRT)")
+    assert call(os._exit, 3) == Lost("the process that read it died (exit code 3)")
+    os.kill(pid(call), signal.SIGKILL)
+    time.sleep(0.1)
+    assert call(divmod, 7, 2) == (3, 1)  # it died between calls, which is nobody's fault
+
+
+def test_an_interrupted_call_leaves_no_answer_to_the_next(call, monkeypatch):
+    def interrupted(timeout):
+        raise KeyboardInterrupt
+
+    assert call(divmod, 7, 2) == (3, 1)
+    monkeypatch.setattr(call._worker, "pipe", Pipe(call._worker.pipe, interrupted))
+    with pytest.raises(KeyboardInterrupt):
+        call(divmod, 9, 2)
+    assert call(divmod, 7, 2) == (3, 1)
+
+
+class Pipe:
+    def __init__(self, pipe, poll):
+        self.send, self.recv, self.close, self.poll = pipe.send, pipe.recv, pipe.close, poll
+
+
+def test_one_call_at_a_time(call):
+    with ThreadPoolExecutor(8) as pool:
+        assert list(pool.map(lambda i: call(pow, i, 2), range(40))) == [i * i for i in range(40)]
+
+
+def test_closing_ends_a_call_that_runs():
+    call = IsolatedCall(time_limit=60, memory_limit=1 << 28)
+    number = pid(call)
+    with ThreadPoolExecutor(3) as pool:
+        running = [pool.submit(call, time.sleep, 50) for _ in range(3)]
+        time.sleep(0.2)
+        begin = time.monotonic()
+        call.close()
+        assert all(isinstance(one.result(), Lost) for one in running)
+    assert time.monotonic() - begin < 10
+    with pytest.raises(ProcessLookupError):
+        os.kill(number, 0)
+    assert call(divmod, 7, 2) == Lost("files are no longer read")
+    call.close()

@@ -148,6 +148,8 @@ class IsolatedCall:
 
     def __call__(self, function: Callable[..., T], *arguments: Any) -> T | Lost:
         with self._one:
+            if self._closed:
+                return Lost("files are no longer read")
             if self._worker is None or not self._worker.process.is_alive():
                 self._end()
                 self._worker = self._start()

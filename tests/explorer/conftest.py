@@ -1,0 +1,40 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+import nonlocalnet as nl
+from nonlocalnet.data.encode import write_video
+from nonlocalnet.data.synthetic import generate_same_colour
+from nonlocalnet.explorer.library import Library
+from nonlocalnet.models.info import WeightsInfo
+from nonlocalnet.models.video_resnet import VideoResNet
+from nonlocalnet.models.weights import save_weights
+
+
+@pytest.fixture(scope="package")
+def network(tmp_path_factory) -> VideoResNet:
+    torch.manual_seed(0)
+    model = nl.create_model("c2d_tiny_nl2", num_classes=2, clip="8x1", crop=32)
+    path = tmp_path_factory.mktemp("network") / "tiny.safetensors"
+    save_weights(model, path, WeightsInfo(model.config, ["different", "same"], short_side=32))
+    return nl.load(path).eval()
+
+
+@pytest.fixture(scope="package")
+def video(tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("videos") / "squares.mp4"
+    write_video(path, generate_same_colour(0)[0])
+    return path
+
+
+@pytest.fixture(scope="package")
+def library(network, video, tmp_path_factory):
+    """One for all: its decoding process takes seconds to start."""
+    odd = video.with_name("b\udce9\u202e\n<b>.mp4")  # a name in Latin-1 on disk
+    odd.write_bytes(video.read_bytes())
+    library = Library({"tiny": network}, [video, odd], tmp_path_factory.mktemp("store"))
+    yield library
+    library.close()
