@@ -52,9 +52,16 @@ def test_the_start_of_a_process_is_not_counted(monkeypatch):
 
 @pytest.fixture(scope="module")
 def call():
-    """One for all: a process takes seconds to start. The modules are those of its own start."""
-    call = IsolatedCall(time_limit=60, memory_limit=1 << 28, modules=["nonlocalnet.data.decode"])
+    call = IsolatedCall(time_limit=60, memory_limit=1 << 28)
     assert call(divmod, 7, 2) == (3, 1)
+    yield call
+    call.close()
+
+
+@pytest.fixture(scope="module")
+def torch_call():
+    """One that has torch, which takes seconds to import."""
+    call = IsolatedCall(time_limit=60, memory_limit=1 << 28, modules=["torch"])
     yield call
     call.close()
 
@@ -63,23 +70,19 @@ def pid(call):
     return call(os.getpid)
 
 
+def kill(call):
+    os.kill(pid(call), signal.SIGKILL)
+    call._worker.process.join(5)
+
+
 def test_a_process_is_kept_and_errors_leave_it(call):
     first = pid(call)
     assert first != os.getpid()
     assert call(eval, "1 / 0") == Lost("division by zero")
     assert call(eval, "[][1]").reason == "list index out of range"
     assert call(eval, "(x for x in ())").reason == "cannot pickle 'generator' object"
-    with pytest.raises(Exception, match="pickle"):
-        call(lambda: 1)
     assert call(eval, "bytes(1 << 24)") == bytes(1 << 24)  # more than a pipe holds
     assert pid(call) == first
-
-
-def test_tensors_come_by_value(call):
-    """Torch would give a file of the process, which may be gone when it is opened."""
-    found = call(eval, "__import__('torch').arange(9)")
-    os.kill(pid(call), signal.SIGKILL)
-    assert found.tolist() == list(range(9))
 
 
 def test_a_call_has_its_time(call, monkeypatch):
@@ -95,20 +98,32 @@ def test_a_call_has_its_time(call, monkeypatch):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="limits of memory are those of Linux")
-def test_a_call_has_its_memory(call):
-    first = pid(call)
+def test_a_call_has_its_memory(torch_call):
+    first = pid(torch_call)
     for code in ("bytes(1 << 30)", "__import__('torch').ones(1 << 30)"):
-        assert call(eval, code) == Lost("it needs more memory than it may take")
-    assert call(eval, "len(bytes(1 << 26))") == 1 << 26
-    assert pid(call) == first
+        assert torch_call(eval, code) == Lost("it needs more memory than it may take")
+    assert torch_call(eval, "len(bytes(1 << 26))") == 1 << 26
+    assert pid(torch_call) == first
+
+
+def test_tensors_come_by_value(torch_call):
+    """Torch would give a file of the process, which may be gone when it is opened."""
+    found = torch_call(eval, "__import__('torch').arange(9)")
+    kill(torch_call)
+    assert found.tolist() == list(range(9))
 
 
 def test_a_process_that_dies_is_replaced(call):
     assert call(os.abort) == Lost("the process that read it died (SIGABRT)")
     assert call(os._exit, 3) == Lost("the process that read it died (exit code 3)")
-    os.kill(pid(call), signal.SIGKILL)
-    time.sleep(0.1)
+    kill(call)
     assert call(divmod, 7, 2) == (3, 1)  # it died between calls, which is nobody's fault
+
+
+def test_what_cannot_be_sent_is_the_callers_error(call):
+    with pytest.raises(Exception, match="pickle"):
+        call(lambda: 1)
+    assert call(divmod, 7, 2) == (3, 1)
 
 
 def test_an_interrupted_call_leaves_no_answer_to_the_next(call, monkeypatch):

@@ -59,6 +59,7 @@ def command(options: Annotated[Options, tyro.conf.arg(name="")]) -> NoReturn:
     videos = videos_of(options.source)
     networks = _load(options)
     with tempfile.TemporaryDirectory(prefix="nonlocalnet-") as store, _listen(options) as listener:
+        signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
         library = Library(networks, videos, Path(store))
         app = make_app(library, host=options.host, max_upload_mib=options.max_upload_mib)
         port = listener.getsockname()[1]
@@ -74,7 +75,6 @@ def command(options: Annotated[Options, tyro.conf.arg(name="")]) -> NoReturn:
         status.print(f"{address}  (Ctrl-C ends)", soft_wrap=True)
         if options.open:
             webbrowser.open(address)
-        signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
         code = 0
         try:
             make_server(app).run(sockets=[listener])
