@@ -59,8 +59,19 @@ class Running:
         self.temporary = folder / "tmp"
         self.temporary.mkdir()
         given = ["explore", work / "videos", "--weights", work / "tiny.safetensors"]
+        given += ["--port", "0", "--device", "cpu"]
         self.process = subprocess.Popen(
-            [sys.executable, "-c", COMMAND, *map(str, given), "--port", "0", "--device", "cpu", *words],
+            [
+                sys.executable,
+                "-c",
+                COMMAND,
+                *map(str, given),
+                "--port",
+                "0",
+                "--device",
+                "cpu",
+                *words,
+            ],
             stderr=subprocess.PIPE,
             text=True,
             start_new_session=True,
@@ -89,7 +100,6 @@ class Running:
         os.killpg(self.process.pid, number)
         _, said = self.process.communicate(timeout=30)
         return self.process.returncode, time.monotonic() - begin, said
-
 
     def hold(self):
         """Open a connection that says nothing, an upload that is stuck, a look that lasts."""

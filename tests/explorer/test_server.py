@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import http.client
 import json
 import re
@@ -184,8 +186,6 @@ def test_its_own_names_are_taken(client, host):
 
 
 def test_any_name_is_taken_where_it_is_open_to_all(library):
-    import asyncio
-
     async def ask(app):
         sent = []
 
@@ -205,7 +205,9 @@ def test_any_name_is_taken_where_it_is_open_to_all(library):
     assert asyncio.run(ask(make_app(library, host="192.0.2.7"))) == 421
 
 
-@pytest.mark.parametrize("origin", ["http://evil.example", "null", "http://[", "http://127.0.0.1:1"])
+@pytest.mark.parametrize(
+    "origin", ["http://evil.example", "null", "http://[", "http://127.0.0.1:1"]
+)
 def test_another_page_may_not_send_videos(client, video, origin):
     before = client.uploads()
     status, said = client.send(video.read_bytes(), headers={"Origin": origin})
@@ -331,10 +333,8 @@ def test_a_byte_now_and_then_does_not_hold_a_place(client, monkeypatch):
         answer, end = b"", time.monotonic() + 5
         while not answer and time.monotonic() < end:
             dripping.sendall(b"x")
-            try:
+            with contextlib.suppress(TimeoutError):
                 answer = dripping.recv(1000)
-            except TimeoutError:
-                pass
     assert b" 408 " in answer.splitlines()[0]
 
 
