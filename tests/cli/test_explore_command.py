@@ -1,3 +1,8 @@
+"""`nonlocalnet explore` as a process: what it says, and how it ends."""
+
+from __future__ import annotations
+
+import http.client
 import json
 import os
 import re
@@ -5,118 +10,197 @@ import signal
 import socket
 import subprocess
 import sys
-import urllib.request
+import time
 
 import pytest
 import torch
 
 import nonlocalnet as nl
 from nonlocalnet.cli import main
-from nonlocalnet.data.synthetic import write_same_colour
-from nonlocalnet.models.weights import WeightsInfo, save_weights
+from nonlocalnet.data.encode import write_video
+from nonlocalnet.data.synthetic import generate_same_colour
+from nonlocalnet.models.info import WeightsInfo
+from nonlocalnet.models.weights import save_weights
+
+# the command itself, where one look lasts longer than any test
+COMMAND = """
+import sys, time
+from nonlocalnet.explorer.library import Library
+look = Library.look
+def slow(library, video, network, moment):
+    if moment < 1:
+        return look(library, video, network, moment)
+    print("computing", file=sys.stderr)
+    time.sleep(99)
+Library.look = slow
+from nonlocalnet.cli import main
+sys.exit(main())
+"""
 
 
 @pytest.fixture(scope="module")
-def weights(tmp_path_factory):
+def work(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("work")
     torch.manual_seed(0)
     model = nl.create_model("c2d_tiny_nl2", num_classes=2, clip="8x1", crop=32)
-    path = tmp_path_factory.mktemp("weights") / "tiny.safetensors"
-    save_weights(model, path, WeightsInfo(model.config, ["a", "b"], short_side=32))
-    return path
-
-
-@pytest.fixture(scope="module")
-def videos(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("videos")
-    write_same_colour(folder, 2, seed=0)
+    save_weights(model, folder / "tiny.safetensors", WeightsInfo(model.config, short_side=32))
+    plain = nl.create_model("c2d_tiny", num_classes=2, clip="8x1", crop=32)
+    save_weights(plain, folder / "plain.safetensors", WeightsInfo(plain.config, short_side=32))
+    (folder / "videos").mkdir()
+    write_video(folder / "videos" / "a.mp4", generate_same_colour(0)[0])
+    (folder / "empty").mkdir()
     return folder
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_it_serves_until_it_is_ended_and_leaves_nothing(weights, videos, tmp_path, number, code):
-    words = [str(videos), "--weights", str(weights), "--port", "0", "--device", "cpu"]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "nonlocalnet", "explore", *words],
-        stderr=subprocess.PIPE,
-        text=True,
-        env=os.environ | {"TMPDIR": str(tmp_path), "OMP_NUM_THREADS": "1"},
-    )
-    try:
-        line = process.stderr.readline()
-        address = re.match(r"(http://127\.0\.0\.1:\d+/)  \(Ctrl-C ends\)", line)[1]
-        with urllib.request.urlopen(address + "api/contents") as answer:
-            told = json.load(answer)
-        assert told["networks"] == ["tiny"]
-        assert len(told["videos"]) == 2
-        assert list(tmp_path.glob("nonlocalnet-*"))
-        process.send_signal(number)
-        _, err = process.communicate(timeout=60)
-    finally:
-        process.kill()
-    assert process.returncode == code, err
-    assert "Traceback" not in err
-    assert not list(tmp_path.glob("nonlocalnet-*"))
+class Running:
+    """The command as a process of its own group, with a temporary folder of its own."""
+
+    def __init__(self, work, folder, *words):
+        self.temporary = folder / "tmp"
+        self.temporary.mkdir()
+        given = ["explore", work / "videos", "--weights", work / "tiny.safetensors"]
+        given += ["--port", "0", "--device", "cpu"]
+        self.process = subprocess.Popen(
+            [
+                sys.executable,
+                "-c",
+                COMMAND,
+                *map(str, given),
+                "--port",
+                "0",
+                "--device",
+                "cpu",
+                *words,
+            ],
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+            env=os.environ | {"OMP_NUM_THREADS": "1", "TMPDIR": str(self.temporary)},
+        )
+        self.said = ""
+        while not (found := re.search(r"http://(\S+):(\d+)/", self.said)):
+            line = self.process.stderr.readline()
+            assert line, self.said
+            self.said += line
+        self.port = int(found[2])
+
+    def ask(self, path, method="GET", body=None):
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
+        connection.request(method, path, body)
+        answer = connection.getresponse()
+        return answer.status, json.loads(answer.read())
+
+    def left(self):
+        """What the command left in its temporary folder; torch's cache is not ours."""
+        return [p.name for p in self.temporary.iterdir() if not p.name.startswith("torch")]
+
+    def end(self, number):
+        """-> exit code, seconds, what was said since; the whole group gets the signal."""
+        begin = time.monotonic()
+        os.killpg(self.process.pid, number)
+        _, said = self.process.communicate(timeout=30)
+        return self.process.returncode, time.monotonic() - begin, said
+
+    def hold(self):
+        """Open a connection that says nothing, an upload that is stuck, a look that lasts."""
+        requests = [
+            "",
+            "POST /api/videos?name=x HTTP/1.1\r\nHost: localhost\r\nContent-Length: 999\r\n\r\nabc",
+            "GET /api/look?video=v0&network=tiny&moment=1 HTTP/1.1\r\nHost: localhost\r\n\r\n",
+        ]
+        sockets = [socket.create_connection(("127.0.0.1", self.port)) for _ in requests]
+        for one, text in zip(sockets, requests, strict=True):
+            one.sendall(text.encode())
+        line = self.process.stderr.readline()
+        assert line == "computing\n", line + os.read(self.process.stderr.fileno(), 4000).decode()
+        return sockets
 
 
-def test_a_port_that_is_taken(weights, capsys):
+@pytest.fixture
+def start(work, tmp_path):
+    running = []
+
+    def start(*words):
+        running.append(Running(work, tmp_path, *words))
+        return running[-1]
+
+    yield start
+    for one in running:
+        if one.process.poll() is None:
+            one.process.kill()
+            one.process.communicate()
+
+
+def test_it_answers_until_ctrl_c(start, work):
+    running = start()
+    assert running.said.endswith("(Ctrl-C ends)\n")
+    assert running.said.count("\n") == 1
+    assert running.ask("/api/contents")[1]["videos"] == [{"key": "v0", "name": "a.mp4"}]
+    data = (work / "videos" / "a.mp4").read_bytes()
+    status, video = running.ask("/api/videos?name=b.mp4", "POST", data)
+    assert status == 201
+    assert running.ask(f"/api/look?video={video['key']}&network=tiny")[0] == 200
+    store = next(running.temporary.glob("nonlocalnet-*"))
+    assert [path.name for path in store.iterdir()] == [video["key"]]
+    assert store.stat().st_mode & 0o077 == 0
+    held = running.hold()
+    code, seconds, said = running.end(signal.SIGINT)
+    assert (code, said) == (0, "")
+    assert seconds < 5
+    assert running.left() == []
+    assert [one.close() for one in held]
+
+
+def test_open_to_all_it_says_so_and_sigterm_ends_it(start):
+    running = start("--host", "0.0.0.0")
+    assert "can see these videos" in running.said
+    assert "no password and no encryption" in running.said
+    held = running.hold()
+    code, seconds, said = running.end(signal.SIGTERM)
+    assert (code, said) == (128 + signal.SIGTERM, "")
+    assert seconds < 5
+    assert running.left() == []
+    assert [one.close() for one in held]
+
+
+@pytest.mark.parametrize(
+    ("words", "reason"),
+    [
+        (["--port", "70000"], "cannot listen at 127.0.0.1:70000 (ports end at 65535)"),
+        (["--host", "192.0.2.1"], "cannot listen at 192.0.2.1:8734"),
+        (["--host", "no.such.host.invalid"], "cannot listen at no.such.host.invalid:8734"),
+        (["--max-upload-mib", "0"], "--max-upload-mib must be positive; got 0"),
+        (["--max-upload-mib", "nan"], "--max-upload-mib must be positive; got nan"),
+        (["--max-upload-mib", "inf"], "--max-upload-mib must be positive; got inf"),
+    ],
+)
+def test_bad_options(work, capsys, words, reason):
+    given = ["explore", "--weights", work / "tiny.safetensors", "--device", "cpu", *words]
+    assert main([str(word) for word in given]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith(f"nonlocalnet: {reason}")
+    assert said.count("\n") == 1
+
+
+def test_a_busy_port_is_one_sentence(work, capsys):
     with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = str(taken.getsockname()[1])
-        assert main(["explore", "--weights", str(weights), "--port", port]) == 2
-    assert "choose another --port, 0 for any" in capsys.readouterr().err
+        port = taken.getsockname()[1]
+        words = ["explore", "--weights", str(work / "tiny.safetensors"), "--port", str(port)]
+        assert main([*words, "--device", "cpu"]) == 2
+    said = capsys.readouterr().err
+    assert f"cannot listen at 127.0.0.1:{port} (Address already in use)" in said
+    assert said.count("\n") == 1
 
 
-@pytest.mark.parametrize(
-    ("words", "said"),
-    [
-        (["--port", "70000"], "--port must be from 0 to 65535"),
-        (["--max-upload-mib", "nan"], "--max-upload-mib must be positive"),
-        (["gone"], "no video or folder at gone"),
-    ],
-)
-def test_errors_of_use(weights, capsys, words, said):
-    assert main(["explore", *words, "--weights", str(weights)]) == 2
-    assert said in capsys.readouterr().err
-
-
-def test_a_network_without_blocks_is_refused(tmp_path, capsys):
-    model = nl.create_model("c2d_tiny", num_classes=2, clip="8x1", crop=32)
-    path = tmp_path / "local.safetensors"
-    save_weights(model, path, WeightsInfo(model.config, ["a", "b"], short_side=32))
-    assert main(["explore", "--weights", str(path)]) == 2
-    assert "has no non-local block to look at" in capsys.readouterr().err
-
-
-def test_look_draws_and_prints(weights, videos, tmp_path, capsys):
-    video = next(videos.rglob("*.mp4"))
-    words = ["look", str(video), "--weights", str(weights), "--at", "3,10,20", "--json"]
-    out = [str(tmp_path / f"look.{ending}") for ending in ("html", "png", "mp4", "json")]
-    assert main([*words, "--out", *out]) == 0
-    numbers = json.loads(capsys.readouterr().out)
-    # frame 3 belongs to positions centred on 3 or 5; pixel (10, 20) to (10.5, 18.5)
-    assert numbers["point"]["query"] == [1, 2, 1]
-    assert {path.name for path in tmp_path.iterdir()} == {
-        "look.html",
-        "look.png",
-        "look.mp4",
-        "look.json",
-    }
-
-
-@pytest.mark.parametrize(
-    ("words", "said"),
-    [
-        (["--at", "1,2"], "--at is T,X,Y"),
-        (["--at", "1,2,x"], "--at is T,X,Y"),
-        (["--at", "9,2,2"], "at must be a"),
-        (["--out", "a.gif"], "--out must end in"),
-        (["--block", "res9"], "block must be one of"),
-        (["--top", "0"], "--top must be at least 1"),
-        (["--moment", "2"], "moment must be from 0"),
-    ],
-)
-def test_errors_of_looking(weights, videos, capsys, words, said, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    video = next(videos.rglob("*.mp4"))
-    assert main(["look", str(video), "--weights", str(weights), *words]) == 2
-    assert said in capsys.readouterr().err
-    assert list(tmp_path.iterdir()) == []
+def test_bad_sources_and_weights(work, capsys):
+    tiny = work / "tiny.safetensors"
+    for source, weights, reason in (
+        (work / "none", tiny, "no video or folder at"),
+        (work / "empty", tiny, "has no videos"),
+        (work / "videos", work / "none.safetensors", "none.safetensors"),
+        (work / "videos", work / "plain.safetensors", "has no non-local block to look at"),
+    ):
+        assert main(["explore", str(source), "--weights", str(weights), "--port", "0"]) == 2
+        said = capsys.readouterr().err
+        assert reason in said
+        assert said.count("\n") == 1

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import atexit
 import math
+import os
 import signal
 import socket
 import sys
@@ -10,21 +12,19 @@ import tempfile
 import webbrowser
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import torch
 import tyro
-import uvicorn
 
 from nonlocalnet.cli.network import load_network
+from nonlocalnet.explorer.connection import make_server
 from nonlocalnet.explorer.library import Library, videos_of
 from nonlocalnet.explorer.server import is_loopback, make_app
 from nonlocalnet.inspection.analysis import non_local_blocks
 from nonlocalnet.models.video_resnet import VideoResNet
 from nonlocalnet.runtime.device import pick_device
 from nonlocalnet.runtime.log import status
-
-CONNECTIONS, BACKLOG = 200, 128
 
 
 @dataclass(frozen=True)
@@ -51,16 +51,15 @@ class Options:
     """cpu, cuda, ...; auto takes a GPU if there is one."""
 
 
-def command(options: Annotated[Options, tyro.conf.arg(name="")]) -> int:
-    if not 0 < options.max_upload_mib < math.inf:
-        raise ValueError(f"--max-upload-mib must be positive; got {options.max_upload_mib}")
-    if not 0 <= options.port < 1 << 16:
-        raise ValueError(f"--port must be from 0 to {(1 << 16) - 1}; got {options.port}")
+def command(options: Annotated[Options, tyro.conf.arg(name="")]) -> NoReturn:
     if not options.weights:
         raise ValueError("name the weights of at least one network: --weights W")
+    if not 0 < options.max_upload_mib < math.inf:
+        raise ValueError(f"--max-upload-mib must be positive; got {options.max_upload_mib:g}")
     videos = videos_of(options.source)
     networks = _load(options)
     with tempfile.TemporaryDirectory(prefix="nonlocalnet-") as store, _listen(options) as listener:
+        signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
         library = Library(networks, videos, Path(store))
         app = make_app(library, host=options.host, max_upload_mib=options.max_upload_mib)
         port = listener.getsockname()[1]
@@ -76,13 +75,22 @@ def command(options: Annotated[Options, tyro.conf.arg(name="")]) -> int:
         status.print(f"{address}  (Ctrl-C ends)", soft_wrap=True)
         if options.open:
             webbrowser.open(address)
-        # uvicorn ends in order, then lets the signal do what it did before
-        signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
-        config = uvicorn.Config(
-            app, log_level="critical", limit_concurrency=CONNECTIONS, timeout_graceful_shutdown=2
-        )
-        uvicorn.Server(config).run(sockets=[listener])
-    return 0
+        code = 0
+        try:
+            make_server(app).run(sockets=[listener])
+        except KeyboardInterrupt:
+            pass
+        except SystemExit as end:
+            code = int(end.code or 0)
+        library.close()
+    _leave(code)
+
+
+def _leave(code: int) -> NoReturn:
+    """End at once: the interpreter would wait for the thread of a look that nobody will see."""
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    os._exit(code)
 
 
 def _load(options: Options) -> dict[str, VideoResNet]:
@@ -105,11 +113,12 @@ def _listen(options: Options) -> socket.socket:
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind((options.host, options.port))
-        listener.listen(BACKLOG)  # so that who reads the address can ask at once
-    except OSError as error:
+        listener.listen()  # so that whoever reads the address can use it
+    except (OSError, OverflowError) as error:
         listener.close()
+        reason = error.strerror if isinstance(error, OSError) else "ports end at 65535"
         raise ValueError(
-            f"cannot listen at {options.host}:{options.port} ({error.strerror}): "
+            f"cannot listen at {options.host}:{options.port} ({reason}): "
             "choose another --port, 0 for any"
         ) from None
     return listener

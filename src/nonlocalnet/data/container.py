@@ -8,7 +8,8 @@ import av
 from av.stream import Disposition
 
 MAX_PIXELS = 64_000_000  # a frame beyond is a broken or hostile header, not a video
-PLAYLISTS = ("concat", "hls", "dash", "imf")
+
+LISTS = ("concat", "dash", "hls", "imf")  # FFmpeg would show whatever files they name
 
 
 class VideoError(ValueError):
@@ -59,7 +60,7 @@ def _video_stream(
 ) -> av.VideoStream:
     if container.format.name == "tty":  # FFmpeg renders text files as video
         raise VideoError(path, "a text file, not a video")
-    if container.format.name in PLAYLISTS:  # of a stranger, they would show this machine's files
+    if container.format.name in LISTS:
         raise VideoError(path, "a list of other files, not a video")
     if container.format.name.endswith("_pipe") or container.format.name == "image2":
         raise VideoError(path, "a picture, not a video")

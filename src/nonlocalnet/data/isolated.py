@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import multiprocessing
+import pickle
 import signal
 import threading
 import time
@@ -123,7 +124,8 @@ class IsolatedCall:
     """Call functions in a process of its own, one at a time, within limits of time and memory.
 
     The process is kept from call to call; one that died or was killed is replaced at the next. An
-    exception, a death or more than `time_limit` seconds is the result `Lost`.
+    exception, a death or more than `time_limit` seconds is the result `Lost`, and so is every call
+    once it is closed.
 
     Args:
         time_limit: seconds a call.
@@ -142,22 +144,41 @@ class IsolatedCall:
         self.time_limit, self.memory_limit = time_limit, memory_limit
         self.modules = list(modules)
         self._worker: _Worker | None = None
-        self._one = threading.Lock()
+        self._one, self._closed = threading.Lock(), False
 
     def __call__(self, function: Callable[..., T], *arguments: Any) -> T | Lost:
         with self._one:
-            worker = self._worker = self._worker or self._start()
+            if self._closed:
+                return Lost("files are no longer read")
+            if self._worker is None or not self._worker.process.is_alive():
+                self._end()
+                try:
+                    self._worker = self._start()
+                except (EOFError, OSError) as error:  # all processes are being ended, or too many
+                    return Lost(f"no process could be started to read it ({error})")
+            worker = self._worker
             try:
+                if not worker.ready:  # its imports are not the first call's time
+                    worker.ready = worker.pipe.poll(STARTING)
+                    if not worker.ready:
+                        self._end()
+                        return Lost(f"its process did not start within {STARTING:g} s")
+                    worker.pipe.recv()
+                if self._closed:
+                    return Lost("files are no longer read")
                 worker.pipe.send((function, arguments))
-                if not worker.pipe.poll(self.time_limit):
-                    self._end()
-                    return Lost(f"took longer than {self.time_limit:g} s")
-                return worker.pipe.recv()
+                if worker.pipe.poll(self.time_limit):
+                    return worker.pipe.recv()
+                self._end()
+                return Lost(f"took longer than {self.time_limit:g} s")
             except (EOFError, OSError):
                 worker.process.join(5)
                 cause = _cause(worker.process.exitcode)
                 self._end()
                 return Lost(f"the process that read it died ({cause})")
+            except BaseException:  # an answer that comes later would be taken for the next call's
+                self._end()
+                raise
 
     def _start(self) -> _Worker:
         context = multiprocessing.get_context("forkserver")
@@ -167,10 +188,7 @@ class IsolatedCall:
         process = context.Process(target=_serve, args=arguments, daemon=True)
         process.start()
         theirs.close()
-        worker = _Worker(process, ours)
-        if ours.poll(STARTING):  # its imports are not the first call's time
-            ours.recv()
-        return worker
+        return _Worker(process, ours)
 
     def _end(self) -> None:
         if self._worker is not None:
@@ -180,12 +198,17 @@ class IsolatedCall:
             self._worker = None
 
     def close(self) -> None:
-        """End the process."""
+        """End the process, in the midst of a call, too."""
+        self._closed = True
+        worker = self._worker
+        if worker is not None:
+            worker.process.kill()  # whoever waits for it sees it die, and lets go
         with self._one:
             self._end()
 
 
 def _serve(pipe: Connection, memory_limit: int, modules: Sequence[str]) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     for module in modules:
         importlib.import_module(module)
     with contextlib.suppress(ImportError, OSError, ValueError):  # where the system has such limits
@@ -200,8 +223,10 @@ def _serve(pipe: Connection, memory_limit: int, modules: Sequence[str]) -> None:
 def _call(function: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
     try:
         return function(*arguments)
-    except MemoryError:
-        raise ValueError("it needs more memory than it may take") from None
+    except (MemoryError, RuntimeError) as error:
+        if isinstance(error, MemoryError) or "allocate memory" in str(error):  # torch's own
+            raise ValueError("it needs more memory than it may take") from None
+        raise
 
 
 def _work(function: Callable[..., Any], pipe: Connection) -> None:
@@ -213,10 +238,10 @@ def _work(function: Callable[..., Any], pipe: Connection) -> None:
         except EOFError:
             return
         try:
-            result = function(*item)
+            # by value: torch would share tensors through this process, which may be killed
+            pipe.send_bytes(pickle.dumps(function(*item)))
         except Exception as error:
-            result = Lost(str(error) or type(error).__name__)
-        pipe.send(result)
+            pipe.send(Lost(str(error) or type(error).__name__))
 
 
 def _cause(code: int | None) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 import threading
+import unicodedata
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,6 +20,8 @@ from nonlocalnet.models.video_resnet import VideoResNet
 
 T = TypeVar("T")
 
+NAME = 120  # characters of a file's name that are shown
+LONGEST = 4  # times the short side: a longer strip takes memory without end when it is looked at
 KEPT = 6  # looks in memory
 UPLOADS = 20  # videos kept, the newest
 DECODING = 30.0  # seconds for one clip
@@ -57,7 +60,9 @@ class Library:
         self, networks: Mapping[str, VideoResNet], videos: Sequence[Path], store: Path
     ) -> None:
         self.networks, self.store = dict(networks), store
-        self._videos = {f"v{i}": Video(f"v{i}", path.name, path) for i, path in enumerate(videos)}
+        self._videos = {
+            f"v{i}": Video(f"v{i}", shown(path.name), path) for i, path in enumerate(videos)
+        }
         self._uploads: OrderedDict[str, Video] = OrderedDict()
         self._looks: OrderedDict[tuple[str, str, float], Look] = OrderedDict()
         self._looking, self._changing = threading.Lock(), threading.Lock()
@@ -80,10 +85,17 @@ class Library:
         """Take up an uploaded file; the oldest ones beyond 20 are deleted.
 
         Raises:
-            VideoError: it cannot be read; the file is deleted.
+            VideoError: it cannot be read, or is a long strip; the file is deleted.
         """
+        name = shown(name)
         try:
-            self._isolated(probe, path, name)
+            about = self._isolated(probe, path, name)
+            if max(about.width, about.height) > LONGEST * min(about.width, about.height):
+                raise VideoError(
+                    name,
+                    f"frames of {about.width}x{about.height} are too long a strip: one side may "
+                    f"be {LONGEST} times the other",
+                )
         except VideoError:
             path.unlink(missing_ok=True)
             raise
@@ -101,7 +113,7 @@ class Library:
         Raises:
             Unknown: no such video or network.
             VideoError: the video cannot be read.
-            ValueError: a moment outside [0, 1], or a network without non-local blocks.
+            ValueError: a moment outside [0, 1].
         """
         with self._changing:
             found = self._videos.get(video) or self._uploads.get(video)
@@ -109,6 +121,8 @@ class Library:
             raise Unknown("this video is no longer here: choose or drop it again")
         if network not in self.networks:
             raise Unknown("this network is not here: choose another")
+        if not 0 <= moment <= 1:
+            raise ValueError(f"moment must be from 0 (first clip) to 1 (last); got {moment:g}")
         key = (video, network, moment)
         with self._looking:  # many who ask for one thing wait for one computation
             if key not in self._looks:
@@ -116,15 +130,16 @@ class Library:
                 clip, view = self._isolated(
                     partial(read_clip, info=model.info, moment=moment), found.path, found.name
                 )
-                self._looks[key] = look_at_clip(model, clip, view, title=found.name)
-                _ = self._looks[key].summaries
+                made = look_at_clip(model, clip, view, title=found.name)
+                _ = made.summaries  # computed now, by one
+                self._looks[key] = made
             self._looks.move_to_end(key)
             while len(self._looks) > KEPT:
                 self._looks.popitem(last=False)
             return self._looks[key]
 
     def close(self) -> None:
-        """End the decoding process."""
+        """End the decoding process, whatever it does."""
         self._decode.close()
 
     def _isolated(self, function: Callable[..., T], path: Path, name: str) -> T:
@@ -133,6 +148,17 @@ class Library:
             # the file's name in the store says nothing to who sent it
             raise VideoError(name, result.reason.replace(f"{path}: ", "").replace(str(path), name))
         return result
+
+
+def shown(name: str) -> str:
+    """Make a name that came from outside fit to be shown; it names no file.
+
+    >>> shown("C:\\\\films\\\\one\\x00\\n.mp4")
+    'one.mp4'
+    """
+    name = name.replace("\\", "/").rsplit("/", 1)[-1]
+    clean = "".join(c for c in name if unicodedata.category(c)[0] != "C").strip()
+    return clean[:NAME] or "video"
 
 
 def videos_of(source: Path | None) -> list[Path]:

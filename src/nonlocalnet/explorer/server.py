@@ -6,19 +6,22 @@ import asyncio
 import contextlib
 import ipaddress
 import json
+import math
 import secrets
-import unicodedata
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+import time
+import traceback
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Set
+from functools import partial
 from importlib.resources import files
 from string import Template
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 from urllib.parse import urlsplit
 
+from anyio import to_thread
 from starlette.applications import Starlette
-from starlette.concurrency import run_in_threadpool
+from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.middleware.base import BaseHTTPMiddleware, RequestResponseEndpoint
-from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
@@ -26,13 +29,15 @@ from starlette.routing import Route
 from nonlocalnet.data.decode import VideoError
 from nonlocalnet.explorer.library import Library, Unknown
 from nonlocalnet.inspection import document
-from nonlocalnet.runtime.log import status
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 MIB = 1 << 20
 SILENCE = 15.0  # seconds that an upload may pause
+LONGEST = 900.0  # seconds for an upload
 UPLOADING = 4  # at once
 WAITING = 64  # requests for a look, at once
-NAME = 120  # characters of a file's name that are shown
 OWN = ("explorer.js", "explorer.css")
 SHARED = ("look.css", *(f"{name}.js" for name in document.MODULES))
 
@@ -72,7 +77,7 @@ def make_app(
         names["look/explorer"] = "/static/explorer.js"
         text = Template(document.static("page.html")).substitute(
             title="What does the network look at?",
-            note="Choose or drop a video, then point at a frame.",
+            note="Choose or drop a video, then move over a frame.",
             style='<link rel="stylesheet" href="/static/look.css">'
             '<link rel="stylesheet" href="/static/explorer.css">',
             imports=json.dumps({"imports": names}),
@@ -105,7 +110,7 @@ def make_app(
 
     async def upload(request: Request) -> Response:
         origin = request.headers.get("origin")
-        if origin is not None and urlsplit(origin).netloc != request.headers.get("host"):
+        if origin is not None and origin.partition("://")[2] != request.headers.get("host"):
             raise Refused(403, "another web page may not send videos here")
         too_large = Refused(413, f"the video is larger than {max_upload_mib:g} MiB")
         length = request.headers.get("content-length", "")
@@ -125,8 +130,11 @@ def make_app(
                         file.write(chunk)
                 if not size:
                     raise Refused(400, "the file is empty")
-                name = _shown(request.query_params.get("name", ""))
-                video = await run_in_threadpool(library.add, path, name)
+                name = request.query_params.get("name", "")
+                video = await _in_thread(library.add, path, name)
+            except OSError as error:
+                path.unlink(missing_ok=True)
+                raise Refused(507, f"the video cannot be kept here: {error.strerror}") from error
             except BaseException:
                 path.unlink(missing_ok=True)
                 raise
@@ -134,12 +142,12 @@ def make_app(
 
     async def look(request: Request) -> Response:
         found = await _look(request)
-        return JSONResponse(await run_in_threadpool(document.about, found))
+        return JSONResponse(await _in_thread(document.about, found))
 
     async def part(request: Request) -> Response:
         found = await _look(request)
         name = request.path_params["name"]
-        data = await run_in_threadpool(document.part, found, name)
+        data = await _in_thread(document.part, found, name)
         if data is None:
             raise Refused(404, "there is no such part")
         return Response(data, media_type="application/octet-stream")
@@ -149,15 +157,20 @@ def make_app(
         try:
             moment = float(ask.get("moment", "0.5"))
         except ValueError:
-            raise Refused(400, "moment must be a number from 0 to 1") from None
+            moment = math.nan
+        if not 0 <= moment <= 1:
+            raise Refused(400, "moment must be a number from 0 to 1")
         if waiting.locked():
             raise Refused(503, "too many are waiting: try again in a moment")
         async with waiting:
-            return await run_in_threadpool(
-                library.look, ask.get("video", ""), ask.get("network", ""), moment
-            )
+            try:
+                return await _in_thread(
+                    library.look, ask.get("video", ""), ask.get("network", ""), moment
+                )
+            except MemoryError:
+                raise Refused(507, "this machine has not enough memory to look at it") from None
 
-    hosts = ["*"] if _is_wildcard(host) else ["127.0.0.1", "localhost", "[::1]", host]
+    names = None if _is_wildcard(host) else {"127.0.0.1", "localhost", "::1", host.lower()}
     routes = [
         Route("/", index),
         Route("/static/{name}", static),
@@ -169,18 +182,15 @@ def make_app(
     return Starlette(
         routes=routes,
         middleware=[
-            Middleware(TrustedHostMiddleware, allowed_hosts=hosts),
-            Middleware(BaseHTTPMiddleware, dispatch=_add_headers),
+            Middleware(BaseHTTPMiddleware, dispatch=partial(_guard, names)),
         ],
         exception_handlers={
             Refused: _say(lambda error: error.status, lambda error: error.reason),
             Unknown: _say(lambda error: 404, str),
             VideoError: _say(lambda error: 422, str),
-            ValueError: _say(lambda error: 400, str),
             ClientDisconnect: _say(lambda error: 400, lambda error: "the sender went away"),
-            404: _say(lambda error: 404, lambda error: "there is no such page"),
-            405: _say(lambda error: 405, lambda error: "this cannot be done here"),
-            Exception: _fail,
+            HTTPException: _say(lambda error: error.status_code, _http),
+            Exception: _unforeseen,
         },
         lifespan=_closing(library),
     )
@@ -196,22 +206,26 @@ def is_loopback(host: str) -> bool:
 
 
 async def _chunks(request: Request) -> AsyncIterator[bytes]:
-    """Read a body piece by piece; one who goes silent is not waited for."""
-    stream = request.stream()
+    """Read a body piece by piece; one who goes silent, or never ends, is not waited for."""
+    stream, end = request.stream(), time.monotonic() + LONGEST
     while True:
         try:
-            yield await asyncio.wait_for(anext(stream), SILENCE)
+            yield await asyncio.wait_for(anext(stream), min(SILENCE, end - time.monotonic()))
         except StopAsyncIteration:
             return
         except TimeoutError:
-            raise Refused(408, f"nothing came for {SILENCE:g} s: send the video again") from None
+            raise Refused(408, "the video came too slowly: send it again") from None
 
 
-def _shown(name: str) -> str:
-    """Make a name that came from outside fit to be shown; it names no file."""
-    name = name.replace("\\", "/").rsplit("/", 1)[-1]
-    clean = "".join(c for c in name if unicodedata.category(c)[0] != "C").strip()
-    return clean[:NAME] or "video"
+async def _in_thread(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    """Call in a thread; at the end it is left to itself, or Ctrl-C would wait for it."""
+    return await to_thread.run_sync(partial(function, *args, **kwargs), abandon_on_cancel=True)
+
+
+def _hostname(address: str) -> str:
+    with contextlib.suppress(ValueError):
+        return urlsplit(f"//{address}").hostname or ""
+    return ""
 
 
 def _is_wildcard(host: str) -> bool:
@@ -221,22 +235,36 @@ def _is_wildcard(host: str) -> bool:
 
 
 def _say(
-    code: Callable[[Any], int], reason: Callable[[Any], str]
+    status: Callable[[Any], int], reason: Callable[[Any], str]
 ) -> Callable[[Request, Exception], Awaitable[Response]]:
     async def answer(request: Request, error: Exception) -> Response:
-        return JSONResponse({"error": reason(error)}, status_code=code(error))
+        return JSONResponse({"error": reason(error)}, status_code=status(error))
 
     return answer
 
 
-async def _fail(request: Request, error: Exception) -> Response:
-    """Answer what nobody foresaw, and tell it to who runs the server."""
-    status.print(f"{request.url.path}: {type(error).__name__}: {error}", soft_wrap=True)
-    return JSONResponse({"error": "something went wrong here; the server says what"}, 500)
+def _http(error: HTTPException) -> str:
+    return {404: "there is no such page", 405: "this page cannot be asked in this way"}.get(
+        error.status_code, error.detail
+    )
 
 
-async def _add_headers(request: Request, call_next: RequestResponseEndpoint) -> Response:
-    response = await call_next(request)
+async def _unforeseen(request: Request, error: Exception) -> Response:
+    traceback.print_exception(error)
+    return JSONResponse(
+        {"error": "this went wrong in the server, whose terminal says more"}, status_code=500
+    )
+
+
+async def _guard(
+    names: Set[str] | None, request: Request, call_next: RequestResponseEndpoint
+) -> Response:
+    host = request.headers.get("host", "")
+    if names is not None and _hostname(host) not in names:
+        reason = "this server does not go by that name: use the address that it printed"
+        response: Response = JSONResponse({"error": reason}, status_code=421)
+    else:
+        response = await call_next(request)
     response.headers["x-content-type-options"] = "nosniff"
     response.headers["referrer-policy"] = "no-referrer"
     response.headers["cache-control"] = "no-store"
