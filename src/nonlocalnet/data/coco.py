@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,8 @@ import numpy as np
 import torch
 from pycocotools.coco import COCO
 from torch import Tensor
+from torch.utils.data import Dataset
 from torchvision import tv_tensors
-from torchvision.datasets import CocoDetection, VisionDataset
-from torchvision.transforms.v2 import Transform
 from torchvision.transforms.v2 import functional as F
 
 from nonlocalnet.data.coco_files import (
@@ -30,7 +30,7 @@ from nonlocalnet.data.coco_files import (
 Target = dict[str, Any]
 
 
-class CocoDataset(CocoDetection):
+class CocoDataset(Dataset[tuple[tv_tensors.Image, Target]]):
     """Read images and what is on them: item i is (image, target).
 
     image: uint8 (3, H, W) RGB, a `tv_tensors.Image`; target, for N objects:
@@ -53,7 +53,7 @@ class CocoDataset(CocoDetection):
     Args:
         images: the folder of the images.
         annotations: a file of COCO's format: instances_*.json, or person_keypoints_*.json.
-        transform: from and to (image, target), e.g. `train_transform`; it gets the keypoints as
+        transform: from and to (image, target), e.g. `ImageTrainTransform`; it gets the keypoints as
             ``keypoints`` (N, 17, 2), `tv_tensors.KeyPoints`, and ``visibility`` (N, 17).
         keypoints: whether to give the keypoints of persons.
         masks: whether to draw the masks.
@@ -71,7 +71,7 @@ class CocoDataset(CocoDetection):
         self,
         images: str | Path,
         annotations: str | Path,
-        transform: Transform | None = None,
+        transform: Callable[..., Any] | None = None,
         *,
         keypoints: bool = False,
         masks: bool = True,
@@ -80,14 +80,13 @@ class CocoDataset(CocoDetection):
     ) -> None:
         if not Path(images).is_dir():
             raise CocoError(images, "no such folder: pass the one that holds the images")
-        VisionDataset.__init__(self, images, transforms=transform)
-        self.annotations = Path(annotations)
+        self.images, self.annotations, self.transform = Path(images), Path(annotations), transform
         self.keypoints, self.masks, self.training = keypoints, masks, training
-        self.coco = index_annotations(read_annotations(annotations))
+        self.coco = _index(read_annotations(annotations))
         self._check_categories()
         self._objects = {
-            image: [a for a in self.coco.imgToAnns.get(image, ()) if self._is_usable(a, size)]
-            for image, size in self.coco.imgs.items()
+            id: [a for a in self.coco.imgToAnns.get(id, ()) if self._is_usable(a, image)]
+            for id, image in self.coco.imgs.items()
         }
         all_of_them = keep_empty or not training
         self.ids = sorted(i for i, objects in self._objects.items() if objects or all_of_them)
@@ -100,8 +99,14 @@ class CocoDataset(CocoDetection):
         """The names of the categories by their ids, which are the labels."""
         return {id: self.coco.cats[id]["name"] for id in sorted(self.coco.cats)}
 
+    def __len__(self) -> int:
+        return len(self.ids)
+
     def __getitem__(self, index: int) -> tuple[tv_tensors.Image, Target]:
-        image, target = super().__getitem__(index)
+        id = self.ids[index]
+        image, target = self._load_image(id), self._load_target(id)
+        if self.transform is not None:
+            image, target = self.transform(image, target)
         if self.keypoints:
             visibility = target.pop("visibility")
             points = target["keypoints"].as_subclass(Tensor) * (visibility > 0)[..., None]
@@ -110,7 +115,7 @@ class CocoDataset(CocoDetection):
 
     def _load_image(self, id: int) -> tv_tensors.Image:
         entry = self.coco.imgs[id]
-        path = Path(self.root, entry["file_name"])
+        path = self.images / entry["file_name"]
         image = read_image(path)
         annotated = entry["width"], entry["height"]
         if image.size != annotated:
@@ -124,7 +129,7 @@ class CocoDataset(CocoDetection):
     def _load_target(self, id: int) -> Target:
         objects = self._objects[id]
         size = self.coco.imgs[id]["height"], self.coco.imgs[id]["width"]
-        boxes = tv_tensors.BoundingBoxes(
+        boxes = tv_tensors.BoundingBoxes(  # ty: ignore[no-matching-overload]
             torch.tensor([a["bbox"] for a in objects], dtype=torch.float32).view(-1, 4),
             format=tv_tensors.BoundingBoxFormat.XYWH,
             canvas_size=size,
@@ -146,7 +151,9 @@ class CocoDataset(CocoDetection):
         if self.keypoints:
             points = torch.tensor([a["keypoints"] for a in objects], dtype=torch.float32)
             points = points.view(-1, NUM_KEYPOINTS, 3)
-            target["keypoints"] = tv_tensors.KeyPoints(points[..., :2], canvas_size=size)
+            target["keypoints"] = tv_tensors.KeyPoints(  # ty: ignore[no-matching-overload]
+                points[..., :2], canvas_size=size
+            )
             target["visibility"] = points[..., 2]
         return target
 
@@ -154,9 +161,9 @@ class CocoDataset(CocoDetection):
         size = image["width"], image["height"]
         if self.training and annotation["iscrowd"]:
             return False
-        if box_fault(annotation, *size):
+        if box_fault(annotation, size):
             return False
-        if self.masks and segmentation_fault(annotation, *size):
+        if self.masks and segmentation_fault(annotation, size):
             return False
         if self.keypoints and keypoints_fault(annotation):
             return False
@@ -175,7 +182,7 @@ class CocoDataset(CocoDetection):
                 )
 
 
-def index_annotations(content: dict[str, Any]) -> COCO:
+def _index(content: dict[str, Any]) -> COCO:
     """Index what `read_annotations` gives, by pycocotools, without its messages."""
     coco = COCO()
     coco.dataset = content

@@ -118,7 +118,8 @@ def check_annotations(
     for annotation in content["annotations"]:
         where = f"annotation {annotation['id']} of image {annotation['image_id']}"
         report.findings += [
-            CocoFinding(kind, where, text) for kind, text in _faults(annotation, entries, categories)
+            CocoFinding(kind, where, text)
+            for kind, text in _faults(annotation, entries, categories)
         ]
     report.findings += _check_images(
         Path(images), list(entries.values()), workers, time_limit, progress
@@ -143,14 +144,14 @@ def _faults(
     if image is None:
         yield "unknown image", f"no image has the id {annotation['image_id']}"
         return
-    width, height = image["width"], image["height"]
-    if fault := box_fault(annotation, width, height):
+    width, height = size = image["width"], image["height"]
+    if fault := box_fault(annotation, size):
         yield "box", fault
     else:
         x, y, w, h = annotation["bbox"]
         if max(-x, -y, x + w - width, y + h - height) > SLACK:
             yield "outside", f"its box {annotation['bbox']} leaves the {width}x{height} image"
-    if "segmentation" in annotation and (fault := segmentation_fault(annotation, width, height)):
+    if "segmentation" in annotation and (fault := segmentation_fault(annotation, size)):
         yield "segmentation", fault
     if "keypoints" in annotation:
         count = len((category or {}).get("keypoints", ())) or NUM_KEYPOINTS

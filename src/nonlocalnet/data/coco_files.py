@@ -74,8 +74,15 @@ def read_annotations(path: str | Path) -> dict[str, Any]:
                     )
     for annotation in content["annotations"]:
         annotation.setdefault("iscrowd", 0)
-        if "area" not in annotation and not box_fault(annotation):
-            annotation["area"] = annotation["bbox"][2] * annotation["bbox"][3]
+        annotation.setdefault(
+            "area", 0 if box_fault(annotation) else math.prod(annotation["bbox"][2:])
+        )
+        if annotation["iscrowd"] not in (0, 1) or not _are_near([annotation["area"]], FAR**2):
+            raise CocoError(
+                path,
+                f"annotation {annotation['id']}: iscrowd is 0 or 1 and area a number of pixels, "
+                f"not {_short(annotation['iscrowd'])} and {_short(annotation['area'])}",
+            )
     return content
 
 
@@ -88,9 +95,11 @@ def read_image(path: Path) -> Image.Image:
     if not path.is_file():
         raise CocoError(path, "no such image: put it there, or take it out of the annotations")
     try:
-        with warnings.catch_warnings(action="error", category=Image.DecompressionBombWarning):
-            with Image.open(path) as image:
-                return image.convert("RGB")
+        with (
+            warnings.catch_warnings(action="error", category=Image.DecompressionBombWarning),
+            Image.open(path) as image,
+        ):
+            return image.convert("RGB")
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise CocoError(
             path, f"has more than the {Image.MAX_IMAGE_PIXELS:,} pixels allowed: make it smaller"
@@ -99,27 +108,32 @@ def read_image(path: Path) -> Image.Image:
         raise CocoError(path, f"not a readable image ({error}); copy it again") from error
 
 
-def box_fault(annotation: Annotation, width: float = FAR, height: float = FAR) -> str:
-    """Say why a box is unfit, "" if it is fit: x, y, w, h whose part in the image has an area."""
+def box_fault(annotation: Annotation, size: tuple[int, int] | None = None) -> str:
+    """Say why a box is unfit, "" if it is fit: x, y, w, h, with an area in the (width, height)."""
     box = annotation["bbox"]
     if len(box) != 4 or not _are_near(box):
         return f"its box must be 4 numbers x, y, width, height; it is {_short(box)}"
-    x, y, w, h = box
-    inside = min(x + w, width) - max(x, 0), min(y + h, height) - max(y, 0)
-    if min(w, h, *inside) < THIN:
-        return f"its box {box} has no area within the {width:g}x{height:g} image"
+    if size is not None:
+        x, y, w, h = box
+        inside = min(x + w, size[0]) - max(x, 0), min(y + h, size[1]) - max(y, 0)
+        if min(w, h, *inside) < THIN:
+            return f"its box {box} has no area within the {size[0]}x{size[1]} image"
     return ""
 
 
-def segmentation_fault(annotation: Annotation, width: int, height: int) -> str:
-    """Say why a segmentation is unfit, "" if it is fit: polygons, or run lengths of the image."""
+def segmentation_fault(annotation: Annotation, size: tuple[int, int]) -> str:
+    """Say why a segmentation is unfit, "" if it is fit: polygons, or run lengths of the image.
+
+    size: (width, height) of the image.
+    """
+    width, height = size
     segmentation = annotation.get("segmentation")
     if not segmentation:
         return "its segmentation is empty"
     if isinstance(segmentation, dict):
-        counts, size = segmentation.get("counts"), segmentation.get("size")
-        if size != [height, width]:
-            return f"its run lengths are of the size {_short(size)}, not {[height, width]}"
+        counts, said = segmentation.get("counts"), segmentation.get("size")
+        if said != [height, width]:
+            return f"its run lengths are of the size {_short(said)}, not {[height, width]}"
         if isinstance(counts, str):
             counts = _run_lengths(counts)
         if not isinstance(counts, list) or not all(isinstance(n, int) and n >= 0 for n in counts):
@@ -128,8 +142,10 @@ def segmentation_fault(annotation: Annotation, width: int, height: int) -> str:
         return "" if covered == height * width else f"its run lengths cover {covered} pixels"
     if not isinstance(segmentation, list):
         return f"its segmentation is neither polygons nor run lengths: {_short(segmentation)}"
-    for polygon in segmentation:
-        if not isinstance(polygon, list) or len(polygon) < 6 or len(polygon) % 2:
+    for i, polygon in enumerate(segmentation):
+        # COCO has a few of two points; first of all, pycocotools would take one for a box
+        least = 4 if i else 6
+        if not isinstance(polygon, list) or len(polygon) < least or len(polygon) % 2:
             return f"a polygon must be 3 points x, y or more; one is {_short(polygon)}"
         if not _are_near(polygon, 2 * max(width, height)):
             return f"a polygon leaves the image, or holds what is no number: {_short(polygon)}"

@@ -41,40 +41,42 @@ class RandomMirror(nn.Module):
         return image, target
 
 
-def train_transform(
-    short_side: int | Sequence[int] = SHORT_SIDE,
-    max_size: int = MAX_SIZE,
-    flip: float = 0.5,
-    jitter: float = 0.0,
-) -> v2.Compose:
+class ImageTrainTransform(v2.Compose):
     """Augment for training: mirror, resize to a short side drawn from a list, jitter colours.
 
     Mirrored first: a keypoint, which is a pixel, then keeps its half pixel at any scale. The longer
     side is at most `max_size`, the short one then smaller. `jitter` is the most by which
     brightness, contrast and saturation change, as a share; hue stays. Draws come from torch's
-    global generator. Detectron's, which the paper uses, are 800 and 1333 and a flip of 0.5;
+    global generator. Detectron's, which the paper uses, are 800, 1333 and a flip of 0.5;
     `SHORT_SIDES` is the usual list of several scales.
 
     Raises ValueError where no short side is given, one is not below `max_size`, or `flip` or
     `jitter` are not in [0, 1].
     """
-    if not 0 <= jitter <= 1:
-        raise ValueError(f"jitter is a share between 0 and 1, got {jitter}")
-    steps = [RandomMirror(flip), _resize(short_side, max_size)]
-    if jitter:
-        steps.append(v2.ColorJitter(jitter, jitter, jitter))
-    return v2.Compose(steps)
+
+    def __init__(
+        self,
+        short_side: int | Sequence[int] = SHORT_SIDE,
+        max_size: int = MAX_SIZE,
+        flip: float = 0.5,
+        jitter: float = 0.0,
+    ) -> None:
+        if not 0 <= jitter <= 1:
+            raise ValueError(f"jitter is a share between 0 and 1, got {jitter}")
+        steps: list[nn.Module] = [RandomMirror(flip), _resize(short_side, max_size)]
+        if jitter:
+            steps.append(v2.ColorJitter(jitter, jitter, jitter))
+        super().__init__(steps)
 
 
-def test_transform(short_side: int = SHORT_SIDE, max_size: int = MAX_SIZE) -> v2.Compose:
+class ImageTestTransform(v2.Compose):
     """Resize for testing, to a short side or less, so that the longer is at most `max_size`.
 
     Raises ValueError where the short side is not below `max_size`.
     """
-    return v2.Compose([_resize(short_side, max_size)])
 
-
-test_transform.__test__ = False  # not a test, whatever pytest thinks of the name
+    def __init__(self, short_side: int = SHORT_SIDE, max_size: int = MAX_SIZE) -> None:
+        super().__init__([_resize(short_side, max_size)])
 
 
 def _resize(short_side: int | Sequence[int], max_size: int) -> v2.Transform:
