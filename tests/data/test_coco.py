@@ -1,5 +1,4 @@
 import copy
-import json
 import pickle
 import warnings
 
@@ -9,54 +8,30 @@ import torch
 from torch.utils.data import DataLoader
 
 pytest.importorskip("pycocotools")
+from coco_made_up import SQUARE, annotation, write
 from PIL import Image
 from pycocotools import mask as run_lengths
-from test_coco_check import SQUARE, annotation, write
 from torchvision import tv_tensors
-from torchvision.ops import box_iou, masks_to_boxes
+from torchvision.ops import masks_to_boxes
 
 from nonlocalnet.data.coco import CocoDataset
 from nonlocalnet.data.coco_files import CocoError
 from nonlocalnet.data.coco_transforms import (
-    MIRRORED,
-    SHORT_SIDES,
     ImageTestTransform,
-    ImageTrainTransform,
-    RandomMirror,
 )
-
-
-@pytest.fixture
-def real(shared):
-    folder = shared / "data/coco"
-
-    def make(name, *transform, **options):
-        return CocoDataset(folder / "images", folder / f"{name}.json", *transform, **options)
-
-    return make
-
-
-@pytest.fixture
-def content(shared):
-    return lambda name: json.loads((shared / f"data/coco/{name}.json").read_text())
-
-
-@pytest.fixture
-def picture(tmp_path):
-    noise = np.random.default_rng(0).integers(0, 255, (48, 64, 3), dtype=np.uint8)
-    Image.fromarray(noise).save(tmp_path / "1.png")
-    return tmp_path
 
 
 def of(folder, *annotations, **options):
     return CocoDataset(folder, write(folder, list(annotations)), **options)
 
 
-def test_an_item_holds_what_the_annotations_say(real, content):
-    data = real("instances_val", training=False)
+def test_an_item_holds_what_the_annotations_say(coco_dataset, coco_content):
+    data = coco_dataset("instances_val", training=False)
     image, target = data[7]
-    entry = next(i for i in content("instances_val")["images"] if i["id"] == target["image_id"])
-    said = [a for a in content("instances_val")["annotations"] if a["image_id"] == entry["id"]]
+    entry = next(
+        i for i in coco_content("instances_val")["images"] if i["id"] == target["image_id"]
+    )
+    said = [a for a in coco_content("instances_val")["annotations"] if a["image_id"] == entry["id"]]
     size = entry["height"], entry["width"]
     assert isinstance(image, tv_tensors.Image)
     assert image.dtype == torch.uint8
@@ -75,8 +50,8 @@ def test_an_item_holds_what_the_annotations_say(real, content):
     assert target["masks"].dtype == torch.uint8
 
 
-def test_boxes_and_areas_are_those_of_the_masks(real):
-    data = real("instances_val")
+def test_boxes_and_areas_are_those_of_the_masks(coco_dataset):
+    data = coco_dataset("instances_val")
     for i in range(0, len(data), 5):
         _, target = data[i]
         large = target["area"] > 500
@@ -87,22 +62,22 @@ def test_boxes_and_areas_are_those_of_the_masks(real):
         assert torch.allclose(area.float(), target["area"][large], rtol=0.1)
 
 
-def test_crowds_are_for_testing_alone(real, content):
-    said = content("instances_train")["annotations"]
+def test_crowds_are_for_testing_alone(coco_dataset, coco_content):
+    said = coco_content("instances_train")["annotations"]
     crowds = sum(a["iscrowd"] for a in said)
     assert crowds > 0
     for training in (True, False):
-        data = real("instances_train", training=training, masks=False)
+        data = coco_dataset("instances_train", training=training, masks=False)
         labels = [data._load_target(id)["iscrowd"] for id in data.ids]
         assert sum(map(len, labels)) == len(said) - crowds * training
         assert torch.cat(labels).sum() == crowds * (not training)
         assert "masks" not in data[0][1]
 
 
-def test_keypoints_are_learnt_from_persons_with_a_visible_one(real, content):
-    said = content("person_keypoints_val")
+def test_keypoints_are_learnt_from_persons_with_a_visible_one(coco_dataset, coco_content):
+    said = coco_content("person_keypoints_val")
     posed = [a for a in said["annotations"] if a["num_keypoints"] and not a["iscrowd"]]
-    data = real("person_keypoints_val", keypoints=True)
+    data = coco_dataset("person_keypoints_val", keypoints=True)
     assert data.ids == sorted({a["image_id"] for a in posed})
     assert data.classes == {1: "person"}
     for i in range(len(data)):
@@ -111,13 +86,15 @@ def test_keypoints_are_learnt_from_persons_with_a_visible_one(real, content):
         expected = torch.tensor([a["keypoints"] for a in mine]).float().view(-1, 17, 3)
         assert torch.equal(target["keypoints"], expected)
         assert "visibility" not in target
-    whole = real("person_keypoints_val", keypoints=True, training=False)
+    whole = coco_dataset("person_keypoints_val", keypoints=True, training=False)
     assert len(whole) == len(said["images"])
-    assert len(real("person_keypoints_val", keypoints=True, keep_empty=True)) == len(whole)
+    assert len(coco_dataset("person_keypoints_val", keypoints=True, keep_empty=True)) == len(whole)
 
 
-def test_an_image_without_objects_has_empty_targets(real):
-    data = real("person_keypoints_val", ImageTestTransform(32, 64), keypoints=True, training=False)
+def test_an_image_without_objects_has_empty_targets(coco_dataset):
+    data = coco_dataset(
+        "person_keypoints_val", ImageTestTransform(32, 64), keypoints=True, training=False
+    )
     empty = next(i for i, id in enumerate(data.ids) if not data._objects[id])
     image, target = data[empty]
     assert target["boxes"].shape == (0, 4)
@@ -169,122 +146,6 @@ def test_compressed_run_lengths_are_drawn_too(picture):
     polygon, compressed = data[0][1]["masks"]
     assert polygon.sum() == 400
     assert torch.equal(polygon, compressed)
-
-
-LEFT_AND_RIGHT = (
-    "nose left_eye right_eye left_ear right_ear left_shoulder right_shoulder left_elbow "
-    "right_elbow left_wrist right_wrist left_hip right_hip left_knee right_knee left_ankle "
-    "right_ankle"
-)
-
-
-def test_left_and_right_change_places_in_the_mirror(content):
-    (person,) = content("person_keypoints_val")["categories"]
-    names = person["keypoints"]
-    assert names == LEFT_AND_RIGHT.split()
-    for name, place in zip(names, MIRRORED, strict=True):
-        word = {"left": "right", "righ": "left"}.get(name[:4], name)
-        assert names[place] == name.replace("left", word).replace("right", word)
-
-
-def test_mirroring_moves_all_together(real):
-    plain, mirrored = (
-        real("person_keypoints_val", RandomMirror(p), keypoints=True) for p in (0, 1)
-    )
-    for i in range(len(plain)):
-        (image, target), (flipped, other) = plain[i], mirrored[i]
-        width = image.shape[-1]
-        assert torch.equal(flipped, image.flip(-1))
-        assert torch.equal(other["masks"], target["masks"].flip(-1))
-        assert torch.equal(other["boxes"][:, [2, 0]], width - target["boxes"][:, [0, 2]])
-        for left, right in [(1, 2), (5, 6), (15, 16)]:
-            x, y, v = target["keypoints"][:, left].unbind(-1)
-            expected = torch.stack([(width - 1 - x) * (v > 0), y, v], -1)
-            assert torch.equal(other["keypoints"][:, right], expected)
-
-
-def test_the_pixel_under_a_keypoint_stays_the_same_in_the_mirror(picture):
-    points = [[x, y, 2] for x, y in zip(range(11, 28), range(12, 29), strict=True)]
-    person = annotation(1, keypoints=sum(points, []))
-    colours = []
-    for p in (0, 1):
-        image, target = of(picture, person, transform=RandomMirror(p), keypoints=True)[0]
-        x, y, _ = target["keypoints"][0].long().unbind(-1)
-        colours.append(image[:, y, x])
-    assert torch.equal(colours[0], colours[1][:, MIRRORED])
-
-
-@pytest.mark.parametrize("flip", [0, 1])
-def test_augmentation_moves_boxes_masks_and_keypoints_together(real, flip):
-    data = real(
-        "person_keypoints_train",
-        ImageTrainTransform((500, 900), 1000, flip=flip, jitter=0.3),
-        keypoints=True,
-    )
-    torch.manual_seed(0)
-    checked = 0
-    for i in range(len(data)):
-        image, target = data[i]
-        height, width = image.shape[1:]
-        scale = height / target["size"][0]
-        assert target["boxes"].canvas_size == (height, width)
-        assert target["masks"].shape[1:] == (height, width)
-        drawn = masks_to_boxes(target["masks"]) + torch.tensor([0, 0, 1, 1])
-        large = target["area"] > 2000
-        assert (box_iou(drawn[large], target["boxes"][large]).diag() > 0.9).all()
-        for points, box, mask in zip(
-            target["keypoints"], target["boxes"], target["masks"], strict=True
-        ):
-            assert (points[points[:, 2] == 0] == 0).all()
-            x, y = points[points[:, 2] == 2, :2].unbind(-1)
-            room = 3 * scale
-            assert (x >= box[0] - room).all()
-            assert (x <= box[2] + room).all()
-            assert (y >= box[1] - room).all()
-            assert (y <= box[3] + room).all()
-            on = mask[y.long().clamp(max=height - 1), x.long().clamp(max=width - 1)]
-            checked += len(on)
-            if len(on) > 8:
-                assert on.float().mean() > 0.7  # annotators click beside limbs
-    assert checked > 100
-
-
-def test_the_short_side_is_drawn_from_the_list_and_the_long_one_bounded(real):
-    torch.manual_seed(0)
-    image = tv_tensors.Image(torch.zeros(3, 10, 12, dtype=torch.uint8))
-    transform = ImageTrainTransform(SHORT_SIDES)
-    assert {min(transform(image, {})[0].shape[1:]) for _ in range(60)} == set(SHORT_SIDES)
-    wide = tv_tensors.Image(torch.zeros(3, 10, 40, dtype=torch.uint8))
-    assert transform(wide, {})[0].shape[1:] == (333, 1333)
-    assert ImageTestTransform()(image, {})[0].shape[1:] == (800, 960)
-    assert ImageTestTransform()(wide, {})[0].shape[1:] == (333, 1333)
-
-
-def test_chance_is_torchs_alone(real):
-    data = real("person_keypoints_val", ImageTrainTransform((30, 40, 50), 90, jitter=0.5))
-    torch.manual_seed(3)
-    first = [data[0] for _ in range(8)]
-    torch.manual_seed(3)
-    again = [data[0] for _ in range(8)]
-    assert len({tuple(image.shape) for image, _ in first}) > 1
-    for (image, target), (image2, target2) in zip(first, again, strict=True):
-        assert torch.equal(image, image2)
-        assert torch.equal(target["boxes"], target2["boxes"])
-        assert torch.equal(target["masks"], target2["masks"])
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"short_side": ()}, "short sides must be pixels below max_size"),
-        ({"short_side": (640, 1333)}, "short sides must be pixels below max_size"),
-        ({"flip": 1.5}, "flip is a probability"),
-        ({"jitter": -1}, "jitter is a share"),
-    ],
-)
-def test_impossible_augmentation_is_refused(options, message):
-    with pytest.raises(ValueError, match=message):
-        ImageTrainTransform(**options)
 
 
 @pytest.mark.parametrize(
@@ -343,7 +204,10 @@ def test_images_that_cannot_be_decoded_are_named(picture, monkeypatch):
     file.write_bytes(whole)
     for limit in (1000, 2000):  # beyond twice the limit Pillow raises, below it warns
         monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", limit)
-        with warnings.catch_warnings(action="error"), pytest.raises(CocoError, match="1,?[05]?00|2,000"):
+        with (
+            warnings.catch_warnings(action="error"),
+            pytest.raises(CocoError, match=f"{limit:,} pixels"),
+        ):
             data[0]
 
 

@@ -50,6 +50,20 @@ class CocoDataset(Dataset[tuple[tv_tensors.Image, Target]]):
     keypoints, where asked for, cannot be used are left out; `check_annotations` lists them.
     Keypoints of visibility 0 are at 0, 0, as in the annotations.
 
+    >>> import json
+    >>> from PIL import Image
+    >>> Image.new("RGB", (40, 30)).save("7.png")
+    >>> car = {"id": 1, "image_id": 7, "category_id": 3, "bbox": [4, 5, 10, 10]}
+    >>> content = {
+    ...     "images": [{"id": 7, "file_name": "7.png", "height": 30, "width": 40}],
+    ...     "categories": [{"id": 3, "name": "car"}],
+    ...     "annotations": [car],
+    ... }
+    >>> _ = Path("cars.json").write_text(json.dumps(content))
+    >>> image, target = CocoDataset(".", "cars.json", masks=False)[0]
+    >>> image.shape, target["boxes"].tolist(), target["labels"]
+    (torch.Size([3, 30, 40]), [[4.0, 5.0, 14.0, 15.0]], tensor([3]))
+
     Args:
         images: the folder of the images.
         annotations: a file of COCO's format: instances_*.json, or person_keypoints_*.json.

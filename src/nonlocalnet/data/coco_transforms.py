@@ -50,6 +50,10 @@ class ImageTrainTransform(v2.Compose):
     global generator. Detectron's, which the paper uses, are 800, 1333 and a flip of 0.5;
     `SHORT_SIDES` is the usual list of several scales.
 
+    >>> image = tv_tensors.Image(torch.zeros(3, 30, 40, dtype=torch.uint8))
+    >>> ImageTrainTransform(short_side=60, max_size=90)(image, {})[0].shape
+    torch.Size([3, 60, 80])
+
     Raises ValueError where no short side is given, one is not below `max_size`, or `flip` or
     `jitter` are not in [0, 1].
     """

@@ -48,6 +48,20 @@ class CocoEvaluator:
     the recall with so many detections an image; ARs, ARm, ARl. Keypoints, with their similarity
     (OKS) for the IoU and at most 20 detections: AP, AP50, AP75, APm, APl, AR, AR50, AR75, ARm, ARl.
 
+    >>> import json
+    >>> car = {"id": 1, "image_id": 7, "category_id": 3, "bbox": [4, 5, 10, 10]}
+    >>> content = {
+    ...     "images": [{"id": 7, "file_name": "7.jpg", "height": 30, "width": 40}],
+    ...     "categories": [{"id": 3, "name": "car"}],
+    ...     "annotations": [car],
+    ... }
+    >>> _ = Path("cars.json").write_text(json.dumps(content))
+    >>> evaluator = CocoEvaluator("cars.json", ["bbox"])
+    >>> boxes, labels = torch.tensor([[4, 5, 14, 14]]), torch.tensor([3])  # a row is missing
+    >>> evaluator.add(7, {"boxes": boxes, "labels": labels, "scores": torch.tensor([0.9])})
+    >>> {name: round(evaluator.scores()["bbox"][name]) for name in ("AP", "AP50", "AR1")}
+    {'AP': 90, 'AP50': 100, 'AR1': 90}
+
     Args:
         annotations: a file of COCO's format; with keypoints person_keypoints_*.json.
         kinds: what is scored: "bbox", "segm", "keypoints".

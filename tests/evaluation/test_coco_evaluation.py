@@ -56,12 +56,13 @@ def detections(objects, image, coco, scores, move=(0, 0, 0, 0), noise=0.0):
     """Objects of an image as a network's output, their boxes, masks and keypoints moved."""
     x, y, w, h = torch.tensor([a["bbox"] for a in objects]).double().view(-1, 4).unbind(1)
     masks = np.zeros((len(objects), 1, image["height"], image["width"]), bool)
-    for mask, annotation, shift in zip(masks, objects, np.broadcast_to(move, (len(objects), 4))):
+    move = np.broadcast_to(move, (len(objects), 4))
+    for mask, annotation, shift in zip(masks, objects, move, strict=True):
         mask[0] = np.roll(coco.annToMask(annotation), shift[:2].astype(int), (0, 1))
     points = torch.tensor([a.get("keypoints", [0] * 51) for a in objects]).double().view(-1, 17, 3)
     points[..., :2] += noise
     return {
-        "boxes": torch.stack([x, y, x + w, y + h], 1) + torch.tensor(np.array(move)),
+        "boxes": torch.stack([x, y, x + w, y + h], 1) + torch.tensor(move.copy()),
         "labels": torch.tensor([a["category_id"] for a in objects], dtype=torch.int64),
         "scores": torch.as_tensor(scores, dtype=torch.float32),
         "masks": torch.where(torch.from_numpy(masks), 0.9, 0.1),
@@ -196,18 +197,20 @@ def test_no_detections_have_ap_0_and_no_objects_none_at_all(shared, tmp_path):
     scores = CocoEvaluator(file, KEYPOINTS).scores()
     assert {number for kind in KEYPOINTS for number in scores[kind].values()} == {0}
     content = json.loads(file.read_text())
-    image = content["images"][0]["id"]
+    image = content["images"][0]
     empty = tmp_path / "empty.json"
     empty.write_text(json.dumps(content | {"annotations": []}))
     evaluator = CocoEvaluator(empty, KEYPOINTS)
     assert all(math.isnan(n) for kind in evaluator.scores().values() for n in kind.values())
-    nothing = dict(boxes=(0, 4), labels=(0,), scores=(0,), masks=(0, 1, 427, 640))
-    evaluator.add(image, {k: torch.zeros(v) for k, v in nothing.items()} | {"keypoints": points(0)})
+    nothing = {
+        "boxes": (0, 4),
+        "labels": (0,),
+        "scores": (0,),
+        "masks": (0, 1, image["height"], image["width"]),
+        "keypoints": (0, 17, 3),
+    }
+    evaluator.add(image["id"], {name: torch.zeros(shape) for name, shape in nothing.items()})
     assert evaluator.detections() == []
-
-
-def points(n):
-    return torch.zeros(n, 17, 3)
 
 
 @pytest.fixture
