@@ -1,214 +1,227 @@
-"""COCO's images and objects, on its real samples and on made-up ones."""
-
 import copy
-import json
+import pickle
+import warnings
 
 import numpy as np
 import pytest
 import torch
+from torch.utils.data import DataLoader
+
+pytest.importorskip("pycocotools")
+from coco_made_up import SQUARE, annotation, write
 from PIL import Image
+from pycocotools import mask as run_lengths
+from torchvision import tv_tensors
+from torchvision.ops import masks_to_boxes
 
-from nonlocalnet.data import coco as module
-from nonlocalnet.data.coco import (
-    MIRRORED,
-    CocoDataset,
-    ImageError,
-    TestTransform,
-    TrainTransform,
-    read_image,
+from nonlocalnet.data.coco import CocoDataset
+from nonlocalnet.data.coco_files import CocoError
+from nonlocalnet.data.coco_transforms import (
+    ImageTestTransform,
 )
 
 
-@pytest.fixture(scope="module")
-def samples(shared):
-    return shared / "data" / "coco"
+def of(folder, *annotations, **options):
+    return CocoDataset(folder, write(folder, list(annotations)), **options)
 
 
-def real(samples, kind="instances", **options):
-    return CocoDataset(samples / "images", samples / f"{kind}_val.json", **options)
+def test_an_item_holds_what_the_annotations_say(coco_dataset, coco_content):
+    data = coco_dataset("instances_val", training=False)
+    image, target = data[7]
+    entry = next(
+        i for i in coco_content("instances_val")["images"] if i["id"] == target["image_id"]
+    )
+    said = [a for a in coco_content("instances_val")["annotations"] if a["image_id"] == entry["id"]]
+    size = entry["height"], entry["width"]
+    assert isinstance(image, tv_tensors.Image)
+    assert image.dtype == torch.uint8
+    assert tuple(image.shape) == (3, *size)
+    with Image.open(data.images / entry["file_name"]) as file:
+        assert np.array_equal(image.permute(1, 2, 0).numpy(), np.asarray(file.convert("RGB")))
+    assert target["size"] == size
+    assert target["labels"].tolist() == [a["category_id"] for a in said]
+    assert target["iscrowd"].tolist() == [a["iscrowd"] for a in said]
+    assert target["area"].tolist() == pytest.approx([a["area"] for a in said])
+    xywh = torch.tensor([a["bbox"] for a in said])
+    corners = torch.cat([xywh[:, :2], xywh[:, :2] + xywh[:, 2:]], dim=1)
+    assert torch.allclose(target["boxes"].as_subclass(torch.Tensor), corners, atol=1e-3)
+    assert target["boxes"].format == tv_tensors.BoundingBoxFormat.XYXY
+    assert target["masks"].shape == (len(said), *size)
+    assert target["masks"].dtype == torch.uint8
 
 
-@pytest.fixture
-def made(tmp_path):
-    """One image of 40 x 60 with a rectangle, a person, and a second image without anything."""
-    picture = np.zeros((40, 60, 3), np.uint8)
-    picture[10:20, 5:25] = 255
-    for name in ("a.png", "b.png"):
-        Image.fromarray(picture).save(tmp_path / name)
-    points = np.zeros((17, 3))
-    points[5], points[6] = (6, 11, 2), (20, 12, 1)  # the left and the right shoulder
-    box = {"bbox": [5, 10, 20, 10], "area": 200, "iscrowd": 0, "image_id": 1, "category_id": 1}
-    polygon = [[5, 10, 25, 10, 25, 20, 5, 20]]
-    return tmp_path, {
-        "images": [
-            {"id": 1, "file_name": "a.png", "height": 40, "width": 60},
-            {"id": 2, "file_name": "b.png", "height": 40, "width": 60},
-        ],
-        "categories": [{"id": 1, "name": "person"}],
-        "annotations": [
-            box | {"id": 1, "segmentation": polygon, "keypoints": points.flatten().tolist()}
-        ],
-    }
+def test_boxes_and_areas_are_those_of_the_masks(coco_dataset):
+    data = coco_dataset("instances_val")
+    for i in range(0, len(data), 5):
+        _, target = data[i]
+        large = target["area"] > 500
+        masks, boxes = target["masks"][large], target["boxes"][large]
+        drawn = masks_to_boxes(masks) + torch.tensor([0, 0, 1, 1])
+        assert (drawn - boxes).abs().max() <= 2
+        area = masks.flatten(1).sum(1)
+        assert torch.allclose(area.float(), target["area"][large], rtol=0.1)
 
 
-def test_real_objects_are_those_of_the_file(samples):
-    data = json.loads((samples / "instances_val.json").read_text())
-    dataset = real(samples)
-    assert len(dataset) == len(data["images"])
-    for i in range(0, len(dataset), 7):
-        image, target = dataset[i]
-        own = [one for one in data["annotations"] if one["image_id"] == target["image_id"]]
-        record = next(one for one in data["images"] if one["id"] == target["image_id"])
-        assert image.shape == (3, record["height"], record["width"])
-        assert target["labels"].tolist() == [one["category_id"] for one in own]
-        sizes = target["boxes"][:, 2:] - target["boxes"][:, :2]
-        expected = torch.tensor([one["bbox"] for one in own])
-        torch.testing.assert_close(torch.as_tensor(target["boxes"][:, :2]), expected[:, :2])
-        torch.testing.assert_close(torch.as_tensor(sizes), expected[:, 2:])
-        # COCO's area is that of the mask, of polygons before they became pixels
-        for mask, one in zip(target["masks"], own, strict=True):
-            assert int(mask.sum()) == pytest.approx(one["area"], rel=0.1, abs=30)
-
-
-def test_training_leaves_out_crowds_and_images_without_objects(samples, made):
-    data = json.loads((samples / "instances_val.json").read_text())
-    crowds = sum(one["iscrowd"] for one in data["annotations"])
-    whole, training = real(samples), real(samples, train=True)
-    count = {name: sum(len(o) for _, o in d.records) for name, d in (("a", whole), ("b", training))}
+def test_crowds_are_for_testing_alone(coco_dataset, coco_content):
+    said = coco_content("instances_train")["annotations"]
+    crowds = sum(a["iscrowd"] for a in said)
     assert crowds > 0
-    assert count["a"] - count["b"] >= crowds
-    assert all(objects for _, objects in training.records)
-    folder, annotations = made
-    assert len(CocoDataset(folder, annotations)) == 2
-    assert len(CocoDataset(folder, annotations, train=True)) == 1
-    people = copy.deepcopy(annotations)
-    people["annotations"][0]["keypoints"][2::3] = [0] * 17
-    with pytest.raises(ValueError, match="no image has an object"):
-        CocoDataset(folder, people, train=True, keypoints=True)
+    for training in (True, False):
+        data = coco_dataset("instances_train", training=training, masks=False)
+        labels = [data._load_target(id)["iscrowd"] for id in data.ids]
+        assert sum(map(len, labels)) == len(said) - crowds * training
+        assert torch.cat(labels).sum() == crowds * (not training)
+        assert "masks" not in data[0][1]
 
 
-@pytest.mark.parametrize("side", [20, 40, 75])
-def test_boxes_and_masks_move_with_the_picture(made, side):
-    folder, annotations = made
-    dataset = CocoDataset(folder, annotations, TrainTransform((side,), 1000, flip=1.0))
-    image, target = dataset[0]
-    scale = side / 40
-    assert image.shape == (3, side, round(60 * scale))
-    # the rectangle from 5 to 25 of 60, mirrored: 35 to 55
-    expected = torch.tensor([[35.0, 10, 55, 20]]) * scale
-    torch.testing.assert_close(torch.as_tensor(target["boxes"]), expected, atol=0.5, rtol=0.01)
-    bright = (image[0] > 127).float()
-    assert (bright - target["masks"][0]).abs().mean() < 0.03
-    assert target["area"].item() == pytest.approx(200 * scale**2, rel=0.02)
+def test_keypoints_are_learnt_from_persons_with_a_visible_one(coco_dataset, coco_content):
+    said = coco_content("person_keypoints_val")
+    posed = [a for a in said["annotations"] if a["num_keypoints"] and not a["iscrowd"]]
+    data = coco_dataset("person_keypoints_val", keypoints=True)
+    assert data.ids == sorted({a["image_id"] for a in posed})
+    assert data.classes == {1: "person"}
+    for i in range(len(data)):
+        _, target = data[i]
+        mine = [a for a in posed if a["image_id"] == target["image_id"]]
+        expected = torch.tensor([a["keypoints"] for a in mine]).float().view(-1, 17, 3)
+        assert torch.equal(target["keypoints"], expected)
+        assert "visibility" not in target
+    whole = coco_dataset("person_keypoints_val", keypoints=True, training=False)
+    assert len(whole) == len(said["images"])
+    assert len(coco_dataset("person_keypoints_val", keypoints=True, keep_empty=True)) == len(whole)
 
 
-def test_left_and_right_change_places_in_the_mirror(made):
-    folder, annotations = made
-    options = {"keypoints": True}
-    _, plain = CocoDataset(folder, annotations, TestTransform(40, 1000), **options)[0]
-    turn = TrainTransform((40,), 1000, flip=1.0)
-    _, turned = CocoDataset(folder, annotations, turn, **options)[0]
-    before, after = plain["keypoints"][0], turned["keypoints"][0]
-    # pixel x goes to 59 - x; what was the left shoulder is the right one, with its visibility
-    assert after[6].tolist() == [59 - 6, 11, 2]
-    assert after[5].tolist() == [59 - 20, 12, 1]
-    assert before[5].tolist() == [6, 11, 2]
-    others = [k for k in range(17) if k not in (5, 6)]
-    assert not after[others].any()  # what is not there does not move
-    names = json.loads(NAMES)
-    for k, name in enumerate(names):
-        swapped = name.replace("left", "X").replace("right", "left").replace("X", "right")
-        assert names[MIRRORED[k]] == swapped
-
-
-NAMES = (
-    '["nose", "left_eye", "right_eye", "left_ear", "right_ear", "left_shoulder", "right_shoulder",'
-    '"left_elbow", "right_elbow", "left_wrist", "right_wrist", "left_hip", "right_hip",'
-    '"left_knee", "right_knee", "left_ankle", "right_ankle"]'
-)
-
-
-def test_the_names_are_those_of_the_real_file(samples):
-    data = json.loads((samples / "person_keypoints_val.json").read_text())
-    assert data["categories"][0]["keypoints"] == json.loads(NAMES)
-
-
-def test_real_boxes_and_keypoints_move_together(samples):
-    options = {"train": True, "keypoints": True}
-    plain = real(samples, "person_keypoints", **options)
-    turned = real(samples, "person_keypoints", **options)
-    turned.transform = TrainTransform((300,), 500, flip=1.0)
-    for i in range(len(plain)):
-        (image, before), (moved, after) = plain[i], turned[i]
-        high, wide = (b / a for a, b in zip(image.shape[1:], moved.shape[1:], strict=True))
-        left, top, right, bottom = torch.as_tensor(before["boxes"]).T
-        width = moved.shape[2]
-        expected = torch.stack(
-            [width - right * wide, top * high, width - left * wide, bottom * high], dim=1
-        )
-        torch.testing.assert_close(torch.as_tensor(after["boxes"]), expected, atol=0.01, rtol=1e-4)
-        x, y, seen = before["keypoints"][:, list(MIRRORED)].unbind(-1)
-        # a keypoint is a pixel: the last one becomes the first
-        there = torch.stack([width - 1 - x * wide, y * high], dim=-1) * (seen > 0).unsqueeze(-1)
-        torch.testing.assert_close(after["keypoints"][..., :2], there, atol=0.01, rtol=1e-4)
-        assert torch.equal(after["keypoints"][..., 2], seen)
-
-
-def test_chance_is_torchs_alone(samples):
-    dataset = real(samples)
-    dataset.transform = TrainTransform((200, 250, 300), 600, jitter=0.2)
-    torch.manual_seed(3)
-    first = dataset[1]
-    torch.manual_seed(3)
-    again = dataset[1]
-    assert torch.equal(first[0], again[0])
-    assert torch.equal(first[1]["boxes"], again[1]["boxes"])
-    sizes = {dataset[1][0].shape for _ in range(20)}
-    assert len(sizes) == 3
-
-
-def test_the_longer_side_is_limited(made):
-    folder, annotations = made
-    image, _ = CocoDataset(folder, annotations, TestTransform(800, 90))[0]
-    assert image.shape == (3, 60, 90)
-
-
-def test_images_that_cannot_be_read(tmp_path, monkeypatch, made):
-    (tmp_path / "text.jpg").write_text("no image")
-    with pytest.raises(ImageError, match=r"text\.jpg: not a readable image"):
-        read_image(tmp_path / "text.jpg")
-    with pytest.raises(ImageError, match="no such image; is the folder that of this split"):
-        read_image(tmp_path / "gone.jpg")
-    folder, _ = made
-    data = (folder / "a.png").read_bytes()
-    (tmp_path / "cut.png").write_bytes(data[: len(data) // 2])
-    with pytest.raises(ImageError, match=r"cut\.png: not a readable image"):
-        read_image(tmp_path / "cut.png")
-    monkeypatch.setattr(module, "MAX_PIXELS", 1000)
-    with pytest.raises(ImageError, match="40 is beyond the limit of 1,000 pixels"):
-        read_image(folder / "a.png")
+def test_an_image_without_objects_has_empty_targets(coco_dataset):
+    data = coco_dataset(
+        "person_keypoints_val", ImageTestTransform(32, 64), keypoints=True, training=False
+    )
+    empty = next(i for i, id in enumerate(data.ids) if not data._objects[id])
+    image, target = data[empty]
+    assert target["boxes"].shape == (0, 4)
+    assert target["labels"].shape == target["area"].shape == target["iscrowd"].shape == (0,)
+    assert target["masks"].shape == (0, *image.shape[1:])
+    assert target["keypoints"].shape == (0, 17, 3)
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    "fault",
     [
-        ({"image_id": 9}, "annotation 1 is of image 9, which is not in the list"),
-        ({"category_id": 7}, "annotation 1 is of category 7; there are 1"),
-        ({"bbox": [1, 2]}, "annotation 1 has no bbox of four numbers"),
+        {"bbox": [10, 10, 0, 20]},
+        {"bbox": [64, 10, 20, 20]},
+        {"bbox": [10, 10, 20]},
+        {"segmentation": []},
+        {"segmentation": {"size": [48, 64], "counts": "P" * 50}},
+        {"keypoints": [1, 2, 2]},
     ],
 )
-def test_annotations_that_do_not_fit(made, change, said):
-    folder, annotations = made
-    annotations["annotations"][0] |= change
-    with pytest.raises(ValueError, match=said):
-        CocoDataset(folder, annotations)
+def test_objects_that_cannot_be_used_are_left_out(picture, fault):
+    data = of(picture, annotation(1, **fault), annotation(2, area=7), keypoints=True)
+    assert data[0][1]["area"].tolist() == [7]
+    with pytest.raises(CocoError, match="has no image with keypoints to learn from"):
+        of(picture, annotation(1, **fault), keypoints=True)
 
 
-def test_no_folder_and_wrong_options(made, tmp_path):
-    _, annotations = made
-    with pytest.raises(FileNotFoundError, match="no folder of images"):
-        CocoDataset(tmp_path / "gone", annotations)
-    with pytest.raises(ValueError, match="short_sides must be"):
-        TrainTransform((), 100)
-    with pytest.raises(ValueError, match="flip is from 0 to 1"):
-        TrainTransform(flip=2)
+def test_what_a_run_does_not_ask_for_may_be_broken(picture):
+    broken = annotation(1, segmentation="x", keypoints=[1])
+    assert len(of(picture, broken, masks=False)) == 1
+
+
+def test_boxes_are_cut_off_at_the_border(picture):
+    data = of(picture, annotation(1, bbox=[-5, 20, 200, 200]))
+    assert data[0][1]["boxes"].tolist() == [[0, 20, 64, 48]]
+
+
+def test_area_and_crowd_may_be_left_out(picture):
+    bare = annotation(1)
+    del bare["area"], bare["iscrowd"]
+    _, target = of(picture, bare)[0]
+    assert target["area"].tolist() == [400]
+    assert target["iscrowd"].tolist() == [0]
+
+
+def test_compressed_run_lengths_are_drawn_too(picture):
+    coded = run_lengths.frPyObjects([SQUARE], 48, 64)[0]
+    coded = {"size": [48, 64], "counts": coded["counts"].decode()}
+    data = of(picture, annotation(1), annotation(2, segmentation=coded))
+    polygon, compressed = data[0][1]["masks"]
+    assert polygon.sum() == 400
+    assert torch.equal(polygon, compressed)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "not readable as JSON"),
+        ("{", "not readable as JSON"),
+        ("[" * 100_000, "not readable as JSON"),
+        (b"\xff\xfe\x00", "not readable as JSON"),
+        ("[]", "expected COCO's JSON object, got a list"),
+        ("{}", "has no list of images"),
+        ('{"images": [], "categories": []}', "has no image with objects"),
+        ('{"images": [{"id": 1}], "categories": []}', "entry 0 of its images has no file_name"),
+        ('{"images": [7], "categories": []}', "entry 0 of its images has no id"),
+        ('{"images": [], "annotations": [{"id": 1, "image_id": 1, "caption": "a"}], '
+         '"categories": []}', "no category_id of type int: pass a file of instances"),
+    ],
+)  # fmt: skip
+def test_a_file_that_is_not_cocos_is_refused(tmp_path, text, message):
+    file = tmp_path / "instances.json"
+    file.write_bytes(text if isinstance(text, bytes) else text.encode())
+    with pytest.raises(CocoError, match=message) as caught:
+        CocoDataset(tmp_path, file)
+    assert str(caught.value).startswith(f"{file}: ")
+
+
+def test_missing_files_are_named(tmp_path, picture):
+    with pytest.raises(CocoError, match=r"no\.json: cannot be read \(No such file"):
+        CocoDataset(tmp_path, tmp_path / "no.json")
+    file = write(picture, [annotation(1)])
+    with pytest.raises(CocoError, match="images: no such folder"):
+        CocoDataset(tmp_path / "images", file)
+    (picture / "1.png").unlink()
+    with pytest.raises(CocoError, match=r"1\.png: no such image: put it there"):
+        CocoDataset(picture, file)[0]
+
+
+def test_categories_must_be_known(picture):
+    with pytest.raises(CocoError, match="annotation 4 is of category 91, which the file does not"):
+        of(picture, annotation(4, category=91))
+    file = write(picture, [annotation(1, category=0)], categories=[{"id": 0, "name": "a"}])
+    with pytest.raises(CocoError, match="a category below 1; 0 is the background"):
+        CocoDataset(picture, file)
+
+
+def test_images_that_cannot_be_decoded_are_named(picture, monkeypatch):
+    data, file = of(picture, annotation(1)), picture / "1.png"
+    whole = file.read_bytes()
+    for bad in (whole[:2000], b"", b"no image", whole[:40] + b"x" * 200):
+        file.write_bytes(bad)
+        with pytest.raises(CocoError, match=r"1\.png: not a readable image"):
+            data[0]
+    Image.new("RGB", (48, 64)).save(file)
+    with pytest.raises(CocoError, match=r"is 48x64, .*instances\.json says 64x48"):
+        data[0]
+    file.write_bytes(whole)
+    for limit in (1000, 2000):  # beyond twice the limit Pillow raises, below it warns
+        monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", limit)
+        with (
+            warnings.catch_warnings(action="error"),
+            pytest.raises(CocoError, match=f"{limit:,} pixels"),
+        ):
+            data[0]
+
+
+def test_grey_and_palette_images_are_rgb(picture):
+    for mode in ("L", "P", "1", "RGBA", "I;16"):
+        Image.new(mode, (64, 48)).save(picture / "1.png")
+        assert of(picture, annotation(1))[0][0].shape == (3, 48, 64)
+
+
+def test_errors_and_data_sets_reach_other_processes(picture):
+    data = of(picture, annotation(1))
+    assert len(pickle.loads(pickle.dumps(data))[0][1]["boxes"]) == 1
+    error = copy.copy(CocoError(picture, "why"))
+    assert str(pickle.loads(pickle.dumps(error))) == f"{picture}: why"
+    (picture / "1.png").unlink()
+    with pytest.raises(CocoError, match="no such image"):
+        list(DataLoader(data, num_workers=1, collate_fn=list))

@@ -1,4 +1,4 @@
-"""COCO's numbers for boxes, masks and keypoints, exact over processes."""
+"""COCO's average precision and recall of boxes, masks and keypoints, over many processes."""
 
 from __future__ import annotations
 
@@ -7,122 +7,229 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 import numpy as np
+import torch
 from faster_coco_eval import COCO, COCOeval_faster
-from faster_coco_eval import mask as rle
+from faster_coco_eval.core import mask as run_lengths
 from torch import Tensor
+from torch.nn.functional import interpolate
 
-from nonlocalnet.data.coco import read_annotations
+from nonlocalnet.data.coco_files import (
+    NUM_KEYPOINTS,
+    CocoError,
+    box_fault,
+    count_visible,
+    keypoints_fault,
+    read_annotations,
+    segmentation_fault,
+)
 from nonlocalnet.errors import check_choice
 from nonlocalnet.runtime.distributed import gather
 
 Kind = Literal["bbox", "segm", "keypoints"]
 
-BOX_NAMES = (
-    *("AP", "AP50", "AP75", "APs", "APm", "APl"),
-    *("AR1", "AR10", "AR100", "ARs", "ARm", "ARl"),
-)
-KEYPOINT_NAMES = ("AP", "AP50", "AP75", "APm", "APl", "AR", "AR50", "AR75", "ARm", "ARl")
+FIELDS = {"bbox": "bbox", "segm": "segmentation", "keypoints": "keypoints"}  # in COCO's files
+INPUTS = {"bbox": "boxes", "segm": "masks", "keypoints": "keypoints"}  # in torchvision's outputs
+
+PRECISIONS = ("AP", "AP50", "AP75")
+# in COCO's order
+NAMES = (*PRECISIONS, "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
+KEYPOINT_NAMES = (*PRECISIONS, "APm", "APl", "AR", "AR50", "AR75", "ARm", "ARl")
 
 
 class CocoEvaluator:
-    """Collect a detector's detections, and give COCO's numbers.
+    """Collect the detections of images, then score them as COCO does.
 
-    AP is the mean over IoU (keypoints: OKS) of 0.50 to 0.95, over categories and recalls; AR the
-    mean recall for so many detections an image; s, m, l are small, medium and large objects.
-    Percent; NaN where no object is of that size.
+    All images of the annotations count: one that was never added has no detections. Each counts
+    once, as the first process of those that added it saw it. Scores are in percent, NaN where no
+    object of that size or kind is annotated (COCO's own program says -1).
+
+    Boxes and masks: AP, the mean over categories and the IoUs 0.5, 0.55, ... 0.95; AP50, AP75, at
+    one IoU; APs, APm, APl of objects below 32², between, and above 96² pixels; AR1, AR10, AR100,
+    the recall with so many detections an image; ARs, ARm, ARl. Keypoints, with their similarity
+    (OKS) for the IoU and at most 20 detections: AP, AP50, AP75, APm, APl, AR, AR50, AR75, ARm, ARl.
+
+    >>> import json
+    >>> car = {"id": 1, "image_id": 7, "category_id": 3, "bbox": [4, 5, 10, 10]}
+    >>> content = {
+    ...     "images": [{"id": 7, "file_name": "7.jpg", "height": 30, "width": 40}],
+    ...     "categories": [{"id": 3, "name": "car"}],
+    ...     "annotations": [car],
+    ... }
+    >>> _ = Path("cars.json").write_text(json.dumps(content))
+    >>> evaluator = CocoEvaluator("cars.json", ["bbox"])
+    >>> boxes, labels = torch.tensor([[4, 5, 14, 14]]), torch.tensor([3])  # a row is missing
+    >>> evaluator.add(7, {"boxes": boxes, "labels": labels, "scores": torch.tensor([0.9])})
+    >>> {name: round(evaluator.scores()["bbox"][name]) for name in ("AP", "AP50", "AR1")}
+    {'AP': 90, 'AP50': 100, 'AR1': 90}
 
     Args:
-        annotations: COCO's JSON: the file, or what it holds.
-        kinds: of "bbox", "segm", "keypoints"; the file must have what they are compared with.
+        annotations: a file of COCO's format; with keypoints person_keypoints_*.json.
+        kinds: what is scored: "bbox", "segm", "keypoints".
 
     Raises:
-        FileNotFoundError, ValueError: no such file, no COCO annotations, an unknown kind.
-
-    Source: COCO's own `pycocotools`, which the tests compare with; the numbers are computed by
-    faster-coco-eval, which is maintained and many times as fast.
+        ValueError: an unknown kind.
+        CocoError: the annotations cannot be read, or have an object without what is to be scored.
     """
 
-    def __init__(
-        self, annotations: str | Path | Mapping[str, Any], kinds: Sequence[Kind] = ("bbox",)
-    ) -> None:
+    def __init__(self, annotations: str | Path, kinds: Sequence[Kind] = ("bbox", "segm")) -> None:
         for kind in kinds:
-            check_choice("kind", kind, get_args(Kind))
+            check_choice("kinds", kind, get_args(Kind))
         self.kinds = tuple(kinds)
-        self._truth = COCO(read_annotations(annotations))
-        self._images = set(self._truth.getImgIds())
+        self._truth = _index(Path(annotations), self.kinds)
         self._found: dict[int, list[dict[str, Any]]] = {}
 
-    def add(self, image_id: int, detections: Mapping[str, Tensor]) -> None:
-        """Take up the detections of one image, as torchvision's R-CNNs give them.
+    def add(
+        self,
+        image_id: int,
+        detections: Mapping[str, Tensor],
+        size: tuple[int, int] | None = None,
+    ) -> None:
+        """Add what a network found on an image, as torchvision's R-CNNs give it.
 
-        boxes (N, 4) left, top, right, bottom; labels (N,) categories; scores (N,); masks
-        (N, 1, H, W) probabilities; keypoints (N, K, 3). An image that was added before counts once.
+        Args:
+            image_id: its id in the annotations; one that was added before is passed over.
+            detections: labels (N,) category ids, scores (N,), and what is scored: boxes (N, 4) x1,
+                y1, x2, y2; masks (N, 1, H, W) probabilities, above 0.5 is the object; keypoints
+                (N, 17, 3) x, y and anything.
+            size: (H, W) of the image that the network saw, if it was resized before: boxes, masks
+                and keypoints are scaled to the original.
 
         Raises:
-            ValueError: the image is not in the annotations.
+            ValueError: an unknown image, a field that is missing, of another shape or not finite,
+                or masks of another size than the image.
         """
-        if image_id not in self._images:
+        image_id = int(image_id)
+        image = self._truth.imgs.get(image_id)
+        if image is None:
             raise ValueError(
-                f"image {image_id} is not in the annotations: are they of the same split?"
+                f"no image with the id {image_id!r} is in the annotations: give the evaluator the "
+                "file that the data set was read from"
             )
-        found = {name: value.detach().cpu() for name, value in detections.items()}
-        boxes = found["boxes"].double()
-        sizes = boxes[:, 2:] - boxes[:, :2]
-        rows = []
-        for i in range(len(boxes)):
-            row: dict[str, Any] = {
-                "image_id": image_id,
-                "category_id": int(found["labels"][i]),
-                "score": float(found["scores"][i]),
-                "bbox": [*boxes[i, :2].tolist(), *sizes[i].tolist()],
-            }
-            if "masks" in found:
-                inside = np.asfortranarray((found["masks"][i, 0] > 0.5).numpy().astype(np.uint8))
-                code = rle.encode(inside)
-                row["segmentation"] = {"size": list(code["size"]), "counts": _text(code["counts"])}
-            if "keypoints" in found:
-                points = found["keypoints"][i].double().clone()
-                points[:, 2] = 1
-                row["keypoints"] = points.flatten().tolist()
-            rows.append(row)
-        self._found[image_id] = rows
+        if image_id in self._found:
+            return
+        original = image["height"], image["width"]
+        size = size or original
+        fields = _checked(image_id, detections, self.kinds, size)
+        across, down = original[1] / size[1], original[0] / size[0]
+        columns: dict[str, list[Any]] = {}
+        if "bbox" in self.kinds:
+            boxes = fields["boxes"].double() * torch.tensor([across, down] * 2).double()
+            boxes[:, 2:] -= boxes[:, :2]
+            columns["bbox"] = boxes.tolist()
+        if "segm" in self.kinds:
+            columns["segmentation"] = _encode(fields["masks"], original)
+        if "keypoints" in self.kinds:
+            points = fields["keypoints"].double() * torch.tensor([across, down, 1.0]).double()
+            columns["keypoints"] = points.flatten(1).tolist()
+        columns["category_id"] = fields["labels"].tolist()
+        columns["score"] = fields["scores"].double().tolist()
+        self._found[image_id] = [
+            {"image_id": image_id, **dict(zip(columns, row, strict=True))}
+            for row in zip(*columns.values(), strict=True)
+        ]
 
-    def detections(self) -> list[dict[str, Any]]:
-        """Give all detections of all processes, in COCO's format of results."""
-        images: dict[int, list[dict[str, Any]]] = {}
-        for share in gather(self._found):
-            images.update(share)
-        return [row for image_id in sorted(images) for row in images[image_id]]
+    def detections(self, kind: Kind | None = None) -> list[dict[str, Any]]:
+        """Give the detections of all processes in COCO's result format, ready for JSON.
+
+        One kind, as COCO's server takes them (areas are then those of the kind); without, all in
+        one list. In the order of image ids, and on an image in the network's. All processes must
+        call it.
+        """
+        found: dict[int, list[dict[str, Any]]] = {}
+        for part in gather(self._found):
+            found = part | found  # whoever comes first stays
+        rows = [row for image in sorted(found) for row in found[image]]
+        return rows if kind is None else _only(rows, kind)
 
     def scores(self) -> dict[str, dict[str, float]]:
-        """Give the numbers of each kind by name, over the images of all processes.
+        """Compute the 12 numbers of boxes and masks and the 10 of keypoints, {kind: {name: %}}.
 
-        12 for boxes and masks, 10 for keypoints. Images without detections count.
+        All processes must call it, and get the same.
         """
         rows = self.detections()
-        return {kind: self._score(kind, rows) for kind in self.kinds}
+        return {kind: self._score(kind, _only(rows, kind)) for kind in self.kinds}
 
     def _score(self, kind: Kind, rows: list[dict[str, Any]]) -> dict[str, float]:
-        names = KEYPOINT_NAMES if kind == "keypoints" else BOX_NAMES
-        part = {"bbox": "bbox", "segm": "segmentation", "keypoints": "keypoints"}[kind]
-        if any(part not in row for row in rows):
-            raise ValueError(f"the detections have no {part}, which {kind} is computed from")
-        if not rows:
-            return dict.fromkeys(names, 0.0)
-        keep = {"image_id", "category_id", "score", part}
-        # areas are those of what is compared, as pycocotools takes them for results of one kind
-        results = [{key: row[key] for key in row.keys() & keep} for row in rows]
-        evaluation = COCOeval_faster(self._truth, self._truth.loadRes(results), kind)
+        evaluation = COCOeval_faster(self._truth, self._truth.loadRes(rows), kind)
+        evaluation.params.catIds = sorted(self._truth.cats)
         evaluation.evaluate()
         evaluation.accumulate()
         evaluation.summarize()
-        numbers = [float(value) for value in evaluation.stats[: len(names)]]
-        nothing = float("nan")  # -1 there: no object to be found
+        names = KEYPOINT_NAMES if kind == "keypoints" else NAMES
+        numbers = [float(number) for number in evaluation.stats]
         return {
-            name: nothing if value < 0 else 100 * value
-            for name, value in zip(names, numbers, strict=True)
+            name: float("nan") if number < 0 else 100 * number
+            for name, number in zip(names, numbers, strict=True)
         }
 
 
-def _text(counts: bytes | str) -> str:
-    return counts.decode() if isinstance(counts, bytes) else counts
+def _index(path: Path, kinds: Sequence[Kind]) -> COCO:
+    content = read_annotations(path)
+    sizes = {image["id"]: (image["width"], image["height"]) for image in content["images"]}
+    for number, annotation in enumerate(content["annotations"], 1):
+        size = sizes.get(annotation["image_id"])
+        if size is None:
+            continue  # it counts nowhere
+        fault = box_fault(annotation)
+        if not fault and "segm" in kinds:
+            fault = segmentation_fault(annotation, size)
+        if not fault and "keypoints" in kinds:
+            fault = keypoints_fault(annotation)
+        if fault:
+            raise CocoError(
+                path,
+                f"annotation {annotation['id']} cannot be scored: {fault}; take it out, "
+                "check_annotations lists all such",
+            )
+        if "keypoints" in kinds:
+            annotation.setdefault("num_keypoints", count_visible(annotation))
+        annotation["id"] = number  # 0 would count as never found, and ids may occur twice
+    return COCO(content)
+
+
+def _only(rows: list[dict[str, Any]], kind: Kind) -> list[dict[str, Any]]:
+    """Keep one kind: beside a box, a mask's or keypoints' area would be taken for the box's."""
+    keys = ("image_id", "category_id", FIELDS[kind], "score")
+    return [{key: row[key] for key in keys} for row in rows]
+
+
+def _checked(
+    image_id: int, detections: Mapping[str, Tensor], kinds: Sequence[Kind], size: tuple[int, int]
+) -> dict[str, Tensor]:
+    """The fields that are scored, on the CPU, of the right shapes and finite."""
+    shapes = {
+        "labels": (),
+        "scores": (),
+        "boxes": (4,),
+        "masks": (1, *size),
+        "keypoints": (NUM_KEYPOINTS, 3),
+    }
+    fields = {}
+    for name in ("labels", "scores", *(INPUTS[kind] for kind in kinds)):
+        if name not in detections:
+            raise ValueError(
+                f"image {image_id}: the detections have no {name}, only {', '.join(detections)}; "
+                "score other kinds, or take a network that gives them"
+            )
+        field = fields[name] = detections[name].detach().cpu()
+        wanted = (len(detections["labels"]), *shapes[name])
+        if tuple(field.shape) != wanted:
+            raise ValueError(
+                f"image {image_id}: {name} must be {wanted}, got {tuple(field.shape)}"
+                + ("; pass the size (H, W) that the network saw" if name == "masks" else "")
+            )
+        if name != "masks" and not field.isfinite().all():  # masks are large, and NaN is below 0.5
+            raise ValueError(f"image {image_id}: {name} are not all finite, so training diverged")
+    return fields
+
+
+def _encode(masks: Tensor, size: tuple[int, int]) -> list[dict[str, Any]]:
+    """Write masks (N, 1, H, W) as run lengths of an image of `size`."""
+    rows = []
+    for mask in masks:  # one at a time: a hundred resized ones are half a gigabyte
+        if tuple(mask.shape[1:]) != size:
+            mask = interpolate(mask[None].float(), size, mode="bilinear")[0]
+        pixels = np.asfortranarray((mask[0] > 0.5).numpy().astype(np.uint8))
+        coded = run_lengths.encode(pixels[..., None])[0]
+        rows.append({"size": list(size), "counts": coded["counts"].decode()})
+    return rows

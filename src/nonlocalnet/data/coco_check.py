@@ -1,0 +1,189 @@
+"""What is wrong with annotations of COCO's format, and with the images that they name."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from nonlocalnet.data.coco_files import (
+    NUM_KEYPOINTS,
+    box_fault,
+    count_visible,
+    keypoints_fault,
+    read_annotations,
+    read_image,
+    segmentation_fault,
+)
+from nonlocalnet.data.isolated import Lost, run_isolated
+
+UNFIT = (
+    "missing",  # there is no such image
+    "unreadable",
+    "size",  # the image is not as large as annotated
+    "unknown image",
+    "unknown category",
+    "box",
+    "segmentation",
+    "keypoints",
+)
+KINDS = (*UNFIT, "outside", "num_keypoints", "duplicate")
+SLACK = 1.0  # pixels by which a box may reach over the border: COCO's own do
+
+
+@dataclass(frozen=True)
+class CocoFinding:
+    """One thing that is wrong: its kind, one of `KINDS`, where, and what is the matter."""
+
+    kind: str
+    where: str  # an image's file, or "annotation 17 of image 5"
+    text: str
+
+
+@dataclass
+class CocoReport:
+    """All that a check found, and what there is."""
+
+    images: int
+    annotations: int
+    crowds: int
+    empty: int  # images without an annotation
+    categories: dict[str, int]  # annotations of each
+    findings: list[CocoFinding] = field(default_factory=list)
+
+    def counts(self) -> dict[str, int]:
+        """Count the findings of each kind."""
+        found = Counter(finding.kind for finding in self.findings)
+        return {kind: found[kind] for kind in KINDS if found[kind]}
+
+    def as_rows(self) -> list[tuple[str, str, str]]:
+        """Give the rows of a table: what was counted, how often, whether that is fit for use."""
+        there = [
+            ("images", self.images),
+            ("images without annotations", self.empty),
+            ("annotations", self.annotations),
+            ("crowds among them", self.crowds),
+        ]
+        rows = [(name, str(count), "yes") for name, count in there]
+        for kind, count in self.counts().items():
+            rows.append((kind, str(count), "no" if kind in UNFIT else "yes"))
+        return rows
+
+    def as_json(self) -> str:
+        """Write everything down, for machines."""
+        return json.dumps({"counts": self.counts(), **asdict(self)}, indent=1) + "\n"
+
+
+def image_size(path: Path) -> tuple[int, int]:
+    """Decode an image to its end, -> (width, height). Raises CocoError as `read_image`."""
+    return read_image(path).size
+
+
+def check_annotations(
+    images: str | Path,
+    annotations: str | Path,
+    *,
+    workers: int = 1,
+    time_limit: float = 60.0,
+    progress: Callable[[int, str], None] = lambda done, text: None,
+) -> CocoReport:
+    """Check a file of COCO's format, and decode all images that it names.
+
+    Found: images that are missing, unreadable (or kill their process, or take longer than
+    `time_limit` seconds) or of another size than annotated; annotations of unknown images or
+    categories, with a degenerate box or one more than a pixel outside the image, with a
+    segmentation or keypoints that cannot be used, and with another number of keypoints than
+    `num_keypoints` says; ids that occur twice.
+
+    workers: processes that decode.
+    progress: called with the number of images done and the findings so far.
+
+    Raises CocoError where the file cannot be read as COCO's.
+    """
+    content = read_annotations(annotations)
+    entries = {image["id"]: image for image in content["images"]}
+    categories = {category["id"]: category for category in content["categories"]}
+    each = Counter(a["category_id"] for a in content["annotations"])
+    report = CocoReport(
+        images=len(entries),
+        annotations=len(content["annotations"]),
+        crowds=sum(bool(a["iscrowd"]) for a in content["annotations"]),
+        empty=len(entries.keys() - {a["image_id"] for a in content["annotations"]}),
+        categories={category["name"]: each[id] for id, category in categories.items()},
+    )
+    report.findings += _duplicates(content)
+    for annotation in content["annotations"]:
+        where = f"annotation {annotation['id']} of image {annotation['image_id']}"
+        report.findings += [
+            CocoFinding(kind, where, text)
+            for kind, text in _faults(annotation, entries, categories)
+        ]
+    report.findings += _check_images(
+        Path(images), list(entries.values()), workers, time_limit, progress
+    )
+    return report
+
+
+def _duplicates(content: dict[str, Any]) -> Iterator[CocoFinding]:
+    for part in ("images", "annotations", "categories"):
+        for id, count in Counter(entry["id"] for entry in content[part]).items():
+            if count > 1:
+                yield CocoFinding("duplicate", part, f"the id {id} occurs {count} times")
+
+
+def _faults(
+    annotation: dict[str, Any], images: dict[int, Any], categories: dict[int, Any]
+) -> Iterator[tuple[str, str]]:
+    category = categories.get(annotation["category_id"])
+    if category is None:
+        yield "unknown category", f"no category has the id {annotation['category_id']}"
+    image = images.get(annotation["image_id"])
+    if image is None:
+        yield "unknown image", f"no image has the id {annotation['image_id']}"
+        return
+    width, height = size = image["width"], image["height"]
+    if fault := box_fault(annotation, size):
+        yield "box", fault
+    else:
+        x, y, w, h = annotation["bbox"]
+        if max(-x, -y, x + w - width, y + h - height) > SLACK:
+            yield "outside", f"its box {annotation['bbox']} leaves the {width}x{height} image"
+    if "segmentation" in annotation and (fault := segmentation_fault(annotation, size)):
+        yield "segmentation", fault
+    if "keypoints" in annotation:
+        count = len((category or {}).get("keypoints", ())) or NUM_KEYPOINTS
+        said = annotation.get("num_keypoints")
+        if fault := keypoints_fault(annotation, count):
+            yield "keypoints", fault
+        elif said is not None and said != (there := count_visible(annotation)):
+            yield "num_keypoints", f"num_keypoints is {said}, {there} are marked"
+
+
+def _check_images(
+    folder: Path,
+    entries: list[dict[str, Any]],
+    workers: int,
+    time_limit: float,
+    progress: Callable[[int, str], None],
+) -> Iterator[CocoFinding]:
+    paths = [folder / entry["file_name"] for entry in entries]
+    there = [i for i, path in enumerate(paths) if path.is_file()]
+    found = len(paths) - len(there)
+    for i in sorted(set(range(len(paths))) - set(there)):
+        yield CocoFinding("missing", str(paths[i]), "annotated, but there is no such file")
+    progress(found, f"{found} bad")
+    todo = [(paths[i],) for i in there]
+    for done, size in run_isolated(image_size, todo, workers=workers, time_limit=time_limit):
+        path, entry = paths[there[done]], entries[there[done]]
+        annotated = entry["width"], entry["height"]
+        if isinstance(size, Lost) or size != annotated:
+            found += 1
+        if isinstance(size, Lost):
+            yield CocoFinding("unreadable", str(path), size.reason.removeprefix(f"{path}: "))
+        elif size != annotated:
+            text = f"is {size[0]}x{size[1]}, annotated as {annotated[0]}x{annotated[1]}"
+            yield CocoFinding("size", str(path), text)
+        progress(1, f"{found} bad")

@@ -1,0 +1,206 @@
+"""Read COCO's files, annotations and images, or say in one sentence why one is unfit."""
+
+from __future__ import annotations
+
+import json
+import math
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+NUM_KEYPOINTS = 17
+THIN = 0.1  # pixels: the sides of a thinner box may fall together in float32
+FAR = 1e5  # pixels: no coordinate lies further out (COCO's own bound on areas is its square)
+
+Annotation = Mapping[str, Any]
+
+FIELDS = {
+    "images": {"id": int, "file_name": str, "height": int, "width": int},
+    "annotations": {"id": int, "image_id": int, "category_id": int, "bbox": list},
+    "categories": {"id": int, "name": str},
+}
+
+
+class CocoError(ValueError):
+    """Say which file cannot be used, and why: "PATH: reason"."""
+
+    def __init__(self, path: str | Path, reason: str = "") -> None:
+        super().__init__(path, reason)
+        self.path = Path(path)
+        self.reason = reason
+
+    def __str__(self) -> str:
+        # a DataLoader rebuilds a worker's error from its text alone: then there is no reason
+        return f"{self.path}: {self.reason}" if self.reason else str(self.args[0])
+
+
+def read_annotations(path: str | Path) -> dict[str, Any]:
+    """Read a file of COCO's format: {"images": [...], "annotations": [...], "categories": [...]}.
+
+    Without "annotations" (COCO's test images) there are none. Where an annotation does not say,
+    `iscrowd` is 0 and `area` that of its box.
+
+    Raises CocoError for a file that is missing, no JSON, or not of this format; what is wrong with
+    single annotations, `check_annotations` says.
+    """
+    path = Path(path)
+    try:
+        content = json.loads(path.read_bytes())
+    except OSError as error:
+        raise CocoError(path, f"cannot be read ({error.strerror})") from None
+    except (ValueError, RecursionError) as error:
+        raise CocoError(path, f"not readable as JSON ({error}); copy the file again") from None
+    if not isinstance(content, dict):
+        raise CocoError(path, f"expected COCO's JSON object, got a {type(content).__name__}")
+    content.setdefault("annotations", [])
+    for part, fields in FIELDS.items():
+        entries = content.get(part)
+        if not isinstance(entries, list):
+            raise CocoError(
+                path,
+                f"has no list of {part}, so it is not in COCO's format: pass a file such as "
+                "instances_val2017.json",
+            )
+        for i, entry in enumerate(entries):
+            for key, kind in fields.items():
+                if not isinstance(entry, dict) or not isinstance(entry.get(key), kind):
+                    raise CocoError(
+                        path,
+                        f"entry {i} of its {part} has no {key} of type {kind.__name__}: pass a "
+                        "file of instances or person keypoints",
+                    )
+    for annotation in content["annotations"]:
+        annotation.setdefault("iscrowd", 0)
+        annotation.setdefault(
+            "area", 0 if box_fault(annotation) else math.prod(annotation["bbox"][2:])
+        )
+        if annotation["iscrowd"] not in (0, 1) or not _are_near([annotation["area"]], FAR**2):
+            raise CocoError(
+                path,
+                f"annotation {annotation['id']}: iscrowd is 0 or 1 and area a number of pixels, "
+                f"not {_short(annotation['iscrowd'])} and {_short(annotation['area'])}",
+            )
+    return content
+
+
+def read_image(path: Path) -> Image.Image:
+    """Decode an image file to its end, to RGB; no EXIF rotation, as COCO's annotations expect.
+
+    Raises CocoError for a file that is missing, broken, or beyond Pillow's limit of pixels
+    (`PIL.Image.MAX_IMAGE_PIXELS`).
+    """
+    if not path.is_file():
+        raise CocoError(path, "no such image: put it there, or take it out of the annotations")
+    try:
+        with (
+            warnings.catch_warnings(action="error", category=Image.DecompressionBombWarning),
+            Image.open(path) as image,
+        ):
+            return image.convert("RGB")
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+        raise CocoError(
+            path, f"has more than the {Image.MAX_IMAGE_PIXELS:,} pixels allowed: make it smaller"
+        ) from None
+    except Exception as error:  # whatever broken bytes lead Pillow's decoders to
+        raise CocoError(path, f"not a readable image ({error}); copy it again") from error
+
+
+def box_fault(annotation: Annotation, size: tuple[int, int] | None = None) -> str:
+    """Say why a box is unfit, "" if it is fit: x, y, w, h, with an area in the (width, height)."""
+    box = annotation["bbox"]
+    if len(box) != 4 or not _are_near(box):
+        return f"its box must be 4 numbers x, y, width, height; it is {_short(box)}"
+    if size is not None:
+        x, y, w, h = box
+        inside = min(x + w, size[0]) - max(x, 0), min(y + h, size[1]) - max(y, 0)
+        if min(w, h, *inside) < THIN:
+            return f"its box {box} has no area within the {size[0]}x{size[1]} image"
+    return ""
+
+
+def segmentation_fault(annotation: Annotation, size: tuple[int, int]) -> str:
+    """Say why a segmentation is unfit, "" if it is fit: polygons, or run lengths of the image.
+
+    size: (width, height) of the image.
+    """
+    width, height = size
+    segmentation = annotation.get("segmentation")
+    if not segmentation:
+        return "its segmentation is empty"
+    if isinstance(segmentation, dict):
+        counts, said = segmentation.get("counts"), segmentation.get("size")
+        if said != [height, width]:
+            return f"its run lengths are of the size {_short(said)}, not {[height, width]}"
+        if isinstance(counts, str):
+            counts = _run_lengths(counts)
+        if not isinstance(counts, list) or not all(isinstance(n, int) and n >= 0 for n in counts):
+            return f"its run lengths are no counts of pixels: {_short(segmentation)}"
+        covered = sum(counts)
+        return "" if covered == height * width else f"its run lengths cover {covered} pixels"
+    if not isinstance(segmentation, list):
+        return f"its segmentation is neither polygons nor run lengths: {_short(segmentation)}"
+    for i, polygon in enumerate(segmentation):
+        # COCO has a few of two points; first of all, pycocotools would take one for a box
+        least = 4 if i else 6
+        if not isinstance(polygon, list) or len(polygon) < least or len(polygon) % 2:
+            return f"a polygon must be 3 points x, y or more; one is {_short(polygon)}"
+        if not _are_near(polygon, 2 * max(width, height)):
+            return f"a polygon leaves the image, or holds what is no number: {_short(polygon)}"
+    return ""
+
+
+def keypoints_fault(annotation: Annotation, count: int = NUM_KEYPOINTS) -> str:
+    """Say why keypoints are unfit, "" if they are fit: x, y, visibility 0 to 2 for each."""
+    keypoints = annotation.get("keypoints")
+    if not isinstance(keypoints, list) or len(keypoints) != 3 * count:
+        many = f"{len(keypoints)} numbers" if isinstance(keypoints, list) else _short(keypoints)
+        return f"its keypoints must be {count} times x, y, visibility; they are {many}"
+    if not _are_near(keypoints):
+        return f"its keypoints hold what is no coordinate: {_short(keypoints)}"
+    if not set(keypoints[2::3]) <= {0, 1, 2}:
+        return f"a keypoint's visibility is 0, 1 or 2; they are {_short(keypoints[2::3])}"
+    return ""
+
+
+def count_visible(annotation: Annotation) -> int:
+    """Count the keypoints with a visibility above 0."""
+    return sum(v > 0 for v in annotation["keypoints"][2::3])
+
+
+def _run_lengths(text: str) -> list[int] | None:
+    """Read COCO's compressed run lengths, None if they are broken: pycocotools would crash.
+
+    A character is 48 + 5 bits of a number, lowest first, + 32 if more follow; the highest bit of
+    the last is its sign. From the fourth on, numbers are differences to that two before.
+    """
+    counts: list[int] = []
+    value = shift = 0
+    for character in text:
+        bits = ord(character) - 48
+        if not 0 <= bits < 64 or shift > 30:
+            return None
+        value |= (bits & 31) << shift
+        shift += 5
+        if bits & 32:
+            continue
+        if bits & 16:
+            value -= 1 << shift
+        counts.append(value + (counts[-2] if len(counts) > 2 else 0))
+        value = shift = 0
+    return None if shift else counts
+
+
+def _are_near(numbers: list[Any], far: float = FAR) -> bool:
+    """Whether all are finite numbers not beyond `far`; NaN is not."""
+    return all(
+        isinstance(n, int | float) and math.fabs(n) <= far  # a bool is drawn as 0 or 1
+        for n in numbers
+    )
+
+
+def _short(thing: object) -> str:
+    text = repr(thing)
+    return text if len(text) <= 60 else f"{text[:57]}..."

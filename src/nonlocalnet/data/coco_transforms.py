@@ -1,0 +1,92 @@
+"""Resize, mirror and colour an image together with its boxes, masks and keypoints."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import nn
+from torchvision import tv_tensors
+from torchvision.transforms import v2
+
+SHORT_SIDE, MAX_SIZE = 800, 1333
+SHORT_SIDES = (640, 672, 704, 736, 768, 800)  # several scales, for longer training
+
+# COCO's 17 keypoints: the nose, then left and right of eyes, ears, shoulders, elbows, wrists, hips,
+# knees and ankles in turn. In the mirror the left eye is the right one.
+MIRRORED = (0, *(place for left in range(1, 17, 2) for place in (left + 1, left)))
+
+
+class RandomMirror(nn.Module):
+    """Mirror image, boxes, masks and keypoints with probability p; left keypoints become right.
+
+    A keypoint is a pixel: x becomes W - 1 - x, while a box's border x becomes W - x.
+    """
+
+    def __init__(self, p: float = 0.5) -> None:
+        super().__init__()
+        if not 0 <= p <= 1:
+            raise ValueError(f"flip is a probability between 0 and 1, got {p}")
+        self.p = p
+
+    def forward(self, image: tv_tensors.Image, target: dict[str, Any]) -> tuple[Any, Any]:
+        if torch.rand(()).item() >= self.p:
+            return image, target
+        image, target = v2.RandomHorizontalFlip(1)(image, target)
+        if "keypoints" in target:
+            points = target["keypoints"]
+            swapped = tv_tensors.wrap(points[:, MIRRORED], like=points)
+            target |= {"keypoints": swapped, "visibility": target["visibility"][:, MIRRORED]}
+        return image, target
+
+
+class ImageTrainTransform(v2.Compose):
+    """Augment for training: mirror, resize to a short side drawn from a list, jitter colours.
+
+    Mirrored first: a keypoint, which is a pixel, then keeps its half pixel at any scale. The longer
+    side is at most `max_size`, the short one then smaller. `jitter` is the most by which
+    brightness, contrast and saturation change, as a share; hue stays. Draws come from torch's
+    global generator. Detectron's, which the paper uses, are 800, 1333 and a flip of 0.5;
+    `SHORT_SIDES` is the usual list of several scales.
+
+    >>> image = tv_tensors.Image(torch.zeros(3, 30, 40, dtype=torch.uint8))
+    >>> ImageTrainTransform(short_side=60, max_size=90)(image, {})[0].shape
+    torch.Size([3, 60, 80])
+
+    Raises ValueError where no short side is given, one is not below `max_size`, or `flip` or
+    `jitter` are not in [0, 1].
+    """
+
+    def __init__(
+        self,
+        short_side: int | Sequence[int] = SHORT_SIDE,
+        max_size: int = MAX_SIZE,
+        flip: float = 0.5,
+        jitter: float = 0.0,
+    ) -> None:
+        if not 0 <= jitter <= 1:
+            raise ValueError(f"jitter is a share between 0 and 1, got {jitter}")
+        steps: list[nn.Module] = [RandomMirror(flip), _resize(short_side, max_size)]
+        if jitter:
+            steps.append(v2.ColorJitter(jitter, jitter, jitter))
+        super().__init__(steps)
+
+
+class ImageTestTransform(v2.Compose):
+    """Resize for testing, to a short side or less, so that the longer is at most `max_size`.
+
+    Raises ValueError where the short side is not below `max_size`.
+    """
+
+    def __init__(self, short_side: int = SHORT_SIDE, max_size: int = MAX_SIZE) -> None:
+        super().__init__([_resize(short_side, max_size)])
+
+
+def _resize(short_side: int | Sequence[int], max_size: int) -> v2.Transform:
+    sides = [short_side] if isinstance(short_side, int) else list(short_side)
+    if not sides or not all(1 <= side < max_size for side in sides):
+        raise ValueError(
+            f"short sides must be pixels below max_size, got {short_side} and {max_size}"
+        )
+    return v2.RandomChoice([v2.Resize(side, max_size=max_size) for side in sides])
