@@ -77,7 +77,7 @@ def make_app(
         names["look/explorer"] = "/static/explorer.js"
         text = Template(document.static("page.html")).substitute(
             title="What does the network look at?",
-            note="Choose or drop a video, then move over a frame.",
+            note="Choose or drop a video, then point at a frame.",
             style='<link rel="stylesheet" href="/static/look.css">'
             '<link rel="stylesheet" href="/static/explorer.css">',
             imports=json.dumps({"imports": names}),
