@@ -60,6 +60,13 @@ def test_the_pixel_under_a_keypoint_stays_the_same_in_the_mirror(picture):
     assert torch.equal(colours[0], colours[1][:, MIRRORED])
 
 
+def test_a_keypoint_is_mirrored_before_it_is_scaled(picture):
+    """The other way round, the half pixel of a pixel's centre would depend on the scale."""
+    file = write(picture, [annotation(1, keypoints=[10, 20, 2] * 17)])
+    _, target = CocoDataset(picture, file, ImageTrainTransform(96, 200, flip=1), keypoints=True)[0]
+    assert target["keypoints"][0, 0].tolist() == [(64 - 1 - 10) * 2, 40, 2]
+
+
 @pytest.mark.parametrize("flip", [0, 1])
 def test_augmentation_moves_boxes_masks_and_keypoints_together(coco_dataset, flip):
     data = coco_dataset(

@@ -150,9 +150,10 @@ def process(rank, folder, file, results):
         "gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2
     )
     ids = list(results)
-    # as a sampler that pads does: the first image again
-    mine = [*ids[rank::2], ids[0]]
-    evaluator = evaluate(file, {id: results[id] for id in mine}, ("bbox", "keypoints"))
+    evaluator = evaluate(file, {id: results[id] for id in ids[rank::2]}, ("bbox", "keypoints"))
+    # as a sampler that pads does: the first image again, not quite the same
+    again = {name: field.flip(0) for name, field in results[ids[0]].items()}
+    evaluator.add(ids[0], again)
     torch.save((evaluator.detections(), evaluator.scores()), folder / f"{rank}.pt")
     distributed.destroy_process_group()
 
