@@ -43,7 +43,7 @@ layer = st.tuples(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60, deadline=None, derandomize=True)
 @given(st.lists(layer, min_size=1, max_size=3))
 def test_centres_are_those_of_receptive_fields(layers):
     modules, length, left = [], 61, 61
@@ -178,6 +178,8 @@ def whole_fields(run, size, count, width, axis, channels=1):
         position[axis] = i
         (gradient,) = torch.autograd.grad(y[tuple(position)], x, retain_graph=True)
         used = gradient[0].sum(0).nonzero()[:, axis]
+        if not len(used):  # it lies in the padding alone
+            continue
         first, last = int(used.min()), int(used.max())
         if last - first + 1 == width:
             found[i] = (first + last + 1) / 2
@@ -190,7 +192,7 @@ WINDOW = st.integers(1, 5).flatmap(
 
 
 @pytest.mark.parametrize("dims", [1, 2, 3])
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15, deadline=None, derandomize=True)
 @given(data=st.data())
 def test_random_networks_with_maxima_at_every_position(dims, data):
     size = (41,) if dims == 1 else (19, 23) if dims == 2 else (9, 12, 14)
