@@ -1,9 +1,10 @@
-"""How an unknown choice is refused: what was given, what is allowed, what is nearest."""
+"""How unknown choices and unfit files are refused."""
 
 from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from pathlib import Path
 
 LONG = 25  # a list of more names is not read
 
@@ -20,3 +21,16 @@ def check_choice(name: str, value: object, allowed: Iterable[object]) -> None:
     if len(allowed) > LONG:
         shown = f"{len(allowed)} names, such as {', '.join(map(repr, near or allowed[:5]))}"
     raise ValueError(f"{name} must be one of {shown}; got {value!r}{hint}")
+
+
+class FileError(ValueError):
+    """Say which file cannot be used, and why: "PATH: reason"."""
+
+    def __init__(self, path: str | Path, reason: str = "") -> None:
+        super().__init__(path, reason)
+        self.path = Path(path)
+        self.reason = reason
+
+    def __str__(self) -> str:
+        # a DataLoader rebuilds a worker's error from its text alone: then there is no reason
+        return f"{self.path}: {self.reason}" if self.reason else str(self.args[0])

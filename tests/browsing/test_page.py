@@ -107,6 +107,12 @@ def test_keys_move_the_point_the_layer_and_the_clock(browser, found, tmp_path):
     assert browser.execute_script("return page.second.block.name") == "res3.non_local1"
 
 
+def test_as_many_arrows_as_were_asked_for(browser, tmp_path):
+    untrained = nl.create_model("c2d_tiny_nl2", num_classes=2, clip="8x1", crop=32)  # looks evenly
+    open_page(browser, nl.look(untrained, torch.rand(3, 8, 32, 32), top=3), tmp_path)
+    assert browser.execute_script("return page.first.ends().length") == 3
+
+
 def test_a_link_shows_the_same_again(browser, found, tmp_path):
     open_page(browser, found, tmp_path)
     browser.execute_script("page.look([.3, .8, .2]); page.first.choose(0)")

@@ -11,6 +11,8 @@ from typing import Any
 
 from PIL import Image
 
+from nonlocalnet.errors import FileError
+
 NUM_KEYPOINTS = 17
 THIN = 0.1  # pixels: the sides of a thinner box may fall together in float32
 FAR = 1e5  # pixels: no coordinate lies further out (COCO's own bound on areas is its square)
@@ -24,17 +26,8 @@ FIELDS = {
 }
 
 
-class CocoError(ValueError):
-    """Say which file cannot be used, and why: "PATH: reason"."""
-
-    def __init__(self, path: str | Path, reason: str = "") -> None:
-        super().__init__(path, reason)
-        self.path = Path(path)
-        self.reason = reason
-
-    def __str__(self) -> str:
-        # a DataLoader rebuilds a worker's error from its text alone: then there is no reason
-        return f"{self.path}: {self.reason}" if self.reason else str(self.args[0])
+class CocoError(FileError):
+    """Say which annotations or image cannot be used, and why: "PATH: reason"."""
 
 
 def read_annotations(path: str | Path) -> dict[str, Any]:

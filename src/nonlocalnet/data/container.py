@@ -7,22 +7,15 @@ from pathlib import Path
 import av
 from av.stream import Disposition
 
+from nonlocalnet.errors import FileError
+
 MAX_PIXELS = 64_000_000  # a frame beyond is a broken or hostile header, not a video
 
 LISTS = ("concat", "dash", "hls", "imf")  # FFmpeg would show whatever files they name
 
 
-class VideoError(ValueError):
+class VideoError(FileError):
     """Say which video cannot be read, and why: "PATH: reason"."""
-
-    def __init__(self, path: str | Path, reason: str = "") -> None:
-        super().__init__(path, reason)
-        self.path = Path(path)
-        self.reason = reason
-
-    def __str__(self) -> str:
-        # a DataLoader rebuilds a worker's error from its text alone: then there is no reason
-        return f"{self.path}: {self.reason}" if self.reason else str(self.args[0])
 
 
 def open_video(

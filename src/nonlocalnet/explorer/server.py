@@ -93,7 +93,7 @@ def make_app(
         if name in SHARED:
             text = document.static(name)
         elif name in OWN:
-            text = files("nonlocalnet.explorer").joinpath("static", name).read_text()
+            text = files("nonlocalnet.explorer").joinpath("static", name).read_text("utf-8")
         else:
             raise Refused(404, "there is no such file")
         kind = "text/css" if name.endswith(".css") else "text/javascript"

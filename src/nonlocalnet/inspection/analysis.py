@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -139,9 +140,7 @@ class BlockMap:
 
     def attention_of(self, query: tuple[int, ...]) -> Attention:
         """Give the weights of one position of the map."""
-        position = 0
-        for index, count in zip(query, self.size, strict=True):
-            position = position * count + index
+        position = int(np.ravel_multi_index(query, self.size))
         weights = self.rows(torch.tensor([position]))[0].view(self.key_size)
         return Attention(
             self.name, query, self.queries, self.keys, weights, self.pairwise, self.clip

@@ -21,7 +21,6 @@ from torch import Tensor
 from nonlocalnet.inspection.analysis import BlockMap
 from nonlocalnet.inspection.geometry import Axis, lift
 from nonlocalnet.inspection.look import Look
-from nonlocalnet.inspection.numbers import Numbers
 from nonlocalnet.runtime.checkpoint import write_atomically
 
 MIB = 1 << 20
@@ -63,7 +62,6 @@ def about(look: Look, thin: dict[str, Thin] | None = None) -> dict[str, Any]:
         "start": {
             "layer": list(look.analysis.blocks).index(block.name),
             "at": centre,
-            "why": look.reason,
             "top": look.top,
         },
     }
@@ -169,8 +167,8 @@ def _describe(look: Look, number: int, block: BlockMap, thin: Thin) -> dict[str,
         "theta": {"name": f"theta{number}", "factor": theta},
         "phi": {"name": f"phi{number}", "factor": phi},
         "summary": {
-            "mean": _plain(summary.mean),
-            "even": _plain(summary.even),
+            "mean": summary.mean.plain(),
+            "even": summary.even.plain(),
             "common": summary.common,
             "keys": summary.keys,
         },
@@ -265,10 +263,6 @@ def _jpeg(frame: Tensor) -> str:
     picture: np.ndarray = frame.permute(1, 2, 0).numpy()
     Image.fromarray(picture).save(buffer, "JPEG", quality=QUALITY)
     return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
-
-
-def _plain(numbers: Numbers) -> dict[str, float]:
-    return {key: value for key, value in vars(numbers).items() if value is not None}
 
 
 def _json(values: Any) -> str:

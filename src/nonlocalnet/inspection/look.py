@@ -9,6 +9,7 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -16,7 +17,7 @@ from nonlocalnet.data.decode import VideoReader
 from nonlocalnet.data.sampling import ClipSpec, clip_at
 from nonlocalnet.data.transforms import MEAN, STD, TestTransform, normalize
 from nonlocalnet.inspection.analysis import Analysis, Attention, BlockMap, analyse
-from nonlocalnet.inspection.numbers import Numbers, Point, Summary, describe, summarise
+from nonlocalnet.inspection.numbers import Point, Summary, describe, summarise
 from nonlocalnet.models.info import WeightsInfo
 from nonlocalnet.models.video_resnet import VideoResNet
 
@@ -117,9 +118,7 @@ class Look:
     def numbers(self) -> dict[str, Any]:
         """Give the numbers of the point and of every block, as plain values for JSON."""
         attention, block = self.attention, self.block
-        position = 0
-        for index, count in zip(attention.query, block.size, strict=True):
-            position = position * count + index
+        position = int(np.ravel_multi_index(attention.query, block.size))
         keys = attention.shares.flatten().topk(min(self.top, attention.weights.numel()))
         return {
             "title": self.title,
@@ -130,7 +129,7 @@ class Look:
                 "query": list(attention.query),
                 "centre": [axis.start + i * axis.stride for axis, i in _pairs(attention)],
                 "why": self.reason,
-                **_plain(describe(block, [position])[0]),
+                **describe(block, [position])[0].plain(),
             },
             "top": [
                 {
@@ -143,8 +142,8 @@ class Look:
             "blocks": {
                 name: {
                     "pairwise": self.analysis.blocks[name].pairwise,
-                    "mean": _plain(summary.mean),
-                    "even": _plain(summary.even),
+                    "mean": summary.mean.plain(),
+                    "even": summary.even.plain(),
                     "common": summary.common,
                     "keys": summary.keys,
                     "sampled": summary.sampled,
@@ -156,8 +155,8 @@ class Look:
     def save(self, path: str | os.PathLike, **options: Any) -> Path:
         """Write a picture (.png), an animation (.mp4), a page (.html) or the numbers (.json).
 
-        Options are those of `draw.figure3`, `animation.animate`
-        and `document.write_page`.
+        Options are those of `draw.figure3`, `animation.animate` and `document.write_page`. What was
+        there before is replaced whole or not at all.
 
         Raises:
             ValueError: another ending.
@@ -339,13 +338,6 @@ def _pairs(attention: Attention) -> list[tuple[Any, int]]:
 
 
 def _centre(attention: Attention, flat: int) -> list[float]:
-    index: list[int] = []
-    for axis in reversed(attention.keys):
-        flat, i = divmod(flat, axis.count)
-        index.append(i)
-    centres = zip(attention.keys, reversed(index), strict=True)
-    return [axis.start + i * axis.stride for axis, i in centres]
-
-
-def _plain(numbers: Numbers) -> dict[str, float]:
-    return {key: value for key, value in vars(numbers).items() if value is not None}
+    index = np.unravel_index(flat, tuple(attention.weights.shape))
+    centres = zip(attention.keys, index, strict=True)
+    return [axis.start + int(i) * axis.stride for axis, i in centres]

@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -33,6 +34,10 @@ class Numbers:
     same_frame: float | None
     distance: float | None
     frames: float | None
+
+    def plain(self) -> dict[str, float]:
+        """Give those that there are, for JSON."""
+        return {key: value for key, value in vars(self).items() if value is not None}
 
 
 @dataclass(frozen=True)
@@ -114,7 +119,7 @@ def summarise(block: BlockMap, sampled: int = SAMPLED) -> tuple[Summary, list[Po
 def _telling(block: BlockMap, positions: Tensor, own: Tensor, count: int = 5) -> list[Point]:
     points: list[Point] = []
     for i in own.argsort(descending=True).tolist():
-        query = _unravel(int(positions[i]), block.size)
+        query = tuple(int(k) for k in np.unravel_index(int(positions[i]), block.size))
         near = any(
             all(
                 abs(a - b) < APART * n
@@ -177,11 +182,3 @@ def _centres(grid: Grid, size: Sequence[int]) -> Tensor:
     """Centres of all positions, flattened: (N, axes)."""
     lines = [axis.start + axis.stride * torch.arange(axis.count) for axis in grid]
     return torch.stack(torch.meshgrid(*lines, indexing="ij"), dim=-1).view(-1, len(size)).float()
-
-
-def _unravel(position: int, size: Sequence[int]) -> tuple[int, ...]:
-    index: list[int] = []
-    for count in reversed(size):
-        position, i = divmod(position, count)
-        index.append(i)
-    return tuple(reversed(index))

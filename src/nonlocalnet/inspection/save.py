@@ -9,6 +9,7 @@ from typing import Any
 
 from nonlocalnet.errors import check_choice
 from nonlocalnet.inspection.look import Look
+from nonlocalnet.runtime.checkpoint import write_atomically
 
 
 def save(look: Look, path: Path, **options: Any) -> Path:
@@ -29,7 +30,7 @@ def _write_picture(look: Look, path: Path, **options: Any) -> None:
     from nonlocalnet.inspection.draw import figure3
 
     figure = figure3(look.frames, look.attention, **{**_caption(look), **options})
-    figure.savefig(path)
+    write_atomically(path, lambda file: figure.savefig(file, format="png"))
 
 
 def _write_film(look: Look, path: Path, **options: Any) -> None:
@@ -45,7 +46,8 @@ def _write_page(look: Look, path: Path, **options: Any) -> None:
 
 
 def _write_numbers(look: Look, path: Path) -> None:
-    path.write_text(json.dumps(look.numbers(), indent=2) + "\n")
+    text = json.dumps(look.numbers(), indent=2) + "\n"
+    write_atomically(path, lambda file: file.write_text(text))
 
 
 WRITERS: dict[str, Callable[..., None]] = {

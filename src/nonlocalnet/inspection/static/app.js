@@ -72,6 +72,7 @@ export class Page {
     this.about = about;
     this.setPlaying(false);
     const start = about.start;
+    this.state.top = start.top;
     await this.first.show(about, read, view.layer ?? start.layer);
     if (this.state.two || view.other !== undefined) await this.showSecond(about, read, view.other);
     const { count, height, width } = about.picture;
