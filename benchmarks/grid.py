@@ -36,8 +36,8 @@ from nonlocalnet.evaluation.multiview import evaluate
 from nonlocalnet.models.weights import load
 from nonlocalnet.runtime.log import console
 from nonlocalnet.training.config import TrainConfig
+from nonlocalnet.training.labels import make_labels
 from nonlocalnet.training.loop import train
-from nonlocalnet.training.tasks import make_task
 
 TOP, LEFT, SIDE = 36, 24, 64  # the mouth in the 112 x 112 frames
 WORD_FRAMES = 16
@@ -208,7 +208,7 @@ def test_score(weights: Path, data: Path, root: Path | None, views: int) -> floa
         multi_label=info.multi_label,
     )
     found = evaluate(model, dataset, multi_label=info.multi_label)
-    task = make_task(info.multi_label)
+    task = make_labels(info.multi_label)
     return task.score(found.probabilities, found.target)[task.main_score]
 
 

@@ -21,7 +21,8 @@ from nonlocalnet.models.report import compare
 from nonlocalnet.models.weights import export_weights
 
 NARROW = {"widths": (4, 8, 16, 32), "conv1_channels": 4, "num_classes": 3}
-PAPER = [name for name in nl.list_models() if "_r50" in name or "_r101" in name]
+VIDEO = nl.list_models("[ci][23]d*")
+PAPER = [name for name in VIDEO if "_r50" in name or "_r101" in name]
 
 
 def network(name, seed=0, **options):
@@ -55,7 +56,7 @@ def quietly(path, **options):
 
 
 @pytest.mark.parametrize("norm", ["batch", "frozen"])
-@pytest.mark.parametrize("name", nl.list_models())
+@pytest.mark.parametrize("name", VIDEO)
 def test_caffe2_there_and_back(tmp_path, name, norm):
     clip = random.Random(name).choice(["8x8", "32x2", "32x4", "128x1"])
     small = {} if name in PAPER else {"widths": resolve(name)["widths"]}

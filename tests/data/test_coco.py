@@ -1,6 +1,8 @@
 import copy
 import pickle
+import shutil
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,7 +20,9 @@ from nonlocalnet.data.coco import CocoDataset
 from nonlocalnet.data.coco_files import CocoError
 from nonlocalnet.data.coco_transforms import (
     ImageTestTransform,
+    RandomMirror,
 )
+from nonlocalnet.data.draws import Draw
 
 
 def of(folder, *annotations, **options):
@@ -79,7 +83,7 @@ def test_keypoints_are_learnt_from_persons_with_a_visible_one(coco_dataset, coco
     posed = [a for a in said["annotations"] if a["num_keypoints"] and not a["iscrowd"]]
     data = coco_dataset("person_keypoints_val", keypoints=True)
     assert data.ids == sorted({a["image_id"] for a in posed})
-    assert data.classes == {1: "person"}
+    assert data.classes == ["__background__", "person"]
     for i in range(len(data)):
         _, target = data[i]
         mine = [a for a in posed if a["image_id"] == target["image_id"]]
@@ -180,7 +184,7 @@ def test_missing_files_are_named(tmp_path, picture):
         CocoDataset(tmp_path / "images", file)
     (picture / "1.png").unlink()
     with pytest.raises(CocoError, match=r"1\.png: no such image: put it there"):
-        CocoDataset(picture, file)[0]
+        CocoDataset(picture, file, training=False)[0]
 
 
 def test_categories_must_be_known(picture):
@@ -192,7 +196,7 @@ def test_categories_must_be_known(picture):
 
 
 def test_images_that_cannot_be_decoded_are_named(picture, monkeypatch):
-    data, file = of(picture, annotation(1)), picture / "1.png"
+    data, file = of(picture, annotation(1), training=False), picture / "1.png"
     whole = file.read_bytes()
     for bad in (whole[:2000], b"", b"no image", whole[:40] + b"x" * 200):
         file.write_bytes(bad)
@@ -218,10 +222,43 @@ def test_grey_and_palette_images_are_rgb(picture):
 
 
 def test_errors_and_data_sets_reach_other_processes(picture):
-    data = of(picture, annotation(1))
+    data = of(picture, annotation(1), training=False)
     assert len(pickle.loads(pickle.dumps(data))[0][1]["boxes"]) == 1
     error = copy.copy(CocoError(picture, "why"))
     assert str(pickle.loads(pickle.dumps(error))) == f"{picture}: why"
     (picture / "1.png").unlink()
     with pytest.raises(CocoError, match="no such image"):
         list(DataLoader(data, num_workers=1, collate_fn=list))
+
+
+def test_in_training_another_image_takes_the_place_of_a_broken_one(coco_dataset, tmp_path):
+    data = coco_dataset("instances_val")
+    broken = tmp_path / "images"
+    shutil.copytree(data.images, broken)
+    (broken / Path(data.name(3)).name).write_bytes(b"no image")
+    data = CocoDataset(broken, data.annotations, masks=False)
+    draw = Draw(3, seed=5)
+    ids = [data[draw][1]["image_id"] for _ in range(3)]
+    assert len(set(ids)) == 1  # chance is the draw's seed
+    assert ids[0] != data.ids[3]
+    assert data.bad_indices() == [3]
+    strict = CocoDataset(broken, data.annotations, masks=False, max_bad=0)
+    with pytest.raises(RuntimeError, match=r"1 of \d+ images cannot be read, more than max_bad"):
+        strict[3]
+
+
+def test_a_draw_depends_on_its_seed_alone(coco_dataset):
+    data = coco_dataset("instances_val", RandomMirror(0.5))
+    plain = {i: coco_dataset("instances_val")[i][0] for i in (0, 1)}
+    mirrored = [[not torch.equal(data[Draw(i, s)][0], plain[i]) for s in range(12)] for i in (0, 1)]
+    assert mirrored[0] == mirrored[1]
+    assert 0 < sum(mirrored[0]) < 12
+
+
+def test_labels_have_their_names(picture):
+    categories = [{"id": 3, "name": "car"}, {"id": 1, "name": "person"}]
+    file = write(picture, [annotation(1, category=3)], categories=categories)
+    assert CocoDataset(picture, file).classes == ["__background__", "person", "N/A", "car"]
+    file = write(picture, [annotation(1)], categories=[{"id": 10**9, "name": "a"}])
+    with pytest.raises(CocoError, match="ids are labels, number them from 1"):
+        CocoDataset(picture, file)

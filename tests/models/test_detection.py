@@ -1,15 +1,25 @@
+import subprocess
+import sys
+
 import pytest
 import torch
+from torch import nn
+from torchvision.models import resnet50
 from torchvision.models.detection import (
     KeypointRCNN,
     MaskRCNN,
+    fasterrcnn_resnet50_fpn,
     keypointrcnn_resnet50_fpn,
     maskrcnn_resnet50_fpn,
+    maskrcnn_resnet50_fpn_v2,
 )
 from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
 
 from nonlocalnet.blocks.non_local_block import NonLocalBlock
-from nonlocalnet.models.detection import create_detector, list_detectors, load_detector_weights
+from nonlocalnet.models.detection import create_detector, list_detectors
+from nonlocalnet.models.info import WeightsInfo
+from nonlocalnet.models.registry import create_model
+from nonlocalnet.models.weights import load, load_weights, save_weights
 
 SMALL = {"min_size": 96, "max_size": 128, "box_score_thresh": 0.0, "box_detections_per_img": 6}
 
@@ -35,16 +45,15 @@ def filled_at_random(network):
 
 @pytest.mark.parametrize("kind", ["mask", "keypoint"])
 @torch.no_grad()
-def test_with_torchvisions_weights_detections_are_torchvisions_bit_for_bit(kind):
+def test_with_torchvisions_weights_detections_are_torchvisions_bit_for_bit(kind, tmp_path):
     backbone = resnet_fpn_backbone(backbone_name="resnet50", weights=None)
     theirs = (MaskRCNN if kind == "mask" else KeypointRCNN)(
         backbone, 91 if kind == "mask" else 2, **SMALL
     ).eval()
-    state = filled_at_random(theirs)
-    theirs.load_state_dict(state)
+    torch.save(filled_at_random(theirs), tmp_path / "theirs.pth")
     name = f"{kind}_rcnn_r50_fpn_nl{1 if kind == 'mask' else 5}"
     ours = create_detector(name, **SMALL).eval()
-    left = load_detector_weights(ours, state)
+    left = load_weights(ours, tmp_path / "theirs.pth", new_blocks=True).left
     assert len(blocks_of(ours)) == (1 if kind == "mask" else 5)
     assert {key.split(".non_local.")[0] for key in left} == {
         path.removesuffix(".non_local") for path in blocks_of(ours)
@@ -66,10 +75,113 @@ def test_with_torchvisions_weights_detections_are_torchvisions_bit_for_bit(kind)
 
 
 @pytest.mark.parametrize("builder", [maskrcnn_resnet50_fpn, keypointrcnn_resnet50_fpn])
-def test_the_layout_is_torchvisions(builder):
-    theirs = builder(weights=None, weights_backbone=None).state_dict()
-    name = "mask_rcnn_r50_fpn" if "mask" in builder.__name__ else "keypoint_rcnn_r50_fpn"
-    assert load_detector_weights(create_detector(name), theirs) == []
+def test_a_file_of_torchvisions_says_what_it_is(builder, tmp_path):
+    theirs = builder(weights=None, weights_backbone=None)
+    filled_at_random(theirs)
+    torch.save(theirs.state_dict(), tmp_path / "theirs.pth")
+    with pytest.warns(UserWarning, match=r"norm_eps=0\.0 is assumed: as torchvision's COCO_V1"):
+        found = load(tmp_path / "theirs.pth")
+    kind = "mask" if "mask" in builder.__name__ else "keypoint"
+    assert found.config["name"] == f"{kind}_rcnn_r50_fpn"
+    assert found.info.classes[1] == "person"
+    assert len(found.info.classes) == (91 if kind == "mask" else 2)
+    assert found.backbone.body.bn1.eps == 0
+    state = found.state_dict()
+    for key, value in theirs.state_dict().items():
+        if not key.endswith("num_batches_tracked"):
+            assert torch.equal(state[key], value)
+    assert load(tmp_path / "theirs.pth", norm_eps=1e-5).backbone.body.bn1.eps == 1e-5
+
+
+@pytest.mark.parametrize("stages", range(6))
+def test_stages_learn_as_torchvisions(stages):
+    theirs = resnet_fpn_backbone(
+        backbone_name="resnet50", weights=None, trainable_layers=stages, norm_layer=nn.BatchNorm2d
+    )
+    ours = create_detector("mask_rcnn_r50_fpn", norm="batch", trainable_stages=stages).backbone
+    learn = [{n for n, p in net.named_parameters() if p.requires_grad} for net in (theirs, ours)]
+    assert learn[0] == learn[1]
+
+
+def test_an_image_classifier_fills_the_backbone(tmp_path):
+    torch.manual_seed(0)
+    classifier = resnet50()
+    filled_at_random(classifier)
+    torch.save(classifier.state_dict(), tmp_path / "resnet50.pth")
+    network = create_detector("mask_rcnn_r50_fpn_nl1", num_classes=3)
+    fpn = network.backbone.fpn.inner_blocks[0][0].weight.clone()
+    report = load_weights(network, tmp_path / "resnet50.pth", new_blocks=True)
+    body = network.backbone.body.state_dict()
+    for key, value in classifier.state_dict().items():
+        if not key.startswith("fc.") and not key.endswith("num_batches_tracked"):
+            assert torch.equal(body[key], value), key
+    assert torch.equal(network.backbone.fpn.inner_blocks[0][0].weight, fpn)
+    assert not any(
+        key.startswith("backbone.body") and "non_local" not in key for key in report.left
+    )
+    assert "fc.weight" in report.unused
+    with pytest.raises(ValueError, match="does not fit the network"):
+        load_weights(create_detector("mask_rcnn_r101_fpn"), tmp_path / "resnet50.pth")
+
+
+def test_a_resnext_fills_x152_and_no_video_network(tmp_path):
+    body = create_detector("mask_rcnn_x152_fpn").backbone.body
+    torch.save(filled_at_random(body), tmp_path / "x152.pth")
+    network = create_detector("mask_rcnn_x152_fpn_nl1")
+    load_weights(network, tmp_path / "x152.pth", new_blocks=True)
+    assert torch.equal(network.backbone.body.layer3[35].conv2.weight, body.layer3[35].conv2.weight)
+    with pytest.raises(ValueError, match="ResNeXt, of grouped convolutions"):
+        load_weights(create_model("c2d_r50"), tmp_path / "x152.pth", new_classifier=True)
+
+
+@torch.no_grad()
+def test_a_file_of_ours_builds_the_detector_again(tmp_path):
+    network = create_model("mask_rcnn_tiny_fpn_nl1", num_classes=4, **SMALL)
+    filled_at_random(network)
+    names = ["__background__", "a", "N/A", "c"]
+    info = WeightsInfo(config=network.config, classes=names, short_side=96)
+    save_weights(network, tmp_path / "m.safetensors", info)
+    again = load(tmp_path / "m.safetensors")
+    assert again.info == info
+    image = torch.rand(3, 100, 120, generator=torch.Generator().manual_seed(1))
+    expected, found = network.eval()([image])[0], again([image])[0]
+    assert len(expected["boxes"]) > 0
+    assert all(torch.equal(found[key], value) for key, value in expected.items())
+    with pytest.raises(ValueError, match="it has no clip"):
+        load(tmp_path / "m.safetensors", clip="8x8")
+    fresh = create_model("mask_rcnn_tiny_fpn_nl1", num_classes=9)
+    report = load_weights(fresh, tmp_path / "m.safetensors", new_classifier=True)
+    layers = {key.split(".")[-2] for key in report.left}
+    assert layers == {"cls_score", "bbox_pred", "mask_fcn_logits"}
+    info.config = network.config | {"name": "mask_rcnn_x152_fpn"}
+    save_weights(network, tmp_path / "large.safetensors", info)
+    with pytest.raises(ValueError, match="a larger network than its tensors"):
+        load(tmp_path / "large.safetensors")
+    info.config = network.config | {"min_size": "wide"}
+    save_weights(network, tmp_path / "odd.safetensors", info)
+    with pytest.raises(ValueError, match=r"odd\.safetensors: "):
+        load(tmp_path / "odd.safetensors")
+
+
+def test_what_is_no_mask_or_keypoint_rcnn_is_refused(tmp_path):
+    state = fasterrcnn_resnet50_fpn(weights=None, weights_backbone=None).state_dict()
+    torch.save(state, tmp_path / "faster.pth")
+    with pytest.raises(ValueError, match="neither a Mask nor a Keypoint R-CNN"):
+        load(tmp_path / "faster.pth")
+    state = maskrcnn_resnet50_fpn_v2(weights=None, weights_backbone=None).state_dict()
+    torch.save(state, tmp_path / "v2.pth")
+    with pytest.raises(ValueError, match=r"v2\.pth: it is of torchvision's second version"):
+        load(tmp_path / "v2.pth")
+
+
+def test_the_table_has_them_and_needs_torch_alone():
+    script = "import sys, nonlocalnet as nl; print(nl.list_models('*rcnn*')); "
+    script += "assert 'torchvision' not in sys.modules"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == str(list_detectors())
+    with pytest.raises(ValueError, match="takes images: it has no clip"):
+        create_model("mask_rcnn_r50_fpn", clip="8x8")
 
 
 @pytest.mark.parametrize("name", list_detectors())
@@ -78,15 +190,17 @@ def test_rows(name):
     found = blocks_of(network)
     expected = []
     if name.endswith(("_nl1", "_nl5")):
-        last = {"r50": 6, "r101": 23, "x152": 36}[name.split("_")[2]] - 1
+        last = {"r50": 6, "r101": 23, "x152": 36, "tiny": 2}[name.split("_")[2]] - 1
         # right before the last residual block: after the one before it
         expected.append(f"backbone.body.layer3.{last - 1}.non_local")
     if name.endswith(("_nl4", "_nl5")):
         # 8 convolutions, each with its ReLU: after the 2nd, 4th, 6th and 8th
         expected += [f"roi_heads.keypoint_head.{k}.non_local" for k in (3, 7, 11, 15)]
     assert list(found) == expected
+    tiny = "tiny" in name
     for path, block in found.items():
-        assert block.channels == (512 if "head" in path else 1024)
+        sizes = (64, 256) if tiny else (512, 1024)
+        assert block.channels == sizes["head" not in path]
         assert block.inner_channels == block.channels // 2
         assert not block.w_z.weight.any()
 
@@ -140,6 +254,8 @@ def test_frozen_stages_do_not_learn_and_blocks_do():
         ({"name": "mask_rcnn_r50_fpn", "norm": "group"}, "norm must be one of 'frozen'"),
         ({"name": "mask_rcnn_r50_fpn", "num_classes": 1}, "counts the background"),
         ({"name": "mask_rcnn_r50_fpn", "trainable_stages": 6}, "from 0 to 5"),
+        ({"name": "mask_rcnn_r50_fpn", "min_sise": 3}, "did you mean 'min_size'"),
+        ({"name": "mask_rcnn_r50_fpn", "box_head": None}, "option must be one of"),
         ({"name": "keypoint_rcnn_r50_fpn_nl4", "head_place": "inside"}, "head_place must be"),
     ],
 )
@@ -148,14 +264,15 @@ def test_wrong_choices(arguments, said):
         create_detector(**arguments)
 
 
-def test_weights_that_do_not_fit_leave_the_detector_as_it_was():
+def test_weights_that_do_not_fit_leave_the_detector_as_it_was(tmp_path):
     network = create_detector("mask_rcnn_r50_fpn", num_classes=3)
     before = {name: t.clone() for name, t in network.state_dict().items()}
-    other = create_detector("mask_rcnn_r50_fpn", num_classes=4).state_dict()
-    with pytest.raises(ValueError, match=r"is \(\d+.* here and \d+ more: num_classes may differ"):
-        load_detector_weights(network, other)
-    keypoints = create_detector("keypoint_rcnn_r50_fpn").state_dict()
-    with pytest.raises(ValueError, match=r"these weights lack .* of the same kind and depth"):
-        load_detector_weights(network, keypoints)
+    for other in (
+        create_detector("mask_rcnn_r50_fpn", num_classes=4),
+        create_detector("keypoint_rcnn_r50_fpn"),
+    ):
+        torch.save(other.state_dict(), tmp_path / "other.pth")
+        with pytest.raises(ValueError, match=r"does not fit the network: .* and \d+ more"):
+            load_weights(network, tmp_path / "other.pth")
     for name, tensor in network.state_dict().items():
         assert torch.equal(tensor, before[name])

@@ -11,9 +11,10 @@ from nonlocalnet.data.readers import read_videos
 from nonlocalnet.data.sampling import ClipSpec
 from nonlocalnet.data.transforms import TrainTransform
 from nonlocalnet.data.video import VideoDataset
-from nonlocalnet.training import inputs
+from nonlocalnet.training import batches
+from nonlocalnet.training.batches import _Draws, read_batches
 from nonlocalnet.training.config import TrainConfig
-from nonlocalnet.training.inputs import _Draws, find_start, read_batches
+from nonlocalnet.training.inputs import find_start
 
 
 def take(sampler, count):
@@ -21,7 +22,7 @@ def take(sampler, count):
 
 
 def test_every_epoch_has_every_video_once_in_a_new_order():
-    drawn = [draw.video for draw in take(_Draws(7, 2, seed=3, start=0), 21)]
+    drawn = [draw.item for draw in take(_Draws(7, 2, seed=3, start=0), 21)]
     epochs = [tuple(drawn[i : i + 7]) for i in (0, 7, 14)]
     assert all(sorted(epoch) == list(range(7)) for epoch in epochs)
     assert len(set(epochs)) == 3
@@ -39,7 +40,7 @@ def test_every_draw_has_a_seed_of_its_own():
 
 def test_seeds_give_other_orders():
     def order(seed):
-        return tuple(draw.video for draw in take(_Draws(9, 9, seed, 0), 9))
+        return tuple(draw.item for draw in take(_Draws(9, 9, seed, 0), 9))
 
     assert max(collections.Counter(map(order, range(20))).values()) == 1
 
@@ -47,10 +48,10 @@ def test_seeds_give_other_orders():
 @pytest.mark.parametrize("processes", [2, 4])
 def test_processes_share_what_one_would_draw(monkeypatch, processes):
     whole = take(_Draws(7, 8, seed=1, start=2), 24)
-    monkeypatch.setattr(inputs, "size", lambda: processes)
+    monkeypatch.setattr(batches, "size", lambda: processes)
     shares = []
     for rank in range(processes):
-        monkeypatch.setattr(inputs, "rank", lambda rank=rank: rank)
+        monkeypatch.setattr(batches, "rank", lambda rank=rank: rank)
         shares.append(take(_Draws(7, 8, seed=1, start=2), 24 // processes))
     part = 8 // processes
     updates = [
@@ -91,7 +92,7 @@ class Dying:
 
     def __getitem__(self, draw):
         died = self.file.read_text().count("x") if self.file.exists() else 0
-        if draw.video == 3 and died < self.times:
+        if draw.item == 3 and died < self.times:
             self.file.write_text("x" * (died + 1))
             os.kill(os.getpid(), signal.SIGKILL)
         return self.dataset[draw]

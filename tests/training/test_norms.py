@@ -12,7 +12,7 @@ def test_the_statistics_are_those_of_all_batches_together():
     batches = [3 + 2 * torch.randn(4, 5, 2, 3, 3) for _ in range(6)]
     norm = nn.BatchNorm3d(5)
     norm.running_mean.fill_(99)
-    set_precise_statistics(nn.Sequential(norm), batches)
+    set_precise_statistics(nn.Sequential(norm), [(x,) for x in batches])
     every = torch.cat(batches).double().transpose(0, 1).flatten(1)
     torch.testing.assert_close(norm.running_mean.double(), every.mean(1), rtol=1e-6, atol=1e-6)
     variance = every.var(1, correction=0)  # biased, as the official code's
@@ -26,7 +26,7 @@ def test_a_running_average_would_differ():
     for batch in batches:
         norm(batch)
     before = norm.running_mean.clone()
-    set_precise_statistics(nn.Sequential(norm), batches)
+    set_precise_statistics(nn.Sequential(norm), [(x,) for x in batches])
     assert (norm.running_mean - before).abs().max() > 0.1
     torch.testing.assert_close(norm.running_mean, torch.full((5,), 2.5), rtol=0.1, atol=0.1)
 
@@ -36,7 +36,7 @@ def test_a_network_keeps_its_weights_and_mode_and_learns_its_own_statistics():
     model = nl.create_model("c2d_tiny_nl2", num_classes=2, clip="4x1", crop=32).eval()
     weights = {name: p.clone() for name, p in model.named_parameters()}
     clips = torch.randn(8, 3, 4, 32, 32)
-    set_precise_statistics(model, [clips])
+    set_precise_statistics(model, [(clips,)])
     assert not model.training
     assert all(torch.equal(p, weights[name]) for name, p in model.named_parameters())
     # tested with the statistics of one batch, the batch gives what it gives in training
@@ -52,5 +52,5 @@ def test_a_network_keeps_its_weights_and_mode_and_learns_its_own_statistics():
 @pytest.mark.parametrize("batches", [[], iter(())])
 def test_no_batch_changes_nothing(batches):
     norm = nn.BatchNorm3d(3)
-    set_precise_statistics(norm, batches)
+    set_precise_statistics(norm, [(x,) for x in batches])
     assert torch.equal(norm.running_mean, torch.zeros(3))

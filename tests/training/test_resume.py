@@ -189,7 +189,7 @@ class Killed(BaseException):
     [
         ("runtime.checkpoint.save_checkpoint", 1),  # the first one: nothing to go on from
         ("runtime.checkpoint.save_checkpoint", 2),  # after the first validation
-        ("training.loop.evaluate", 2),
+        ("training.classification.evaluate", 2),
         ("training.loop.save_weights", 3),  # of the last checkpoint
         ("runtime.checkpoint.save_checkpoint", 4),
     ],

@@ -23,7 +23,7 @@ from nonlocalnet.runtime.device import pick_precision
 from nonlocalnet.runtime.distributed import gather, processes, rank, size
 from nonlocalnet.runtime.download import find_weights
 from nonlocalnet.runtime.log import Bar, console, status
-from nonlocalnet.training.tasks import make_task
+from nonlocalnet.training.labels import make_labels
 
 
 @dataclass(frozen=True)
@@ -129,7 +129,7 @@ def _test(options: Options, device: torch.device) -> int:
 
 
 def _scores(predictions: Predictions, multi_label: bool) -> dict[str, float]:
-    scores = make_task(multi_label).score(predictions.probabilities, predictions.target)
+    scores = make_labels(multi_label).score(predictions.probabilities, predictions.target)
     if not multi_label:
         scores["clip_top1"] = 100 * predictions.views_right.mean().item()
     return scores

@@ -27,7 +27,9 @@ class Converted:
         fields: arguments of `VideoResNet` that the file, or the origin's code, decides.
         assumed: argument -> (value, why): what the file does not say and is nearly always so.
         asked: argument -> what must be said by name, since the file does not and it varies.
-        flat: whether it is a 2-D image classifier, to be inflated.
+        flat: whether it is a 2-D image classifier, to be inflated or to be a detector's backbone.
+        groups: of an image classifier's 3x3 convolutions; a ResNeXt has many.
+        detector: of a detector, its kind, num_classes, depths and groups.
         cleaned: whether it has batch norms without statistics, as official ImageNet files.
         clip, crop, short_side, mean, std, multi_label: of its input; None where not said.
     """
@@ -42,6 +44,8 @@ class Converted:
     assumed: dict[str, tuple[Any, str]] = field(default_factory=dict)
     asked: dict[str, str] = field(default_factory=dict)
     flat: bool = False
+    groups: int = 1
+    detector: dict[str, Any] | None = None
     cleaned: bool = False
     clip: str | None = None
     crop: int = 224

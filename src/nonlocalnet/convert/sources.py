@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
-from nonlocalnet.convert import caffe2, mmaction2, pytorchvideo, slowfast, torchvision
+from nonlocalnet.convert import (
+    caffe2,
+    mmaction2,
+    pytorchvideo,
+    slowfast,
+    torchvision,
+    torchvision_rcnn,
+)
 from nonlocalnet.convert.converted import Converted
 from nonlocalnet.convert.files import Checkpoint
 
-LAYOUTS = (caffe2, slowfast, mmaction2, pytorchvideo, torchvision)
+LAYOUTS = (torchvision_rcnn, caffe2, slowfast, mmaction2, pytorchvideo, torchvision)
 
 
 def convert(checkpoint: Checkpoint) -> Converted:

@@ -1,4 +1,4 @@
-"""ImageNet ResNets of torchvision and timm, to start a video network from."""
+"""ImageNet ResNets of torchvision and timm, to start a network from."""
 
 from __future__ import annotations
 
@@ -41,16 +41,15 @@ def convert(checkpoint: Checkpoint) -> Converted:
     """Put an image classifier's parameters in our names; kernels keep their four axes.
 
     Raises:
-        ValueError: no bottleneck ResNet with a 7x7 stem (ResNet-18, ResNet-D, ResNeXt ...).
+        ValueError: no bottleneck ResNet with a 7x7 stem (ResNet-18, ResNet-D ...).
     """
     result = translate(ORIGIN, checkpoint, RULES)
     shapes = result.shapes()
     stem, first = shapes.get("conv1.weight", ()), shapes.get("res2.block0.conv_b.weight", ())
     if stem[2:] != (7, 7) or "res2.block0.conv_c.weight" not in shapes:
         raise ValueError("it is a ResNet without a 7x7 stem or without bottlenecks: not ResNet-50")
-    if len(first) != 4 or first[0] != first[1]:
-        raise ValueError("it is a ResNeXt, of grouped convolutions: not ResNet-50 or -101")
     result.flat = True
+    result.groups = first[0] // first[1] if len(first) == 4 and first[1] else 0
     result.mean, result.std = MEAN, STD
     return result
 

@@ -26,8 +26,12 @@ from nonlocalnet.data.coco_files import (
     read_image,
     segmentation_fault,
 )
+from nonlocalnet.data.draws import Draw, Unreadable, seeded
 
 Target = dict[str, Any]
+
+MOST_CLASSES = 10_000
+BACKGROUND, NOTHING = "__background__", "N/A"  # as torchvision names them
 
 
 class CocoDataset(Dataset[tuple[tv_tensors.Image, Target]]):
@@ -74,11 +78,15 @@ class CocoDataset(Dataset[tuple[tv_tensors.Image, Target]]):
         training: leave out crowds, with `keypoints` objects without a visible one, and then
             images without an object. Without it every image is given, with crowds.
         keep_empty: in training too, keep the images without an object.
+        max_bad: share of images that cannot be read above which training ends with a RuntimeError;
+            up to it another image, drawn at random, takes the place of each (`bad_indices`).
+
+    Chance is torch's global generator's. Asked for as a `Draw`, an item depends on its seed alone.
 
     Raises:
         CocoError: the annotations cannot be read, name an unknown category or have one below 1,
-            or leave no image; and, from an item, its image is missing, broken, too large or of
-            another size than annotated.
+            or leave no image; and, from an item when not training, its image is missing, broken,
+            too large or of another size than annotated.
     """
 
     def __init__(
@@ -91,6 +99,7 @@ class CocoDataset(Dataset[tuple[tv_tensors.Image, Target]]):
         masks: bool = True,
         training: bool = True,
         keep_empty: bool = False,
+        max_bad: float = 0.1,
     ) -> None:
         if not Path(images).is_dir():
             raise CocoError(images, "no such folder: pass the one that holds the images")
@@ -107,17 +116,39 @@ class CocoDataset(Dataset[tuple[tv_tensors.Image, Target]]):
         if not self.ids:
             what = "keypoints" if keypoints else "objects"
             raise CocoError(annotations, f"has no image with {what} to learn from")
+        self.unreadable = Unreadable([self.name(i) for i in range(len(self))], "images", max_bad)
 
     @property
-    def classes(self) -> dict[int, str]:
-        """The names of the categories by their ids, which are the labels."""
-        return {id: self.coco.cats[id]["name"] for id in sorted(self.coco.cats)}
+    def classes(self) -> list[str]:
+        """The names of the labels, from 0, the background; "N/A" where there is none."""
+        names = {id: category["name"] for id, category in self.coco.cats.items()}
+        return [BACKGROUND, *(names.get(id, NOTHING) for id in range(1, max(names, default=0) + 1))]
+
+    def name(self, index: int) -> str:
+        """Name an item's image file."""
+        return str(self.images / self.coco.imgs[self.ids[index]]["file_name"])
+
+    def bad_indices(self) -> list[int]:
+        """List the items that could not be read so far, by any worker."""
+        return self.unreadable.indices()
 
     def __len__(self) -> int:
         return len(self.ids)
 
-    def __getitem__(self, index: int) -> tuple[tv_tensors.Image, Target]:
-        id = self.ids[index]
+    def __getitem__(self, index: int | Draw) -> tuple[tv_tensors.Image, Target]:
+        if isinstance(index, Draw):
+            with seeded(index.seed):
+                return self[index.item]
+        while True:
+            try:
+                return self._read(self.ids[index])
+            except CocoError as error:
+                if not self.training:
+                    raise
+                self.unreadable.add(index, error)
+                index = self.unreadable.replacement()
+
+    def _read(self, id: int) -> tuple[tv_tensors.Image, Target]:
         image, target = self._load_image(id), self._load_target(id)
         if self.transform is not None:
             image, target = self.transform(image, target)
@@ -186,6 +217,11 @@ class CocoDataset(Dataset[tuple[tv_tensors.Image, Target]]):
     def _check_categories(self) -> None:
         if min(self.coco.cats, default=1) < 1:
             raise CocoError(self.annotations, "has a category below 1; 0 is the background")
+        if max(self.coco.cats, default=1) > MOST_CLASSES:
+            raise CocoError(
+                self.annotations,
+                f"has the category {max(self.coco.cats)}: ids are labels, number them from 1",
+            )
         for annotation in self.coco.dataset["annotations"]:
             if annotation["category_id"] not in self.coco.cats:
                 raise CocoError(

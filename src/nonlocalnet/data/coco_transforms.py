@@ -60,14 +60,16 @@ class ImageTrainTransform(v2.Compose):
 
     def __init__(
         self,
-        short_side: int | Sequence[int] = SHORT_SIDE,
+        short_side: int | Sequence[int] | None = SHORT_SIDE,
         max_size: int = MAX_SIZE,
         flip: float = 0.5,
         jitter: float = 0.0,
     ) -> None:
         if not 0 <= jitter <= 1:
             raise ValueError(f"jitter is a share between 0 and 1, got {jitter}")
-        steps: list[nn.Module] = [RandomMirror(flip), _resize(short_side, max_size)]
+        steps: list[nn.Module] = [RandomMirror(flip)]
+        if short_side is not None:
+            steps.append(_resize(short_side, max_size))
         if jitter:
             steps.append(v2.ColorJitter(jitter, jitter, jitter))
         super().__init__(steps)

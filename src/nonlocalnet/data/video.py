@@ -5,13 +5,13 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Sequence
 from itertools import chain
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from nonlocalnet.data.decode import VideoError, VideoReader, probe
+from nonlocalnet.data.draws import Draw, Unreadable, seeded
 from nonlocalnet.data.readers import (
     VideoRecord,
     read_charades,
@@ -27,13 +27,6 @@ from nonlocalnet.data.sampling import (
     test_clips,
 )
 from nonlocalnet.data.transforms import MEAN, STD, normalize
-
-
-class Draw(NamedTuple):
-    """One training item: which video, and the seed of all chance in it."""
-
-    video: int
-    seed: int
 
 
 class VideoDataset(Dataset):
@@ -94,9 +87,7 @@ class VideoDataset(Dataset):
         self.train = train
         self.num_clips = num_clips
         self.multi_label = multi_label
-        self.max_bad = max_bad
-        # shared memory: what a worker finds, the main process and the other workers see
-        self._bad = torch.zeros(len(self.records), dtype=torch.bool).share_memory_()
+        self.unreadable = Unreadable([str(r.path) for r in self.records], "videos", max_bad)
         self._short_side = getattr(transform, "largest_short_side", None)
         self._cache: list[Tensor | None] | None = None
         if cache:
@@ -107,9 +98,8 @@ class VideoDataset(Dataset):
 
     def __getitem__(self, index: int | Draw) -> tuple[Tensor, Tensor, int]:
         if isinstance(index, Draw):
-            with torch.random.fork_rng(devices=[]):
-                torch.default_generator.manual_seed(index.seed)
-                return self[index.video]
+            with seeded(index.seed):
+                return self[index.item]
         i = index
         if not self.train:
             return self._views(i), self._target(i), i
@@ -117,9 +107,8 @@ class VideoDataset(Dataset):
             try:
                 return self.transform(self._training_frames(i)), self._target(i), i
             except VideoError as error:
-                self._record_bad(i, error)
-                # of all videos, bad ones too: which are known to be bad is a matter of timing
-                i = int(torch.randint(len(self), ()).item())
+                self.unreadable.add(i, error)
+                i = self.unreadable.replacement()
 
     def normalize(self, clips: Tensor) -> Tensor:
         """Map clips, wherever they are, to network input, by the transform's mean and std.
@@ -131,9 +120,13 @@ class VideoDataset(Dataset):
         transform = self.transform
         return normalize(clips, getattr(transform, "mean", MEAN), getattr(transform, "std", STD))
 
+    def name(self, index: int) -> str:
+        """Name a video as its list does."""
+        return self.records[index].name
+
     def bad_indices(self) -> list[int]:
         """List the videos that could not be read so far, by any worker."""
-        return self._bad.nonzero().flatten().tolist()
+        return self.unreadable.indices()
 
     def _training_frames(self, i: int) -> Tensor:
         # the global generator seeds a private one: index arithmetic is plain Python
@@ -167,16 +160,6 @@ class VideoDataset(Dataset):
         target[list(labels)] = 1
         return target
 
-    def _record_bad(self, i: int, error: VideoError) -> None:
-        self._bad[i] = True
-        bad = self.bad_indices()
-        if len(bad) > self.max_bad * len(self) or len(bad) == len(self):
-            some = "; ".join(str(self.records[k].path) for k in bad[:5])
-            raise RuntimeError(
-                f"{len(bad)} of {len(self)} videos cannot be read, more than max_bad = "
-                f"{self.max_bad:g} allows: {some}{' ...' if len(bad) > 5 else ''} (last: {error})"
-            ) from error
-
     def _fill_cache(self, short_side: int | None) -> None:
         shapes: list[tuple[int, ...]] = []
         for i, record in enumerate(self.records):
@@ -206,7 +189,7 @@ class VideoDataset(Dataset):
 
     def _fail_cache(self, i: int, error: VideoError) -> None:
         if self.train:  # a test item raises when it is asked for, cached or not
-            self._record_bad(i, error)
+            self.unreadable.add(i, error)
 
 
 def _check_labels(records: Sequence[VideoRecord], num_classes: int, multi_label: bool) -> None:

@@ -11,14 +11,17 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from nonlocalnet.convert import caffe2, mmaction2, pytorchvideo
 from nonlocalnet.convert.converted import Converted
 from nonlocalnet.convert.files import Checkpoint, read_checkpoint
 from nonlocalnet.convert.sources import convert
-from nonlocalnet.models.info import WeightsInfo, kinetics_classes
-from nonlocalnet.models.registry import DEFAULTS, describe, resolve
+from nonlocalnet.models.detection import BACKBONES, DETECTORS
+from nonlocalnet.models.info import WeightsInfo, coco_classes, kinetics_classes
+from nonlocalnet.models.registry import DEFAULTS, Network, create_model, describe, resolve
 from nonlocalnet.models.report import BLOCK_CONVENTIONS, CONVENTIONS, LoadReport
-from nonlocalnet.models.video_resnet import EXPANSION, VideoResNet
+from nonlocalnet.models.video_resnet import EXPANSION
 from nonlocalnet.models.zoo import Release, list_releases, release_of
 
 KEY = "nonlocalnet"  # of the JSON in the file's metadata
@@ -48,6 +51,8 @@ def describe_file(
         info = own_info(checkpoint)
         info.config |= options | ({} if clip is None else {"clip": clip})
         return info
+    if converted.detector is not None:
+        return _describe_detector(path, converted, clip=clip, **options)
     if converted.flat:
         raise ValueError(
             f"{path}: it is an image classifier; start a video network from it with "
@@ -83,6 +88,39 @@ def describe_file(
         mean=converted.mean,
         std=converted.std,
         facts=facts,
+    )
+
+
+def _describe_detector(
+    path: Path, converted: Converted, *, clip: str | None, **options: Any
+) -> WeightsInfo:
+    """Find the row of the table that a detector of torchvision is."""
+    found = dict(converted.detector or {})
+    rows = [
+        name
+        for name, row in DETECTORS.items()
+        if row.kind == found["kind"]
+        and (BACKBONES[row.backbone].depths, BACKBONES[row.backbone].groups)
+        == (found["depths"], found["groups"])
+        and not row.backbone_blocks + row.head_blocks
+    ]
+    if len(rows) != 1:
+        raise ValueError(
+            f"{path}: a {found['kind']} R-CNN with {found['depths']} residual blocks in its "
+            "backbone is not in the table (nonlocalnet models '*rcnn*')"
+        )
+    if clip is not None:
+        raise ValueError(f"{path}: it is a detector, which has no clip")
+    assumed = {} if "norm_eps" in options else {"norm_eps": "as torchvision's COCO_V1 weights need"}
+    config: dict[str, Any] = {"name": rows[0], "num_classes": found["num_classes"]}
+    config |= {"norm_eps": 0.0, **options}
+    return WeightsInfo(
+        config=config,
+        classes=coco_classes(config["num_classes"]),
+        short_side=config.get("min_size", 800),
+        mean=converted.mean,
+        std=converted.std,
+        facts={"origin": converted.origin, "file": path.name, "assumed": assumed},
     )
 
 
@@ -126,7 +164,10 @@ def in_our_terms(checkpoint: Checkpoint) -> Converted:
     )
     if KEY in checkpoint.meta:
         with in_one_sentence(checkpoint.path):
-            arguments = resolved(own_info(checkpoint).config)
+            config = own_info(checkpoint).config
+            if config.get("name") in DETECTORS:
+                return result
+            arguments = resolved(config)
         result.fields = {name: arguments[name] for name in CONVENTIONS + BLOCK_CONVENTIONS}
     return result
 
@@ -149,12 +190,13 @@ def own_info(checkpoint: Checkpoint) -> WeightsInfo:
         raise ValueError(f"{checkpoint.path} has a damaged description: {error}") from None
 
 
-def assumptions(model: VideoResNet, report: LoadReport) -> list[str]:
+def assumptions(model: Network, report: LoadReport) -> list[str]:
     """Say what was assumed of a network, since its file does not tell; ours tell all."""
     if report.origin == ORIGIN:
         return []
+    arguments = getattr(model, "arguments", {})
     notes = [
-        f"{name}={model.arguments[name]!r} is assumed: {why}"
+        f"{name}={model.info.config.get(name, arguments.get(name))!r} is assumed: {why}"
         for name, why in model.info.facts.get("assumed", {}).items()
     ]
     notes += [
@@ -182,8 +224,14 @@ def in_one_sentence(path: str | os.PathLike) -> Generator[None]:
 
 def check_size(config: Mapping[str, Any], converted: Converted) -> None:
     """Refuse a description of a network that is larger than its tensors, before it is built."""
-    arguments = resolved(config) | {"num_classes": config.get("num_classes", KINETICS)}
     held = sum(math.prod(shape) for shape in converted.shapes().values())
+    if config.get("name") in DETECTORS:
+        with torch.device("meta"):
+            needed = sum(tensor.numel() for tensor in create_model(**config).state_dict().values())
+        if needed > held:
+            raise ValueError("its description is of a larger network than its tensors")
+        return
+    arguments = resolved(config) | {"num_classes": config.get("num_classes", KINETICS)}
     if sum(arguments["depths"]) > len(converted.tensors) or weights_of(arguments) > held:
         raise ValueError("its description is of a larger network than its tensors")
 

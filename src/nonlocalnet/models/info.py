@@ -58,6 +58,23 @@ def kinetics_classes() -> list[str]:
     return (Path(__file__).parent / "kinetics400.txt").read_text().splitlines()
 
 
+def coco_classes(num_classes: int) -> list[str]:
+    """Name the labels of COCO's detectors, of 91 or 2 classes; no names for other numbers.
+
+    Label 0 is "__background__", labels that COCO does not use are "N/A".
+    """
+    from torchvision.models.detection import (
+        KeypointRCNN_ResNet50_FPN_Weights,
+        MaskRCNN_ResNet50_FPN_Weights,
+    )
+
+    if num_classes == 91:
+        return list(MaskRCNN_ResNet50_FPN_Weights.COCO_V1.meta["categories"])
+    if num_classes == 2:
+        return ["__background__", *KeypointRCNN_ResNet50_FPN_Weights.COCO_V1.meta["categories"][1:]]
+    return []
+
+
 def read_classes(path: str | os.PathLike) -> list[str]:
     """Read class names, one a line, in label order.
 

@@ -6,10 +6,14 @@ import fnmatch
 import inspect
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 from nonlocalnet.errors import check_choice
+from nonlocalnet.models.detection import DETECTORS, create_detector
 from nonlocalnet.models.video_resnet import VideoResNet
+
+# A VideoResNet, or torchvision's MaskRCNN or KeypointRCNN: who asks by name knows which.
+Network: TypeAlias = Any
 
 CLIPS = ("8x8", "32x2", "32x4", "128x1")
 LONG_CLIP_GROUP = 4  # frames; official code, with frozen norm and in res3 only
@@ -106,7 +110,7 @@ def register(name: str, fields: Mapping[str, Any]) -> None:
     Raises:
         ValueError: the name is taken.
     """
-    if name in _TABLE:
+    if name in _TABLE or name in DETECTORS:
         raise ValueError(f"model {name!r} is in the table already; choose another name")
     _TABLE[name] = dict(fields)
 
@@ -118,39 +122,42 @@ for _name, _fields in (*_paper_rows(), *_small_rows()):
 def list_models(pattern: str = "*") -> list[str]:
     """List the names of the table that match a shell pattern, in the table's order.
 
-    >>> list_models("c2d_r50_nl?")
-    ['c2d_r50_nl1', 'c2d_r50_nl5']
+    >>> list_models("*_r50*_nl1")
+    ['c2d_r50_nl1', 'i3d_r50_nl1', 'i3d3x3x3_r50_nl1', 'mask_rcnn_r50_fpn_nl1']
     """
-    return fnmatch.filter(_TABLE, pattern)
+    return fnmatch.filter([*_TABLE, *DETECTORS], pattern)
 
 
 def create_model(
     name: str,
     *,
-    num_classes: int = 400,
-    clip: str = "8x8",
-    crop: int = 224,
+    num_classes: int | None = None,
+    clip: str | None = None,
+    crop: int | None = None,
     **options: Any,
-) -> VideoResNet:
+) -> Network:
     """Build a network of the table.
 
     Args:
-        name: a row of the table; `list_models` gives them.
-        num_classes: K.
+        name: a row of the table; `list_models` gives them. Those of COCO, mask_rcnn_* and
+            keypoint_rcnn_*, are torchvision's R-CNNs with our blocks: `create_detector` says more.
+        num_classes: K, by default 400; of a detector, with the background, 91 or 2.
         clip: "FRAMESxRATE", the clip it is for: "8x8", "32x2", "32x4", "128x1" or another. Dense
             clips (32 frames or more, rate 1 or 2) get temporal strides of 2 in conv1 and pool1, as
-            the paper's 32x2 and 128x1; sparse ones none.
-        crop: side of the training crop in pixels; fixes the window of fully convolutional testing.
+            the paper's 32x2 and 128x1; sparse ones none. By default "8x8".
+        crop: side of the training crop in pixels, by default 224; fixes the window of fully
+            convolutional testing.
         options: any other argument of `VideoResNet`, over the row's own: pairwise, extent, scale,
             subsample, subsample_position, bias, block_norm, norm, stem_padding, temporal_stride,
             temporal_group, pool1_time, pool2_time, window, dropout, non_local ...
 
     Returns:
-        The network, newly initialised; `.config` holds the arguments that build it again,
+        The network, newly initialised: a `VideoResNet`, or torchvision's `MaskRCNN` or
+        `KeypointRCNN`. `.config` holds the arguments that build it again, a video network's
         `.arguments` all those of `VideoResNet`.
 
     Raises:
-        ValueError: an unknown name or option, with the nearest that exists.
+        ValueError: an unknown name or option, with the nearest that exists; a detector's clip.
 
     With norm="frozen", res3's non-local blocks see groups of 4 frames, as in the official long-clip
     networks; temporal_group=None undoes it.
@@ -160,6 +167,11 @@ def create_model(
     >>> model(torch.randn(2, 3, 4, 32, 32)).shape
     torch.Size([2, 10])
     """
+    if name in DETECTORS:
+        if clip is not None or crop is not None:
+            raise ValueError(f"{name} takes images: it has no clip and no crop")
+        return create_detector(name, num_classes=num_classes, **options)
+    num_classes, clip, crop = num_classes or 400, clip or "8x8", crop or 224
     fields = resolve(name, clip=clip, crop=crop, **options)
     model = VideoResNet(num_classes=num_classes, **fields)
     model.config = {"name": name, "num_classes": num_classes, "clip": clip, "crop": crop, **options}
@@ -176,7 +188,9 @@ def resolve(name: str, *, clip: str = "8x8", crop: int = 224, **options: Any) ->
     Raises:
         ValueError: as `create_model`.
     """
-    check_choice("model", name, _TABLE)
+    check_choice("model", name, list_models())
+    if name in DETECTORS:
+        raise ValueError(f"{name} is a detector, not a video network")
     match = re.fullmatch(r"([1-9]\d*)x([1-9]\d*)", clip)
     if match is None:
         raise ValueError(

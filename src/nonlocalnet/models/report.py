@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -13,11 +14,16 @@ from nonlocalnet.convert.converted import Converted
 from nonlocalnet.convert.folding import fold_norms
 from nonlocalnet.convert.rules import COUNTER
 from nonlocalnet.convert.torchvision import inflate
+from nonlocalnet.convert.torchvision_rcnn import BACKBONE
 
 # What a network computes and no shape shows: file and network must agree.
 CONVENTIONS = ("stem_padding", "pool1_time", "pool2_time")
 BLOCK_CONVENTIONS = ("pairwise", "scale", "subsample", "subsample_position", "extent")
 
+
+# What depends on the classes.
+CLASSIFIERS = ("fc.", "roi_heads.box_predictor.", "roi_heads.mask_predictor.mask_fcn_logits.")
+BLOCK = re.compile(r".*?\bnon_local\d*(?=\.)")
 
 Outcome = Literal["loaded", "inflated", "made", "left", "ignored", "unknown", "missing", "mismatch"]
 PROBLEMS = ("unknown", "missing", "mismatch")
@@ -87,10 +93,13 @@ def compare(
     target = model.state_dict()
     tensors, rows = converted.tensors, []
     in_file = {_block(key) for key in tensors}
+    backbone = converted.flat and is_detector(model)
     for key, value in target.items():
         theirs = converted.names.get(key)
-        if new_classifier and key.startswith("fc."):
+        if new_classifier and key.startswith(CLASSIFIERS):
             rows.append(Row(theirs, key, "left", "a new classifier"))
+        elif backbone and not key.startswith(BACKBONE):
+            rows.append(Row(None, key, "left", "no part of the backbone"))
         elif key in tensors:
             rows.append(_fit(theirs, key, value, converted))
         elif new_blocks and _block(key) and _block(key) not in in_file:
@@ -102,8 +111,10 @@ def compare(
         else:
             rows.append(Row(None, key, "missing", f"{key} is not in the file"))
     for key in tensors:
-        if key not in target:
-            theirs = converted.names.get(key, key)
+        theirs = converted.names.get(key, key)
+        if key not in target and key.replace(COUNTER, "running_mean") in target:
+            rows.append(Row(theirs, None, "ignored", "a counter, which frozen norms have not"))
+        elif key not in target:
             same = "" if theirs == key else f" ({key})"
             what = ", of a non-local block," if _block(key) else ""
             rows.append(Row(theirs, key, "unknown", f"{theirs}{same}{what} is not in the network"))
@@ -134,8 +145,13 @@ def _fit(theirs: str | None, key: str, place: Tensor, converted: Converted) -> R
 
 def _block(key: str) -> str | None:
     """The non-local block that a key belongs to."""
-    stage, _, rest = key.partition(".")
-    return f"{stage}.{rest.split('.')[0]}" if rest.startswith("non_local") else None
+    match = BLOCK.match(key)
+    return match[0] if match else None
+
+
+def is_detector(model: nn.Module) -> bool:
+    """Tell a detector from a video network."""
+    return hasattr(model, "roi_heads")
 
 
 def _frozen(model: nn.Module) -> bool:
@@ -145,8 +161,11 @@ def _frozen(model: nn.Module) -> bool:
 def _conflicts(model: nn.Module, converted: Converted) -> list[str]:
     """Where the network computes something else with the same shapes."""
     arguments = getattr(model, "arguments", None)
-    if arguments is None or converted.flat:
+    if arguments is None:
         return []
+    if converted.flat:
+        grouped = "the file's is a ResNeXt, of grouped convolutions: not ResNet-50 or -101"
+        return [grouped] if converted.groups != 1 else []
     names = CONVENTIONS
     if any(_block(key) for key in converted.tensors):
         names += BLOCK_CONVENTIONS

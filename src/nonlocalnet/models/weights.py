@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from nonlocalnet.convert import caffe2, slowfast
 from nonlocalnet.convert.converted import Converted
 from nonlocalnet.convert.entry import Entry
+from nonlocalnet.convert.torchvision_rcnn import as_backbone
 from nonlocalnet.errors import check_choice
 from nonlocalnet.models.description import (
     KEY,
@@ -29,8 +30,15 @@ from nonlocalnet.models.description import (
     own_info,
 )
 from nonlocalnet.models.info import WeightsInfo, kinetics_classes
-from nonlocalnet.models.registry import DEFAULTS, create_model
-from nonlocalnet.models.report import LoadReport, check_numbers, compare, fill, refuse
+from nonlocalnet.models.registry import DEFAULTS, Network, create_model
+from nonlocalnet.models.report import (
+    LoadReport,
+    check_numbers,
+    compare,
+    fill,
+    is_detector,
+    refuse,
+)
 from nonlocalnet.models.video_resnet import VideoResNet
 
 
@@ -57,6 +65,8 @@ def export_weights(model: VideoResNet, path: str | os.PathLike, layout: Layout) 
     """
     check_choice("layout", layout, get_args(Layout))
     path = Path(path)
+    if is_detector(model):
+        raise ValueError(f"{model.config['name']} is a detector: {layout} has no layout for it")
     arguments, clip = model.arguments, model.config["clip"]
     state = {name: _entry(value) for name, value in model.state_dict().items()}
     if layout == "caffe2":
@@ -112,12 +122,14 @@ def load_weights(
     """Fill a model from a file of any known format; nothing is left or unused silently.
 
     Formats are told by content: ours, the official Caffe2 pickles, PySlowFast, MMAction2,
-    PyTorchVideo, and 2-D ImageNet ResNets of torchvision, timm and Caffe2, which are inflated.
+    PyTorchVideo, torchvision's Mask and Keypoint R-CNN, and 2-D ImageNet ResNets of torchvision,
+    timm and Caffe2, which are inflated, or fill a detector's backbone.
 
     Args:
         model: the network.
         path: the file.
-        new_classifier: leave `fc` as it is, for other classes.
+        new_classifier: leave what depends on the classes as it is, for others: `fc`, of a detector
+            the box predictor and the last layer of the mask predictor.
         new_blocks: leave non-local blocks of which the file has nothing as they are, the identity
             at start, as when a network starts from one without them (paper, section 4.1).
 
@@ -135,6 +147,8 @@ def load_weights(
     Source: docs/weights.md says what differs between the origins.
     """
     converted = in_our_terms(open_weights(path))
+    if converted.flat and is_detector(model):
+        converted = as_backbone(converted)
     report = compare(model, converted, new_classifier=new_classifier, new_blocks=new_blocks)
     refuse(path, report)
     for name, (value, why) in converted.assumed.items():
@@ -146,7 +160,7 @@ def load_weights(
     return report
 
 
-def load(path: str | os.PathLike, *, clip: str | None = None, **options: Any) -> VideoResNet:
+def load(path: str | os.PathLike, *, clip: str | None = None, **options: Any) -> Network:
     """Build the network that a weights file is for, and fill it.
 
     Args:
@@ -176,7 +190,7 @@ def load(path: str | os.PathLike, *, clip: str | None = None, **options: Any) ->
 
 def examine(
     path: str | os.PathLike, *, clip: str | None = None, **options: Any
-) -> tuple[VideoResNet, Converted, LoadReport]:
+) -> tuple[Network, Converted, LoadReport]:
     """Build the network that a file is for, and tell what would become of every key.
 
     `refuse` and `fill` do the rest. Arguments and errors are those of `load`.

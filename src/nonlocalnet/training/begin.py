@@ -8,29 +8,27 @@ from typing import Any
 
 import torch
 
-from nonlocalnet.data.decode import VideoError
-from nonlocalnet.data.video import VideoDataset
-from nonlocalnet.models.registry import create_model
-from nonlocalnet.models.video_resnet import VideoResNet
+from nonlocalnet.models.detection import DETECTORS
+from nonlocalnet.models.registry import Network, create_model
 from nonlocalnet.models.weights import Start, load_weights, read_start
 from nonlocalnet.runtime.checkpoint import Checkpoints
 from nonlocalnet.runtime.distributed import rank, share, size
 from nonlocalnet.runtime.log import status
+from nonlocalnet.training.classification import Classification
 from nonlocalnet.training.config import TrainConfig
-from nonlocalnet.training.inputs import find_start, fingerprint, normalize_as, read_data
+from nonlocalnet.training.inputs import find_start, fingerprint, read_coco, read_data
+from nonlocalnet.training.tasks import Task
 
-FIRST = 5  # validation videos of which one must be readable
+SCALE_STEP = 32  # pixels between the short sides that images are resized to in training
 
 
 @dataclass
 class Beginning:
-    """The network, filled, its data, and the checkpoint to go on from, if there is one."""
+    """The network, filled, what it learns, and the checkpoint to go on from, if there is one."""
 
-    network: VideoResNet
-    training: VideoDataset
-    validation: VideoDataset | None
+    network: Network
+    task: Task
     start: Start
-    videos: str
     saved: dict[str, Any] | None
 
 
@@ -49,7 +47,7 @@ def check(config: TrainConfig) -> None:
         )
     for source in (config.data, config.val):
         if source is not None and not source.exists():
-            raise FileNotFoundError(f"no videos at {source}: name a data set, a folder or a list")
+            raise FileNotFoundError(f"no data at {source}: name a data set, a folder or a list")
     if config.look is not None and not config.look.is_file():
         raise FileNotFoundError(f"no video at {config.look}: --look names one file")
 
@@ -59,7 +57,7 @@ def begin(config: TrainConfig, checkpoints: Checkpoints) -> Beginning:
 
     Raises:
         ValueError: the folder holds a run that is not to go on; or one with other options or
-            videos; options or labels that do not fit each other.
+            data; options or labels that do not fit each other.
         FileNotFoundError: data or weights that are not there.
     """
     weights = config.out / "model.safetensors"
@@ -79,48 +77,56 @@ def begin(config: TrainConfig, checkpoints: Checkpoints) -> Beginning:
         status.print(f"there is no run in {config.out} yet: this one begins", soft_wrap=True)
     path = find_start(config) if saved is None else None
     torch.manual_seed(config.seed)
-    training, validation, classes = read_data(config)
-    status.print(
-        f"{len(training)} training videos, {len(classes)} classes"
-        f"{', many labels a video' if training.multi_label else ''}"
-    )
-    if validation is not None:
-        _check_readable(validation)
-    videos = fingerprint(training.records)
-    if saved is not None and saved["videos"] != videos:
+    task = _make_task(config)
+    status.print(str(task))
+    task.check_readable()
+    if saved is not None and saved["videos"] != task.data:
         raise ValueError(
-            f"the training videos or their labels in {config.data} are not those that "
+            f"the training {task.items} or their labels in {config.data} are not those that "
             f"{config.out} began with"
         )
-    network = create_model(
-        config.model,
-        num_classes=len(classes),
-        clip=config.clip,
-        crop=config.crop,
-        **config.model_options(),
-    )
+    start = Start()
     if saved is not None:
-        mean, std = map(tuple, saved["input"])
-        start = Start(mean, std, classes)
-    elif path is None:
-        start = Start(classes=classes)
-    else:
+        start = Start(*map(tuple, saved["input"]))
+    elif path is not None:
         start = read_start(path)
-        fresh = start.classes != classes
+    network = _make_network(config, task, start)
+    if path is not None:
+        fresh = start.classes != task.classes
         report = load_weights(network, path, new_classifier=fresh, new_blocks=True)
         status.print(f"weights from {path} ({report.origin}): {report}", soft_wrap=True)
-        start = dataclasses.replace(start, classes=classes)
-    normalize_as(start, training, validation)
-    return Beginning(network, training, validation, start, videos, saved)
+    return Beginning(network, task, dataclasses.replace(start, classes=task.classes), saved)
 
 
-def _check_readable(validation: VideoDataset) -> None:
-    """Refuse validation videos that would end the run at the first validation, hours later."""
-    errors: list[VideoError] = []
-    for index in range(min(FIRST, len(validation))):
-        try:
-            validation[index]
-            return
-        except VideoError as error:
-            errors.append(error)
-    raise ValueError(f"the first {len(errors)} validation videos cannot be read: {errors[0]}")
+def _make_task(config: TrainConfig) -> Task:
+    """Read the data that the network is for."""
+    if config.model not in DETECTORS:
+        training, validation, classes = read_data(config)
+        return Classification(
+            training,
+            validation,
+            classes,
+            fingerprint(training.records),
+            label_smoothing=config.label_smoothing,
+            mixup=config.mixup,
+        )
+    from nonlocalnet.training.detection import Detection  # the extra coco comes with it
+
+    keypoints = DETECTORS[config.model].kind == "keypoint"
+    return Detection(*read_coco(config, "person_keypoints" if keypoints else "instances"))
+
+
+def _make_network(config: TrainConfig, task: Task, start: Start) -> Network:
+    """Create the network, for input normalised as that of the weights to start from was."""
+    options, classes = config.model_options(), len(task.classes)
+    if isinstance(task, Classification):
+        task.normalize_as(start.mean, start.std)
+        return create_model(
+            config.model, num_classes=classes, clip=config.clip, crop=config.crop, **options
+        )
+    colours: dict[str, Any] = {"image_mean": list(start.mean), "image_std": list(start.std)}
+    network = create_model(config.model, num_classes=classes, **colours | options)
+    # in training each image at one of several sizes; .config, and so what is saved, has the test's
+    low, high = config.short_side
+    network.transform.min_size = (*range(low, high, SCALE_STEP), high)
+    return network

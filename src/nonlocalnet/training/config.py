@@ -13,6 +13,7 @@ import tyro
 from nonlocalnet.blocks.non_local_block import Extent
 from nonlocalnet.blocks.norm import Norm
 from nonlocalnet.errors import check_choice
+from nonlocalnet.models.detection import DETECTORS, STAGES
 from nonlocalnet.models.options import parse_options
 from nonlocalnet.models.registry import DEPTHS, list_models
 from nonlocalnet.ops import Pairwise
@@ -29,6 +30,15 @@ FREE = {
     *("look", "look_at"),
 }
 
+# what networks of the other kind have no use for
+OF_VIDEOS = {
+    *("classes", "split", "clip", "crop", "extent", "dropout", "label_smoothing", "mixup"),
+    *("compile", "cache", "look", "look_at"),
+}
+OF_IMAGES = {"jitter"}
+
+PRETRAINED = (*DEPTHS, "x152")
+
 FEW_BATCHES = 10  # running averages know more
 
 
@@ -38,14 +48,15 @@ class TrainConfig:
 
     data: Path
     """Training videos: a data set in a known format (docs/data.md), a folder with one folder per
-    class, a list file of "PATH LABEL" lines, or a Charades-style .csv (many labels a video)."""
+    class, a list file of "PATH LABEL" lines, or a Charades-style .csv (many labels a video). For
+    detectors COCO's folder, or one file of its annotations."""
     out: Path
     """Folder of the run: config.json, metrics.jsonl, checkpoints/, model.safetensors and
     best.safetensors."""
     val: Path | None = None
-    """Validation videos, in the same form; by default those of the data set, if it has any."""
+    """What to validate on, in the same form; by default that of the data set, if it has any."""
     root: Path | None = None
-    """Where relative paths of a list or csv start; by default its own folder."""
+    """Where relative paths of a list or csv start, by default its own folder; where images are."""
     classes: Path | None = None
     """File of class names, one a line in label order."""
     split: int = 1
@@ -58,11 +69,14 @@ class TrainConfig:
     crop: int = 224
     """Side of the training crop, pixels."""
     short_side: tuple[int, int] = (256, 320)
-    """Range of the short side in training, pixels."""
+    """Range of the short side in training, pixels; of images in steps of 32."""
     test_side: int | None = None
-    """Short side and crop in testing, pixels; by default the lower end of --short-side."""
+    """Short side and crop in testing, pixels; by default the lower end of --short-side, of images
+    the upper one."""
     flip: float = 0.5
-    """Probability of a mirrored clip; 0 where labels say left and right."""
+    """Probability of a mirrored clip or image; 0 where labels say left and right."""
+    jitter: float = 0.0
+    """Most by which brightness, contrast and saturation of images change, as a share; detectors."""
     pairwise: Pairwise = "embedded_gaussian"
     """The pairwise function of the non-local blocks."""
     extent: Extent = "spacetime"
@@ -81,14 +95,14 @@ class TrainConfig:
     """NAME=VALUE: other arguments of the network, such as stem_padding=1."""
     init: str = "auto"
     """Weights to start from: a file of any known format, a release (nonlocalnet zoo), "imagenet"
-    (torchvision's ResNet of that depth, inflated) or "none"; "auto" is imagenet for ResNet-50 and
-    -101, else none. The classifier is new if its classes are others, and so are non-local blocks
+    (torchvision's ResNet of that depth; inflated) or "none"; "auto" is imagenet for the paper's
+    depths, else none. The classifier is new if its classes are others, and so are non-local blocks
     that the file lacks: the identity at start. The input is normalised as the file's was."""
 
     iterations: int = 400_000
     """Updates of the weights."""
     batch_size: int = 8
-    """Clips per update, over all processes."""
+    """Clips or images per update, over all processes."""
     lr: float = 0.00125
     """Learning rate; the paper's 0.01 is for 64 clips per update."""
     reference_batch: int | None = None
@@ -170,11 +184,22 @@ class TrainConfig:
         check_choice("schedule", self.schedule, get_args(Schedule))
         check_choice("parallel", self.parallel, get_args(Parallel))
         check_choice("model", self.model, list_models())
+        self._check_kind()
         if self.parallel == "fsdp" and (self.ema or self.precision == "fp16"):
             raise ValueError("parallel fsdp goes with neither ema nor fp16: choose ddp, or bf16")
 
         if self.recompute and self.compile:
             raise ValueError("recompute does not go with compile, which torch refuses: choose one")
+
+    def _check_kind(self) -> None:
+        """Refuse options that the network's kind has no use for."""
+        other = OF_VIDEOS if self.model in DETECTORS else OF_IMAGES
+        for field in dataclasses.fields(self):
+            if field.name in other and getattr(self, field.name) != field.default:
+                kind = "images" if self.model in DETECTORS else "clips"
+                raise ValueError(
+                    f"{self.model} learns from {kind}: it has no {field.name.replace('_', '-')}"
+                )
 
     def _check_least(self, name: str, least: int) -> None:
         value = getattr(self, name)
@@ -202,7 +227,7 @@ class TrainConfig:
             precise = 0 if precise < FEW_BATCHES else precise
         init = self.init
         if init == "auto":
-            init = "imagenet" if any(f"_{depth}" in self.model for depth in DEPTHS) else "none"
+            init = "imagenet" if any(f"_{depth}" in self.model for depth in PRETRAINED) else "none"
         elif Path(init).is_file():
             init = str(Path(init).absolute())
         named = {name: getattr(self, name) for name in ("data", "val", "root", "classes", "look")}
@@ -216,13 +241,22 @@ class TrainConfig:
             eval_every=eval_every,
             checkpoint_every=checkpoint_every,
             precise_norm=0 if self.norm == "frozen" else precise,
-            test_side=self.test_side or self.short_side[0],
+            test_side=self.test_side or self.short_side[self.model in DETECTORS],
             init=init,
             **{name: Path(path).absolute() for name, path in named.items() if path is not None},
         )
 
     def model_options(self) -> dict[str, Any]:
         """Collect the arguments of `create_model` that differ from its own defaults."""
+        if self.model in DETECTORS:
+            options: dict[str, Any] = {
+                "norm": self.norm,
+                "pairwise": self.pairwise,
+                "min_size": self.test_side,
+            }
+            if self.init == "none":
+                options["trainable_stages"] = len(STAGES)  # no stage is worth keeping as it is
+            return options | parse_options(self.set)
         options = {
             "pairwise": (self.pairwise, "embedded_gaussian"),
             "extent": (self.extent, "spacetime"),

@@ -10,8 +10,7 @@ import torch
 from torch import Tensor
 
 from nonlocalnet.evaluation.multiview import autocast
-from nonlocalnet.models.registry import create_model
-from nonlocalnet.models.video_resnet import VideoResNet
+from nonlocalnet.models.registry import Network, create_model
 from nonlocalnet.runtime.device import pick_precision
 from nonlocalnet.training.norms import average_statistics, set_precise_statistics
 from nonlocalnet.training.optim import make_optimizer
@@ -41,7 +40,7 @@ class Learner:
 
     def __init__(
         self,
-        network: VideoResNet,
+        network: Network,
         device: torch.device,
         *,
         lr: float,
@@ -57,11 +56,11 @@ class Learner:
         self.network, self.device, self.decay = network, device, ema
         self.dtype = pick_precision(precision, device)
         self._scaler = torch.amp.GradScaler(device.type, enabled=self.dtype == torch.float16)
-        # the layout that convolutions are fastest in, on a CPU too (docs/results.md); FSDP has none
-        layout = torch.contiguous_format if parallel == "fsdp" else torch.channels_last_3d
-        network.to(device).to(memory_format=layout)
+        network.to(device)
         self.copy = create_model(**network.config).to(device)
-        self.copy.to(memory_format=torch.channels_last_3d)
+        if parallel != "fsdp":  # which has no layouts
+            _to_fastest(network)
+        _to_fastest(self.copy)
         self._average: dict[str, Tensor] = {}
         if ema:
             self._average = {name: p.detach().clone() for name, p in network.named_parameters()}
@@ -74,16 +73,16 @@ class Learner:
             self._model, lr, momentum=momentum, weight_decay=weight_decay
         )
 
-    def send(self, clips: Tensor) -> Tensor:
-        """Move clips to the device, in the layout that is fastest there."""
-        layout = torch.channels_last_3d
-        return clips.to(self.device, non_blocking=True, memory_format=layout)
+    def send(self, tensor: Tensor) -> Tensor:
+        """Move a tensor to the device; clips in the layout that is fastest there."""
+        layout = torch.channels_last_3d if tensor.ndim == 5 else torch.preserve_format
+        return tensor.to(self.device, non_blocking=True, memory_format=layout)
 
-    def forward(self, clips: Tensor) -> Tensor:
-        """Compute logits in training mode, float32: (B, 3, T, H, W) -> (B, K)."""
+    def forward(self, *inputs: Any) -> Any:
+        """Compute what the network gives in training mode."""
         self._model.train()
         with autocast(self.device, self.dtype):
-            return self._model(clips).float()
+            return self._model(*inputs)
 
     def gathering(self, last: bool) -> AbstractContextManager[None]:
         """Exchange gradients of a forward and backward pass only if it is an update's last."""
@@ -104,18 +103,18 @@ class Learner:
             for name, parameter in self.network.named_parameters():
                 self._average[name].lerp_(parameter.detach(), 1 - self.decay)
 
-    def refresh_copy(self, clips: Iterable[Tensor] | None = None) -> None:
+    def refresh_copy(self, batches: Iterable[tuple[Any, ...]] | None = None) -> None:
         """Bring the plain copy to the present weights, or their average.
 
-        Its batch norms take the statistics of `clips` (`set_precise_statistics`), or the means of
-        all processes' running averages.
+        Its batch norms take the statistics of the network's inputs in `batches`
+        (`set_precise_statistics`), or the means of all processes' running averages.
         """
         self.copy.load_state_dict(model_state(self._model) | self._average)
-        if clips is None:
+        if batches is None:
             average_statistics(self.copy)
         else:
             with autocast(self.device, self.dtype):
-                set_precise_statistics(self.copy, clips)
+                set_precise_statistics(self.copy, batches)
 
     def state(self) -> dict[str, Any]:
         """Give what a checkpoint needs to go on, in the first process; others get nothing."""
@@ -132,3 +131,9 @@ class Learner:
         self._scaler.load_state_dict(state["scaler"])
         for name, value in self._average.items():
             value.copy_(state["ema"][name])
+
+
+def _to_fastest(network: Network) -> None:
+    """Lay kernels out as convolutions are fastest, on a CPU too (docs/results.md)."""
+    video = any(parameter.ndim == 5 for parameter in network.parameters())
+    network.to(memory_format=torch.channels_last_3d if video else torch.channels_last)

@@ -10,13 +10,13 @@ from contextlib import closing
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import torch
-from torch import Tensor
 
 from nonlocalnet.blocks.non_local_block import NonLocalBlock
-from nonlocalnet.evaluation.multiview import Abandoned, evaluate
-from nonlocalnet.models.video_resnet import VideoResNet
+from nonlocalnet.evaluation.multiview import Abandoned
+from nonlocalnet.models.registry import Network
 from nonlocalnet.models.weights import WeightsInfo, save_weights
 from nonlocalnet.runtime.checkpoint import Checkpoints, lock, remove_leftovers, write_atomically
 from nonlocalnet.runtime.distributed import (
@@ -28,13 +28,12 @@ from nonlocalnet.runtime.distributed import (
     total,
 )
 from nonlocalnet.runtime.log import Bar, MetricsLog, RunningMean, status
+from nonlocalnet.training.batches import Batches, mix, read_batches
 from nonlocalnet.training.begin import begin, check
 from nonlocalnet.training.config import TrainConfig
-from nonlocalnet.training.inputs import Batches, mix, read_batches
 from nonlocalnet.training.interrupt import Interrupt, Interrupted
 from nonlocalnet.training.learner import Learner
 from nonlocalnet.training.optim import learning_rate
-from nonlocalnet.training.tasks import make_task, mixed_loss
 
 WINDOW = 50  # iterations that the bar's numbers are averaged over
 
@@ -50,7 +49,7 @@ class Result:
 
 
 def train(config: TrainConfig) -> Result:
-    """Train a network on video files, as the paper does: SGD with Nesterov, step schedule.
+    """Train a network as the paper does, with SGD and a step schedule: on videos, or on COCO.
 
     Writes config.json, metrics.jsonl, checkpoints/, model.safetensors and, with validation,
     best.safetensors to `config.out`. An interrupt (Ctrl-C, SIGTERM) ends the run after the current
@@ -58,14 +57,15 @@ def train(config: TrainConfig) -> Result:
     goes on, and computes what the uninterrupted run would have: all chance depends on the seed and
     the iteration alone.
 
-    Under torchrun the processes share each update's clips; losses are the same, to rounding, for
-    any number of them if norms are frozen or synchronised and nothing drops out.
+    Under torchrun the processes share each update's clips or images; losses are the same, to
+    rounding, for any number of them if norms are frozen or synchronised and nothing drops out.
 
     Raises:
         ValueError: options or labels that do not fit each other or the data; another process
             trains in that folder.
         FileNotFoundError: data or weights that are not there.
-        RuntimeError: too many videos cannot be read, the loss is not finite, another process died.
+        RuntimeError: too many videos or images cannot be read, the loss is not finite, another
+            process died.
         OSError: the disk is full.
 
     Source: paper, section 4, and the official configs. Unlike the official code, whose validation
@@ -96,14 +96,12 @@ class _Run:
         self.best: float | None = None
         self.validated = 0  # the iteration of the last validation
         self.settled = 0  # that of the last weights written
-        self.unreadable: list[int] = []  # videos, of all parts and processes
-        self.window: list[list[float]] = []  # loss, hits, waited, took: since the last line
+        self.unreadable: list[int] = []  # items, of all parts and processes
+        self.window: list[list[float]] = []  # loss, numbers, waited, took: since the last line
         self.copied: tuple[int, bool] | None = None  # of which iteration, and whether precise
         self.checkpoints = Checkpoints(config.out / "checkpoints", config.keep)
         given = begin(config, self.checkpoints)
-        self.training, self.validation = given.training, given.validation
-        self.start, self.videos = given.start, given.videos
-        self.task = make_task(self.training.multi_label, label_smoothing=config.label_smoothing)
+        self.task, self.start = given.task, given.start
         self.learner = Learner(
             given.network,
             device,
@@ -142,7 +140,7 @@ class _Run:
     def fit(self) -> Result:
         """Update until the last iteration or an interrupt; save what there is."""
         config = self.config
-        shown = [RunningMean(WINDOW) for _ in range(4)]
+        shown = [RunningMean(WINDOW) for _ in range(3 + len(self.task.numbers))]
         bar = Bar(config.model, config.iterations, self.iteration)
         batches = self._read_batches(config.seed)
         with bar, self.interrupt, explain_dead_processes(config.out), closing(batches):
@@ -155,7 +153,7 @@ class _Run:
                 self.window.append(numbers)
                 for mean, number in zip(shown, numbers, strict=True):
                     mean.add(number)
-                bar.advance(1, self._words(*(mean.mean for mean in shown)))
+                bar.advance(1, self._words([mean.mean for mean in shown]))
                 if self._due(config.log_every):
                     self._write_line()
                 if self._due(config.checkpoint_every):
@@ -191,13 +189,14 @@ class _Run:
 
     def _read_batches(self, seed: int) -> Batches:
         return read_batches(
-            self.training,
+            self.task.training,
             batch_size=self.config.batch_size,
             seed=seed,
             start=self.iteration,
             workers=self.config.workers,
             accumulate=self.config.accumulate,
             pin_memory=self.device.type == "cuda",
+            collate=self.task.collate,
         )
 
     def _rate(self, iteration: int | None = None) -> float:
@@ -213,33 +212,27 @@ class _Run:
     def _update(self, batches: Batches) -> tuple[list[float], bool]:
         """Change the weights once.
 
-        Gives the mean loss, the share of hits, the seconds waited for data and taken in all; and
-        whether a process was asked to stop.
+        Gives the mean loss, the means of the task's numbers, the seconds waited for data and taken
+        in all; and whether a process was asked to stop.
         """
         config, started, waited = self.config, time.monotonic(), 0.0
         torch.manual_seed(mix(config.seed, self.iteration, rank()))
-        loss_sum = hits = 0.0
+        sums = [0.0] * (1 + len(self.task.numbers))
         for part in range(config.accumulate):
             asked_at = time.monotonic()
-            clips, target, _ = next(batches)
+            batch = next(batches)
             waited += time.monotonic() - asked_at
-            clips, target = self._send(clips), target.to(self.device, non_blocking=True)
             with self.learner.gathering(last=part + 1 == config.accumulate):
-                loss, logits = mixed_loss(
-                    self.learner.forward, self.task, clips, target, config.mixup
-                )
+                loss, numbers = self.task.loss(self.learner.forward, batch, self.learner.send)
                 self.learner.backward(loss / config.accumulate)
-            loss_sum += loss.item()
-            if not self.task.multi_label:
-                hits += (logits.argmax(1) == target).float().mean().item()
-        loss_sum, hits, asked = total([loss_sum, hits, float(self.interrupt.asked)], self.device)
-        shares = size() * config.accumulate
-        if not math.isfinite(loss_sum):
-            raise self._diverged(f"the loss is {loss_sum / shares}")
+            sums = [a + b for a, b in zip(sums, [loss.item(), *numbers], strict=True)]
+        *sums, asked = total([*sums, float(self.interrupt.asked)], self.device)
+        means = [value / (size() * config.accumulate) for value in sums]
+        if not math.isfinite(means[0]):
+            raise self._diverged(f"the loss is {means[0]}")
         self.learner.step(self._rate())
         self.iteration += 1
-        numbers = [loss_sum / shares, hits / shares, waited, time.monotonic() - started]
-        return numbers, asked > 0
+        return [*means, waited, time.monotonic() - started], asked > 0
 
     def _diverged(self, what: str) -> RuntimeError:
         return RuntimeError(
@@ -247,14 +240,10 @@ class _Run:
             f"checkpoints from before are in {self.config.out}"
         )
 
-    def _send(self, clips: Tensor) -> Tensor:
-        return self.training.normalize(self.learner.send(clips))
-
-    def _words(self, loss: float, hits: float, waited: float, took: float) -> str:
-        words = [f"loss {loss:.3f}"]
-        if not self.task.multi_label:
-            words.append(f"accuracy {hits:.1%}")
-        words += [f"lr {self._rate():.3g}", f"{self.config.batch_size / took:.1f} clips/s"]
+    def _words(self, means: list[float]) -> str:
+        loss, *numbers, waited, took = means
+        words = [f"loss {loss:.3f}", *self.task.words(numbers), f"lr {self._rate():.3g}"]
+        words.append(f"{self.config.batch_size / took:.1f} {self.task.unit}/s")
         words.append(f"waiting for data {waited / took:.0%}")
         if self.device.type == "cuda":
             words.append(f"{torch.cuda.max_memory_allocated(self.device) / 2**30:.1f} GiB")
@@ -262,7 +251,8 @@ class _Run:
 
     def _write_line(self) -> None:
         """Write the means since the last line."""
-        loss, hits, waited, took = torch.tensor(self.window, dtype=torch.float64).mean(0).tolist()
+        means = torch.tensor(self.window, dtype=torch.float64).mean(0).tolist()
+        loss, *numbers, waited, took = means
         memory = (
             {"gpu_mib": torch.cuda.max_memory_allocated(self.device) / 2**20}
             if self.device.type == "cuda"
@@ -274,9 +264,9 @@ class _Run:
                 "train",
                 iteration=self.iteration,
                 loss=loss,
-                accuracy=float("nan") if self.task.multi_label else 100 * hits,
+                **dict(zip(self.task.numbers, numbers, strict=True)),
                 lr=self._rate(self.iteration - 1),
-                clips_per_second=self.config.batch_size / took,
+                **{f"{self.task.unit}_per_second": self.config.batch_size / took},
                 data_share=waited / took,
                 seconds=self.seconds,
                 unreadable=len(self.unreadable),
@@ -284,7 +274,7 @@ class _Run:
             )
         self.window.clear()
 
-    def _copy(self, precise: bool = True) -> VideoResNet:
+    def _copy(self, precise: bool = True) -> Network:
         """Give the network as it is tested and saved now.
 
         Raises:
@@ -293,17 +283,17 @@ class _Run:
         precise = precise and bool(self.config.precise_norm)
         if self.copied != (self.iteration, precise):
             self.copied = None
-            self.learner.refresh_copy(self._clips_for_norms() if precise else None)
+            self.learner.refresh_copy(self._inputs_for_norms() if precise else None)
             if precise and total([float(self.interrupt.asked)], self.device)[0]:
                 raise Interrupted
             self.copied = self.iteration, precise
         return self.learner.copy
 
-    def _clips_for_norms(self) -> Iterator[Tensor]:
+    def _inputs_for_norms(self) -> Iterator[tuple[Any, ...]]:
         """Draw anew what precise norms are computed from; one batch if asked to end."""
         with closing(self._read_batches(mix(self.config.seed, self.iteration))) as batches:
-            for clips, _, _ in islice(batches, self.config.precise_norm):
-                yield self._send(clips)
+            for batch in islice(batches, self.config.precise_norm):
+                yield self.task.inputs(batch, self.learner.send)
                 if self.interrupt.asked:
                     return
 
@@ -313,17 +303,15 @@ class _Run:
         Raises:
             Interrupted: in every process, if one was asked to end before the end.
         """
-        if self.validation is None:
+        if self.task.validation is None:
             return
         network = self._copy()
         try:
-            predictions = evaluate(
+            self.scores, unreadable = self.task.validate(
                 network,
-                self.validation,
-                multi_label=self.task.multi_label,
                 workers=self.config.workers,
                 dtype=self.learner.dtype,
-                on_video=lambda videos: self.interrupt.end_if_asked(),
+                on_item=lambda items: self.interrupt.end_if_asked(),
             )
         except Interrupted:
             gather(None)  # for the processes that wait for this one's share
@@ -331,14 +319,12 @@ class _Run:
         except Abandoned:
             raise Interrupted from None
         self.validated = self.iteration
-        self.scores = self.task.score(predictions.probabilities, predictions.target)
         score = self.scores[self.task.main_score]
-        score = -1.0 if math.isnan(score) else score  # where no class has a video
+        score = -1.0 if math.isnan(score) else score  # where no class has an item
         if self.best is None or score > self.best:
             self.best = score
             self._save_weights("best.safetensors")
         if rank() == 0:
-            unreadable = len(predictions.unreadable)
             self.log.write(
                 "val",
                 iteration=self.iteration,
@@ -346,7 +332,7 @@ class _Run:
                 seconds=self.seconds,
                 unreadable=unreadable,
             )
-        text = "  ".join(f"{name} {value:.1f}" for name, value in self.scores.items())
+        text = self.task.score_words(self.scores)
         status.print(f"iteration {self.iteration}: validation {text}")
         if self.watch is not None:
             self.watch.draw(network, self.iteration)
@@ -358,7 +344,7 @@ class _Run:
         if rank() == 0:
             if not all(value.isfinite().all() for value in state["model"].values()):
                 raise self._diverged("the weights are no numbers")
-            state |= {"input": [self.start.mean, self.start.std], "videos": self.videos}
+            state |= {"input": [self.start.mean, self.start.std], "videos": self.task.data}
             state |= {name: getattr(self, name) for name in self.KEPT}
             self.checkpoints.save(self.iteration, state)
 
@@ -382,7 +368,7 @@ class _Run:
         )
 
     def _count_unreadable(self) -> None:
-        found = gather(self.training.bad_indices())
+        found = gather(self.task.training.bad_indices())
         self.unreadable = sorted({*self.unreadable}.union(*found))
 
     def _report_unreadable(self) -> None:
@@ -390,6 +376,7 @@ class _Run:
         bad = self.unreadable
         if bad and rank() == 0:
             file = self.config.out / "unreadable.txt"
-            names = "".join(f"{self.training.records[i].name}\n" for i in bad)
+            names = "".join(f"{self.task.training.name(i)}\n" for i in bad)
             write_atomically(file, lambda path: path.write_text(names, errors="surrogateescape"))
-            status.print(f"{len(bad)} training videos could not be read and were replaced: {file}")
+            what = f"{len(bad)} training {self.task.items}"
+            status.print(f"{what} could not be read and were replaced: {file}")

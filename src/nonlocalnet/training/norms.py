@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +18,7 @@ def average_statistics(model: nn.Module) -> None:
 
 
 @torch.no_grad()
-def set_precise_statistics(model: nn.Module, batches: Iterable[Tensor]) -> None:
+def set_precise_statistics(model: nn.Module, batches: Iterable[tuple[Any, ...]]) -> None:
     """Put the statistics of several batches into a network's batch norms.
 
     mean = 1/n Σ_b E_b[x], var = 1/n Σ_b E_b[x²] - mean², over the n batches of all processes. Each
@@ -27,7 +28,7 @@ def set_precise_statistics(model: nn.Module, batches: Iterable[Tensor]) -> None:
 
     Args:
         model: on the device of the batches, of the same number in every process.
-        batches: clips (B, 3, T, H, W).
+        batches: what the network takes in training, such as (clips (B, 3, T, H, W),).
     """
     norms = [module for module in model.modules() if isinstance(module, _BatchNorm)]
     sums = {norm: torch.zeros(2, norm.num_features, dtype=torch.float64) for norm in norms}
@@ -43,8 +44,8 @@ def set_precise_statistics(model: nn.Module, batches: Iterable[Tensor]) -> None:
     model.train()
     count = 0
     try:
-        for clips in batches:
-            model(clips)
+        for inputs in batches:
+            model(*inputs)
             count += 1
     finally:
         model.train(was_training)

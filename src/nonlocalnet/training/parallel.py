@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import inspect
+import re
 import warnings
 from collections.abc import Generator
 from typing import Any
@@ -24,16 +25,14 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.checkpoint import checkpoint
 
-from nonlocalnet.models.video_resnet import VideoResNet
 from nonlocalnet.runtime.distributed import rank, size
 
 WHOLE = StateDictOptions(full_state_dict=True)
+STAGE = re.compile(r"(^res|\.layer)\d$")
 ON_CPU = StateDictOptions(full_state_dict=True, cpu_offload=True)  # in the first process alone
 
 
-def spread(
-    model: VideoResNet, device: torch.device, *, parallel: str, sync_norm: bool
-) -> nn.Module:
+def spread(model: nn.Module, device: torch.device, *, parallel: str, sync_norm: bool) -> nn.Module:
     """Let the processes train one network together; alone, it stays as it is.
 
     Gradients are means over the processes. `parallel` "ddp": each holds all weights; "fsdp": each
@@ -75,7 +74,7 @@ def gathering(model: nn.Module, last: bool) -> Generator[None]:
     yield
 
 
-def recompute_blocks(model: VideoResNet) -> None:
+def recompute_blocks(model: nn.Module) -> None:
     """Keep only the inputs of a network's blocks for the backward pass, which computes the rest
     again: less memory for more time."""
     for block in _blocks(model):
@@ -87,9 +86,9 @@ def recompute_blocks(model: VideoResNet) -> None:
         )
 
 
-def _blocks(model: VideoResNet) -> list[nn.Module]:
-    """List the residual and non-local blocks."""
-    stages = [stage for name, stage in model.named_children() if name.startswith("res")]
+def _blocks(model: nn.Module) -> list[nn.Module]:
+    """List the residual and non-local blocks of the stages: res2, ..., a detector's layer1, ..."""
+    stages = [stage for name, stage in model.named_modules() if STAGE.search(name)]
     return [block for stage in stages for block in stage.children()]
 
 

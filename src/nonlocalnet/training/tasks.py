@@ -1,92 +1,102 @@
-"""What is learned: one label a video, or many."""
+"""What is learned from what: the part of a run in which clips and images differ."""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Protocol
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
-from nonlocalnet.evaluation.metrics import (
-    mean_average_precision,
-    mean_class_accuracy,
-    top_k_accuracy,
-)
+from nonlocalnet.errors import FileError
+from nonlocalnet.models.registry import Network
+
+if TYPE_CHECKING:
+    from nonlocalnet.data.coco import CocoDataset
+    from nonlocalnet.data.video import VideoDataset
+
+FIRST = 5  # validation items of which one must be readable
+Data = TypeVar("Data", bound="VideoDataset | CocoDataset")
+Send = Callable[[Tensor], Tensor]  # to the device, in the layout that is fastest there
 
 
-class Task(Protocol):
-    """A loss and the scores that go with it."""
+class Task(ABC, Generic[Data]):
+    """Data, a loss, and how the network is judged.
 
-    multi_label: bool
+    Attributes:
+        unit: what an update takes, "clips" or "images".
+        items: what the data sets have, "videos" or "images".
+        numbers: names of what `loss` gives beside the loss.
+        main_score: the score by which the best weights are chosen.
+        multi_label: whether a video has many labels.
+        classes: names in label order.
+        training: what is learned from.
+        validation: what the network is judged on; None is nothing.
+        data: a hash of names and labels of the training set.
+    """
+
+    unit: str
+    items: str
+    numbers: tuple[str, ...]
     main_score: str
+    multi_label: bool
+    classes: list[str]
+    training: Data
+    validation: Data | None
+    data: str
 
-    def loss(self, logits: Tensor, target: Tensor) -> Tensor: ...
+    @abstractmethod
+    def __str__(self) -> str:
+        """Say how much there is to learn from."""
 
-    def score(self, scores: Tensor, target: Tensor) -> dict[str, float]: ...
+    def check_readable(self) -> None:
+        """Raise a ValueError where validation would fail, hours later."""
+        if self.validation is None:
+            return
+        errors: list[FileError] = []
+        for index in range(min(FIRST, len(self.validation))):
+            try:
+                self.validation[index]
+                return
+            except FileError as error:
+                errors.append(error)
+        what = f"the first {len(errors)} validation {self.items}"
+        raise ValueError(f"{what} cannot be read: {errors[0]}")
 
+    @abstractmethod
+    def collate(self, items: list[Any]) -> Any:
+        """Make a batch."""
 
-class SingleLabel:
-    """Softmax cross-entropy; top-1, top-5 and mean class accuracy in percent.
+    @abstractmethod
+    def inputs(self, batch: Any, send: Send) -> tuple[Any, ...]:
+        """Give what the network takes in training."""
 
-    logits (B, K), target (B,) class indices. Source: paper, section 4.1, without label smoothing.
-    """
+    @abstractmethod
+    def loss(
+        self, forward: Callable[..., Any], batch: Any, send: Send
+    ) -> tuple[Tensor, list[float]]:
+        """Compute the loss of a batch, and the numbers."""
 
-    multi_label = False
-    main_score = "top1"
+    @abstractmethod
+    def words(self, numbers: list[float]) -> list[str]:
+        """Say the numbers on the progress bar."""
 
-    def __init__(self, label_smoothing: float = 0.0) -> None:
-        self.label_smoothing = label_smoothing
+    @abstractmethod
+    def validate(
+        self,
+        network: Network,
+        *,
+        workers: int,
+        dtype: torch.dtype | None,
+        on_item: Callable[[int], None],
+    ) -> tuple[dict[str, float], int]:
+        """Give scores in percent, and how many items could not be read.
 
-    def loss(self, logits: Tensor, target: Tensor) -> Tensor:
-        return F.cross_entropy(logits, target, label_smoothing=self.label_smoothing)
+        Raises:
+            Abandoned: another process left.
+        """
 
-    def score(self, scores: Tensor, target: Tensor) -> dict[str, float]:
-        found = {"top1": 100 * top_k_accuracy(scores, target)}
-        if scores.shape[1] > 5:  # of fewer classes it says nothing
-            found["top5"] = 100 * top_k_accuracy(scores, target, k=5)
-        return found | {"mean_class": 100 * mean_class_accuracy(scores, target)}
-
-
-class MultiLabel:
-    """Sigmoid cross-entropy over K independent classes; mean average precision in percent.
-
-    logits (B, K), target (B, K) of 0 and 1. Source: paper, section 5.2 (Charades).
-    """
-
-    multi_label = True
-    main_score = "map"
-
-    def __init__(self, label_smoothing: float = 0.0) -> None:
-        self.label_smoothing = label_smoothing
-
-    def loss(self, logits: Tensor, target: Tensor) -> Tensor:
-        target = target + self.label_smoothing * (0.5 - target)
-        return F.binary_cross_entropy_with_logits(logits, target)
-
-    def score(self, scores: Tensor, target: Tensor) -> dict[str, float]:
-        return {"map": 100 * mean_average_precision(scores, target)}
-
-
-def make_task(multi_label: bool, *, label_smoothing: float = 0.0) -> Task:
-    """Choose the task by the kind of labels."""
-    return (MultiLabel if multi_label else SingleLabel)(label_smoothing)
-
-
-def mixed_loss(
-    forward: Callable[[Tensor], Tensor], task: Task, clips: Tensor, target: Tensor, alpha: float
-) -> tuple[Tensor, Tensor]:
-    """Compute loss and logits of a batch, of its clips or, with alpha above 0, of mixed pairs.
-
-    λ ~ Beta(alpha, alpha), one for the batch: logits of λ x_i + (1 - λ) x_j, loss λ L(y_i) +
-    (1 - λ) L(y_j), j from the other end of the batch (Zhang et al. 2018). The paper does not mix.
-    """
-    if not alpha:
-        logits = forward(clips)
-        return task.loss(logits, target), logits
-    share = float(torch.distributions.Beta(alpha, alpha).sample())
-    logits = forward(share * clips + (1 - share) * clips.flip(0))
-    return share * task.loss(logits, target) + (1 - share) * task.loss(
-        logits, target.flip(0)
-    ), logits
+    @abstractmethod
+    def score_words(self, scores: dict[str, float]) -> str:
+        """Say the scores on the console."""

@@ -1,0 +1,87 @@
+"""Test a detector on images with annotations."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+
+from nonlocalnet.data.coco import CocoDataset
+from nonlocalnet.data.coco_files import CocoError
+from nonlocalnet.evaluation.coco import CocoEvaluator
+from nonlocalnet.evaluation.multiview import Abandoned, autocast
+from nonlocalnet.evaluation.workers import read_items
+from nonlocalnet.runtime.distributed import gather, rank, size
+
+
+@torch.no_grad()
+def evaluate_detector(
+    model: nn.Module,
+    dataset: CocoDataset,
+    evaluator: CocoEvaluator,
+    *,
+    workers: int = 0,
+    dtype: torch.dtype | None = None,
+    on_image: Callable[[int], None] = lambda images: None,
+) -> list[str]:
+    """Find the objects of every image, and give them to an evaluator; -> the errors of images.
+
+    The network takes one image at a time, resizes it itself and gives detections in its pixels.
+    Images that cannot be read are reported, and count as without detections. Of many processes each
+    takes the images rank, rank + size, ...; `evaluator.scores()` brings them together.
+
+    Args:
+        model: the network; it is put in evaluation mode, and back afterwards.
+        dataset: with `training=False`.
+        evaluator: for the same annotations.
+        workers: processes that decode, for each process that computes.
+        dtype: of autocast.
+        on_image: called with the number of images done, of this process's share. What it raises
+            ends the test at once.
+
+    Raises:
+        Abandoned: another process left the test.
+    """
+    device = next(model.parameters()).device
+    was_training = model.training
+    model.eval()
+    share = _Share(dataset, range(rank(), len(dataset), size()))
+    errors: list[str] = []
+    try:
+        with read_items(share, workers=workers) as items:
+            for id, image in items:
+                if isinstance(image, str):
+                    errors.append(image)
+                else:
+                    x = image.to(device).float() / 255
+                    with autocast(device, dtype):
+                        evaluator.add(id, model([x])[0])
+                on_image(1)
+    finally:
+        model.train(was_training)
+    found: list[str] = []
+    for part in gather(errors):
+        if part is None:
+            raise Abandoned("another process left the test")
+        found += part
+    return found
+
+
+class _Share(Dataset):
+    """Some images of a test set, as (id, uint8 (3, H, W)) or (id, why it cannot be read)."""
+
+    def __init__(self, dataset: CocoDataset, indices: Sequence[int]) -> None:
+        self.dataset, self.indices = dataset, indices
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitem__(self, index: int) -> tuple[int, Tensor | str]:
+        index = self.indices[index]
+        id = self.dataset.ids[index]
+        try:
+            return id, self.dataset[index][0].as_subclass(Tensor)
+        except CocoError as error:
+            return id, str(error)
