@@ -1,3 +1,6 @@
+import subprocess
+import sys
+
 import pytest
 import torch
 from torchvision.models.detection import (
@@ -78,7 +81,7 @@ def test_rows(name):
     found = blocks_of(network)
     expected = []
     if name.endswith(("_nl1", "_nl5")):
-        last = {"r50": 6, "r101": 23, "x152": 36}[name.split("_")[2]] - 1
+        last = {"r50": 6, "r101": 23, "x152": 36, "tiny": 2}[name.split("_")[2]] - 1
         # right before the last residual block: after the one before it
         expected.append(f"backbone.body.layer3.{last - 1}.non_local")
     if name.endswith(("_nl4", "_nl5")):
@@ -86,7 +89,8 @@ def test_rows(name):
         expected += [f"roi_heads.keypoint_head.{k}.non_local" for k in (3, 7, 11, 15)]
     assert list(found) == expected
     for path, block in found.items():
-        assert block.channels == (512 if "head" in path else 1024)
+        wide = (512, 1024) if "tiny" not in name else (64, 256)
+        assert block.channels == wide["head" not in path]
         assert block.inner_channels == block.channels // 2
         assert not block.w_z.weight.any()
 
@@ -96,6 +100,46 @@ def test_resnext_152_is_32x8d():
     assert [len(body[f"layer{i}"]) for i in (1, 2, 3, 4)] == [3, 8, 36, 3]
     assert body.layer1[0].conv2.groups == 32
     assert body.layer1[0].conv2.out_channels == 256  # 32 groups of 8
+
+
+@pytest.mark.parametrize("name", ["mask_rcnn_tiny_fpn_nl1", "keypoint_rcnn_tiny_fpn_nl5"])
+def test_the_tiny_rows_learn_in_every_part(name):
+    torch.manual_seed(0)
+    network = create_detector(name, num_classes=3, min_size=64, trainable_stages=5)
+    for block in blocks_of(network).values():
+        torch.nn.init.normal_(block.w_z.weight, std=0.01)
+    target = {"boxes": torch.tensor([[8.0, 8.0, 50.0, 40.0]]), "labels": torch.tensor([2])}
+    if "mask" in name:
+        target["masks"] = torch.zeros(1, 64, 80, dtype=torch.uint8)
+        target["masks"][:, 8:40, 8:50] = 1
+    else:
+        target["keypoints"] = torch.tensor([20.0, 20.0, 2.0]).expand(1, 17, 3)
+    losses = network([torch.rand(3, 64, 80)], [target])
+    assert len(losses) == 5
+    sum(losses.values()).backward()
+    without = [n for n, p in network.named_parameters() if p.grad is None or not p.grad.any()]
+    assert without == []
+    head = network.roi_heads.mask_head if "mask" in name else network.roi_heads.keypoint_head
+    convolutions = [m for m in head.modules() if isinstance(m, torch.nn.Conv2d)]
+    blocks = 4 * 4 if "mask" not in name else 0  # theta, phi, g and W_z
+    assert len(convolutions) - blocks == (4 if "mask" in name else 8)
+    assert sum(p.numel() for p in network.parameters()) < 3e6
+    found = network.eval()([torch.rand(3, 64, 80)])[0]
+    assert found["masks" if "mask" in name else "keypoints"].shape[1:] in {(1, 64, 80), (17, 3)}
+
+
+def test_tiny_rows_take_other_numbers_of_keypoints():
+    network = create_detector("keypoint_rcnn_tiny_fpn", num_keypoints=5)
+    assert network.roi_heads.keypoint_predictor.out_channels == 5
+
+
+def test_the_table_needs_torch_only():
+    code = (
+        "import sys; sys.modules['torchvision'] = None\n"
+        "from nonlocalnet.models.detection import list_detectors; print(len(list_detectors()))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert int(done.stdout) == len(list_detectors())
 
 
 def test_options():
@@ -141,6 +185,9 @@ def test_frozen_stages_do_not_learn_and_blocks_do():
         ({"name": "mask_rcnn_r50_fpn", "num_classes": 1}, "counts the background"),
         ({"name": "mask_rcnn_r50_fpn", "trainable_stages": 6}, "from 0 to 5"),
         ({"name": "keypoint_rcnn_r50_fpn_nl4", "head_place": "inside"}, "head_place must be"),
+        ({"name": "mask_rcnn_r50_fpn", "box_nms_tresh": 0.5}, "did you mean 'box_nms_thresh'"),
+        ({"name": "mask_rcnn_r50_fpn", "trainable_stage": 5}, "did you mean 'trainable_stages'"),
+        ({"name": "mask_rcnn_r50_fpn", "num_keypoints": 17}, "option must be one of"),
     ],
 )
 def test_wrong_choices(arguments, said):

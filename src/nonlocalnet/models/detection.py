@@ -2,37 +2,41 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
-from torchvision.models.detection import KeypointRCNN, MaskRCNN
-from torchvision.models.detection.backbone_utils import BackboneWithFPN, _resnet_fpn_extractor
-from torchvision.models.resnet import Bottleneck, ResNet
-from torchvision.ops import FrozenBatchNorm2d
 
 from nonlocalnet.blocks.insertion import add_non_local
 from nonlocalnet.blocks.norm import Norm
 from nonlocalnet.errors import check_choice
 from nonlocalnet.ops import Pairwise
 
+if TYPE_CHECKING:
+    from torchvision.models.detection import KeypointRCNN, MaskRCNN
+
 HeadPlace = Literal["after_relu", "before_relu"]
 BackboneNorm = Literal["frozen", "batch", "sync"]
 
 COCO_CLASSES, PERSON_CLASSES = 91, 2  # with the background, as torchvision's weights have them
-HEAD_CONVOLUTIONS = 8
-FPN_LEVELS = 5  # of the backbone's stages, all may learn
+STAGES = 5  # with conv1, all may learn
 
 
 @dataclass(frozen=True)
 class Backbone:
-    """A ResNet's depths and groups, and the residual block of res4 before the last one."""
+    """A ResNet, the channels of the FPN and the heads on it, and where res4 takes its block."""
 
     depths: tuple[int, int, int, int]
     groups: int = 1
     width_per_group: int = 64
+    slim: bool = False  # stages of 64 to 512 channels, not of 256 to 2048
+    fpn: int = 256
+    box_head: int | None = None  # None is torchvision's: 1024, and 256 or 512
+    mask_head: int | None = None
+    keypoint_head: int | None = None
 
     @property
     def place(self) -> str:
@@ -44,6 +48,16 @@ BACKBONES = {
     "r50": Backbone((3, 4, 6, 3)),
     "r101": Backbone((3, 4, 23, 3)),
     "x152": Backbone((3, 8, 36, 3), groups=32, width_per_group=8),
+    # for tests and small data
+    "tiny": Backbone(
+        (1, 1, 2, 1),
+        width_per_group=16,
+        slim=True,
+        fpn=64,
+        box_head=256,
+        mask_head=64,
+        keypoint_head=64,
+    ),
 }
 
 
@@ -61,7 +75,7 @@ def _rows() -> Iterator[tuple[str, Row]]:
     for backbone in BACKBONES:
         yield f"mask_rcnn_{backbone}_fpn", Row("mask", backbone, 0)
         yield f"mask_rcnn_{backbone}_fpn_nl1", Row("mask", backbone, 1)
-    for backbone in ("r50", "r101"):
+    for backbone in ("r50", "r101", "tiny"):
         yield f"keypoint_rcnn_{backbone}_fpn", Row("keypoint", backbone, 0)
         yield f"keypoint_rcnn_{backbone}_fpn_nl4", Row("keypoint", backbone, 0, 4)
         yield f"keypoint_rcnn_{backbone}_fpn_nl5", Row("keypoint", backbone, 1, 4)
@@ -117,7 +131,7 @@ def create_detector(
         torchvision's own class; `.config` holds the arguments that build it again.
 
     Raises:
-        ValueError: an unknown name or choice.
+        ValueError: an unknown name, choice or option.
 
     Source: paper, section 5.2 and Tables 5 and 6. What it leaves open, and our defaults: the norms
     are frozen, as the detectors of its time and torchvision's; then the block has none and W_z
@@ -138,15 +152,36 @@ def create_detector(
         num_classes = COCO_CLASSES if row.kind == "mask" else PERSON_CLASSES
     if num_classes < 2:
         raise ValueError(f"num_classes counts the background too: at least 2; got {num_classes}")
-    if not 0 <= trainable_stages <= FPN_LEVELS:
-        raise ValueError(f"trainable_stages must be from 0 to {FPN_LEVELS}; got {trainable_stages}")
-    backbone = _make_backbone(BACKBONES[row.backbone], norm, norm_eps, trainable_stages)
-    build: Any = MaskRCNN if row.kind == "mask" else KeypointRCNN
-    network = build(backbone, num_classes, **options)
+    if not 0 <= trainable_stages <= STAGES:
+        raise ValueError(f"trainable_stages must be from 0 to {STAGES}; got {trainable_stages}")
+    of = BACKBONES[row.backbone]
+    from nonlocalnet.models import rcnn  # torchvision's; the table needs torch only
+
+    known = [*inspect.signature(create_detector).parameters, *rcnn.list_options(row.kind)]
+    for option in options:
+        check_choice("option", option, [name for name in known if name not in ("name", "options")])
+    backbone = rcnn.make_backbone(
+        of.depths,
+        groups=of.groups,
+        width_per_group=of.width_per_group,
+        slim=of.slim,
+        fpn=of.fpn,
+        norm=norm,
+        norm_eps=norm_eps,
+        trainable_stages=trainable_stages,
+    )
+    network = rcnn.make_network(
+        row.kind,
+        backbone,
+        num_classes,
+        box_width=of.box_head,
+        head_width=of.mask_head if row.kind == "mask" else of.keypoint_head,
+        **options,
+    )
     if row.backbone_blocks:
         add_non_local(
             backbone.body,
-            BACKBONES[row.backbone].place,
+            of.place,
             example=torch.zeros(1, 3, 64, 64),
             verbose=False,
             pairwise=pairwise,
@@ -218,21 +253,3 @@ def load_detector_weights(network: nn.Module, state: Mapping[str, Tensor]) -> li
 
 def _more(names: list[str]) -> str:
     return f" and {len(names) - 1} more" if len(names) > 1 else ""
-
-
-def _make_backbone(
-    of: Backbone, norm: BackboneNorm, eps: float, trainable_stages: int
-) -> BackboneWithFPN:
-    def make_norm(channels: int) -> nn.Module:
-        if norm == "frozen":
-            return FrozenBatchNorm2d(channels, eps=eps)
-        return (nn.BatchNorm2d if norm == "batch" else nn.SyncBatchNorm)(channels)
-
-    body = ResNet(
-        Bottleneck,
-        list(of.depths),
-        groups=of.groups,
-        width_per_group=of.width_per_group,
-        norm_layer=make_norm,
-    )
-    return _resnet_fpn_extractor(body, trainable_stages)
