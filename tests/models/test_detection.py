@@ -212,6 +212,37 @@ def test_resnext_152_is_32x8d():
     assert body.layer1[0].conv2.out_channels == 256  # 32 groups of 8
 
 
+@pytest.mark.parametrize("name", ["mask_rcnn_tiny_fpn_nl1", "keypoint_rcnn_tiny_fpn_nl5"])
+def test_the_tiny_rows_learn_in_every_part(name):
+    torch.manual_seed(0)
+    network = create_detector(name, num_classes=3, min_size=64, trainable_stages=5)
+    for block in blocks_of(network).values():
+        torch.nn.init.normal_(block.w_z.weight, std=0.01)
+    target = {"boxes": torch.tensor([[8.0, 8.0, 50.0, 40.0]]), "labels": torch.tensor([2])}
+    if "mask" in name:
+        target["masks"] = torch.zeros(1, 64, 80, dtype=torch.uint8)
+        target["masks"][:, 8:40, 8:50] = 1
+    else:
+        target["keypoints"] = torch.tensor([20.0, 20.0, 2.0]).expand(1, 17, 3)
+    losses = network([torch.rand(3, 64, 80)], [target])
+    assert len(losses) == 5
+    sum(losses.values()).backward()
+    without = [n for n, p in network.named_parameters() if p.grad is None or not p.grad.any()]
+    assert without == []
+    head = network.roi_heads.mask_head if "mask" in name else network.roi_heads.keypoint_head
+    convolutions = [m for m in head.modules() if isinstance(m, torch.nn.Conv2d)]
+    blocks = 4 * 4 if "mask" not in name else 0  # theta, phi, g and W_z
+    assert len(convolutions) - blocks == (4 if "mask" in name else 8)
+    assert sum(p.numel() for p in network.parameters()) < 3e6
+    found = network.eval()([torch.rand(3, 64, 80)])[0]
+    assert found["masks" if "mask" in name else "keypoints"].shape[1:] in {(1, 64, 80), (17, 3)}
+
+
+def test_tiny_rows_take_other_numbers_of_keypoints():
+    network = create_detector("keypoint_rcnn_tiny_fpn", num_keypoints=5)
+    assert network.roi_heads.keypoint_predictor.out_channels == 5
+
+
 def test_options():
     network = create_detector(
         "keypoint_rcnn_r50_fpn_nl5",
@@ -255,7 +286,7 @@ def test_frozen_stages_do_not_learn_and_blocks_do():
         ({"name": "mask_rcnn_r50_fpn", "num_classes": 1}, "counts the background"),
         ({"name": "mask_rcnn_r50_fpn", "trainable_stages": 6}, "from 0 to 5"),
         ({"name": "mask_rcnn_r50_fpn", "min_sise": 3}, "did you mean 'min_size'"),
-        ({"name": "mask_rcnn_r50_fpn", "box_head": None}, "option must be one of"),
+        ({"name": "mask_rcnn_r50_fpn", "min_size": 0.5}, "must be numbers of pixels; got"),
         ({"name": "keypoint_rcnn_r50_fpn_nl4", "head_place": "inside"}, "head_place must be"),
     ],
 )

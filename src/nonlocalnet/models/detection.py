@@ -8,42 +8,34 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import torch
-from torch import nn
 
 from nonlocalnet.blocks.insertion import add_non_local
 from nonlocalnet.blocks.norm import Norm
 from nonlocalnet.errors import check_choice
 from nonlocalnet.ops import Pairwise
 
-if TYPE_CHECKING:  # the table needs torch alone
+if TYPE_CHECKING:
     from torchvision.models.detection import KeypointRCNN, MaskRCNN
-    from torchvision.models.detection.backbone_utils import BackboneWithFPN
 
 HeadPlace = Literal["after_relu", "before_relu"]
 BackboneNorm = Literal["frozen", "batch", "sync"]
 
 COCO_CLASSES, PERSON_CLASSES = 91, 2  # with the background, as torchvision's weights have them
-KEYPOINTS = 17
-HEAD_CONVOLUTIONS = 8
-STAGES = ("layer4", "layer3", "layer2", "layer1", "conv1")  # of the backbone, the last one first
+STAGES = 5  # with conv1, all may learn
 
 
 @dataclass(frozen=True)
 class Backbone:
-    """A ResNet with a feature pyramid, and the channels of the heads on it.
-
-    The defaults are torchvision's and the paper's: bottlenecks, 256 channels in the pyramid, 1024,
-    256 and 512 in the heads of boxes, masks and keypoints.
-    """
+    """A ResNet, the channels of the FPN and the heads on it, and where res4 takes its block."""
 
     depths: tuple[int, int, int, int]
     groups: int = 1
     width_per_group: int = 64
-    bottlenecks: bool = True
-    pyramid: int = 256
-    box_head: int = 1024
-    mask_head: int = 256
-    keypoint_head: int = 512
+    slim: bool = False  # stages of 64 to 512 channels, not of 256 to 2048
+    fpn: int = 256
+    box_head: int | None = None  # None is torchvision's: 1024, and 256 or 512
+    mask_head: int | None = None
+    keypoint_head: int | None = None
 
     @property
     def place(self) -> str:
@@ -55,9 +47,15 @@ BACKBONES = {
     "r50": Backbone((3, 4, 6, 3)),
     "r101": Backbone((3, 4, 23, 3)),
     "x152": Backbone((3, 8, 36, 3), groups=32, width_per_group=8),
-    # for tests, the demo of recipes, and small data
+    # for tests and small data
     "tiny": Backbone(
-        (1, 1, 2, 1), bottlenecks=False, pyramid=64, box_head=256, mask_head=64, keypoint_head=64
+        (1, 1, 2, 1),
+        width_per_group=16,
+        slim=True,
+        fpn=64,
+        box_head=256,
+        mask_head=64,
+        keypoint_head=64,
     ),
 }
 
@@ -117,8 +115,7 @@ def create_detector(
     same detections.
 
     Args:
-        name: a row; `list_detectors` gives them. X152 is the 32x8d ResNeXt, tiny a ResNet of five
-            basic blocks with small heads.
+        name: a row; `list_detectors` gives them. X152 is the 32x8d ResNeXt.
         num_classes: with the background; by default 91 of COCO, for keypoints 2.
         norm: of the backbone: "frozen", "batch" or "sync" (over processes).
         norm_eps: of the frozen norms. torchvision's COCO_V1 weights are made for 0.
@@ -126,8 +123,7 @@ def create_detector(
         pairwise: of all blocks.
         subsample, block_norm: of the backbone's block, as in `NonLocalBlock`.
         head_subsample, head_inner_channels, head_place: of the head's blocks; inner channels by
-            default half of the head's; the place is after the second convolution's ReLU or before
-            it.
+            default half of 512; the place is after the second convolution's ReLU or before it.
         options: of torchvision's `MaskRCNN` or `KeypointRCNN`: min_size, box_score_thresh, ...
 
     Returns:
@@ -155,16 +151,40 @@ def create_detector(
         num_classes = COCO_CLASSES if row.kind == "mask" else PERSON_CLASSES
     if num_classes < 2:
         raise ValueError(f"num_classes counts the background too: at least 2; got {num_classes}")
-    if not 0 <= trainable_stages <= len(STAGES):
-        raise ValueError(
-            f"trainable_stages must be from 0 to {len(STAGES)}; got {trainable_stages}"
-        )
-    backbone = _make_backbone(BACKBONES[row.backbone], norm, norm_eps, trainable_stages)
-    network = _make_detector(row.kind, BACKBONES[row.backbone], backbone, num_classes, options)
+    if not 0 <= trainable_stages <= STAGES:
+        raise ValueError(f"trainable_stages must be from 0 to {STAGES}; got {trainable_stages}")
+    of = BACKBONES[row.backbone]
+    from nonlocalnet.models import rcnn  # torchvision's; the table needs torch only
+
+    known = [*inspect.signature(create_detector).parameters, *rcnn.list_options(row.kind)]
+    for option in options:
+        check_choice("option", option, [name for name in known if name not in ("name", "options")])
+    sides = options.get("min_size", 800)
+    sizes = [*(sides if isinstance(sides, list | tuple) else [sides]), options.get("max_size", 1)]
+    if not all(type(size) is int and size > 0 for size in sizes):
+        raise ValueError(f"min_size and max_size must be numbers of pixels; got {sizes}")
+    backbone = rcnn.make_backbone(
+        of.depths,
+        groups=of.groups,
+        width_per_group=of.width_per_group,
+        slim=of.slim,
+        fpn=of.fpn,
+        norm=norm,
+        norm_eps=norm_eps,
+        trainable_stages=trainable_stages,
+    )
+    network = rcnn.make_network(
+        row.kind,
+        backbone,
+        num_classes,
+        box_width=of.box_head,
+        head_width=of.mask_head if row.kind == "mask" else of.keypoint_head,
+        **options,
+    )
     if row.backbone_blocks:
         add_non_local(
             backbone.body,
-            BACKBONES[row.backbone].place,
+            of.place,
             example=torch.zeros(1, 3, 64, 64),
             verbose=False,
             pairwise=pairwise,
@@ -199,81 +219,3 @@ def create_detector(
         **options,
     }
     return network
-
-
-def _make_detector(
-    kind: str, of: Backbone, backbone: BackboneWithFPN, num_classes: int, options: dict[str, Any]
-) -> Any:
-    """Put torchvision's heads, in the row's sizes, on a backbone."""
-    from torchvision.models.detection import FasterRCNN, KeypointRCNN, MaskRCNN
-    from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
-    from torchvision.models.detection.keypoint_rcnn import (
-        KeypointRCNNHeads,
-        KeypointRCNNPredictor,
-    )
-    from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredictor
-
-    parts = ("head", "predictor", "generator", "pool", "backbone")  # built here, or by torchvision
-    known = [n for n in inspect.signature(FasterRCNN).parameters if not n.endswith(parts)]
-    for option in options:
-        check_choice("option", option, [n for n in known if n not in ("num_classes", "kwargs")])
-    sizes = [options.get("max_size", 1333), *_listed(options.get("min_size", 800))]
-    if not all(type(size) is int and size > 0 for size in sizes):
-        raise ValueError(f"min_size and max_size are numbers of pixels; got {sizes}")
-    channels = backbone.out_channels
-    boxes: dict[str, Any] = {
-        "box_head": TwoMLPHead(channels * 7**2, of.box_head),
-        "box_predictor": FastRCNNPredictor(of.box_head, num_classes),
-    }
-    if kind == "mask":
-        return MaskRCNN(
-            backbone,
-            mask_head=MaskRCNNHeads(channels, (of.mask_head,) * 4, 1),
-            mask_predictor=MaskRCNNPredictor(of.mask_head, of.mask_head, num_classes),
-            **boxes,
-            **options,
-        )
-    return KeypointRCNN(
-        backbone,
-        keypoint_head=KeypointRCNNHeads(channels, (of.keypoint_head,) * HEAD_CONVOLUTIONS),
-        keypoint_predictor=KeypointRCNNPredictor(of.keypoint_head, KEYPOINTS),
-        **boxes,
-        **options,
-    )
-
-
-def _listed(value: Any) -> list[Any]:
-    return list(value) if isinstance(value, list | tuple) else [value]
-
-
-def _make_backbone(
-    of: Backbone, norm: BackboneNorm, eps: float, trainable_stages: int
-) -> BackboneWithFPN:
-    from torchvision.models.detection.backbone_utils import BackboneWithFPN
-    from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
-    from torchvision.ops import FrozenBatchNorm2d
-    from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
-
-    def make_norm(channels: int) -> nn.Module:
-        if norm == "frozen":
-            return FrozenBatchNorm2d(channels, eps=eps)
-        return (nn.BatchNorm2d if norm == "batch" else nn.SyncBatchNorm)(channels)
-
-    body = ResNet(
-        Bottleneck if of.bottlenecks else BasicBlock,
-        list(of.depths),
-        groups=of.groups,
-        width_per_group=of.width_per_group,
-        norm_layer=make_norm,
-    )
-    learning = STAGES[:trainable_stages] + (("bn1",) if trainable_stages == len(STAGES) else ())
-    for name, parameter in body.named_parameters():
-        parameter.requires_grad_(name.startswith(learning) and bool(learning))
-    last = body.inplanes
-    return BackboneWithFPN(
-        body,
-        return_layers={f"layer{k}": str(k - 1) for k in (1, 2, 3, 4)},
-        in_channels_list=[last // 8, last // 4, last // 2, last],
-        out_channels=of.pyramid,
-        extra_blocks=LastLevelMaxPool(),
-    )

@@ -255,7 +255,7 @@ class TrainConfig:
                 "min_size": self.test_side,
             }
             if self.init == "none":
-                options["trainable_stages"] = len(STAGES)  # no stage is worth keeping as it is
+                options["trainable_stages"] = STAGES  # no stage is worth keeping as it is
             return options | parse_options(self.set)
         options = {
             "pairwise": (self.pairwise, "embedded_gaussian"),
