@@ -12,9 +12,9 @@ import nonlocalnet
 COMMANDS = {
     "models": "list the networks, with parameters and multiply-adds",
     "data": "check the videos of a data set, or make a smaller copy",
-    "train": "train a network on video files",
+    "train": "train a network on video files, or a detector on COCO",
     "recipes": "list the paper's training runs, with what to type and to expect",
-    "test": "test a network on many clips and crops of each video",
+    "test": "test a network on many clips and crops of each video, or on COCO",
     "predict": "classify videos",
     "look": "draw what a point of a video attends to",
     "explore": "see what any point of a video attends to, in the browser",

@@ -96,7 +96,7 @@ def _leave(code: int) -> NoReturn:
 def _load(options: Options) -> dict[str, VideoResNet]:
     networks: dict[str, VideoResNet] = {}
     for path in options.weights:
-        model = load_network(path, options.clip, options.set)
+        model = load_network(path, options.clip, options.set, takes="videos")
         if not non_local_blocks(model):
             raise ValueError(f"the network of {path} has no non-local block to look at")
         model.to(pick_device(options.device)).to(memory_format=torch.channels_last_3d).eval()

@@ -5,19 +5,27 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 from nonlocalnet.models.options import parse_options
-from nonlocalnet.models.video_resnet import VideoResNet
+from nonlocalnet.models.registry import Network
+from nonlocalnet.models.report import is_detector
 from nonlocalnet.models.weights import load
 from nonlocalnet.runtime.download import find_weights
 from nonlocalnet.runtime.log import status
 
 
-def load_network(weights: Path, clip: str | None, options: Sequence[str]) -> VideoResNet:
+def load_network(
+    weights: Path,
+    clip: str | None,
+    options: Sequence[str],
+    takes: Literal["videos", "images"] | None = None,
+) -> Network:
     """Load a file, or a release by its name; say on stderr what was assumed.
 
     Raises:
-        ValueError, FileNotFoundError: as `nl.load`.
+        ValueError, FileNotFoundError: as `nl.load`; the network takes videos and not images, or the
+            other way round.
     """
     path = find_weights(weights)
     with warnings.catch_warnings(record=True) as caught:
@@ -25,4 +33,7 @@ def load_network(weights: Path, clip: str | None, options: Sequence[str]) -> Vid
         model = load(path, clip=clip, **parse_options(options))
     for warning in caught:
         status.print(f"note: {warning.message}", soft_wrap=True)
+    if takes is not None and is_detector(model) != (takes == "images"):
+        own, other = ("videos", "predict") if takes == "images" else ("images", "detect")
+        raise ValueError(f"{weights} is a network for {own}: nonlocalnet {other} is for it")
     return model

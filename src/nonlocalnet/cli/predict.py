@@ -51,7 +51,7 @@ class Options:
 def command(options: Annotated[Options, tyro.conf.arg(name="")]) -> int:
     if not options.videos:
         raise ValueError("name at least one video: nonlocalnet predict VIDEO --weights W")
-    model = load_network(options.weights, options.clip, options.set)
+    model = load_network(options.weights, options.clip, options.set, takes="videos")
     model.to(pick_device(options.device)).to(memory_format=torch.channels_last_3d)
     failed = 0
     for video in options.videos:

@@ -32,11 +32,11 @@ def command(options: Annotated[Options, tyro.conf.arg(name="")]) -> int:
     elif options.name:
         _tell(recipes[0])
     else:
-        table = Table("recipe", "clip", "clips x GPUs", "updates", "score", "measure", "source")
+        table = Table("recipe", "input", "clips x GPUs", "updates", "score", "measure", "source")
         for recipe in recipes:
             table.add_row(
                 recipe.name,
-                recipe.options["clip"],
+                recipe.clip,
                 f"{recipe.options['batch_size'] // recipe.gpus} x {recipe.gpus}",
                 f"{recipe.options['iterations']:,}",
                 _score(recipe),
@@ -52,8 +52,9 @@ def _tell(recipe: Recipe) -> None:
     lines = {
         "command": recipe.command(),
         "twin": f"nonlocalnet train {recipe.name} --twin --data PATH --out runs/twin",
-        "starts from": recipe.starts_from or "ImageNet, inflated (torchvision's classifier)",
-        "hardware": f"{recipe.gpus} GPUs, {recipe.options['batch_size'] // recipe.gpus} clips each",
+        "starts from": recipe.starts_from or "torchvision's ImageNet classifier",
+        "hardware": f"{recipe.gpus} GPUs, {recipe.options['batch_size'] // recipe.gpus} "
+        f"{'images' if recipe.clip == 'image' else 'clips'} each",
         "hours": "not stated by anyone" if recipe.hours is None else f"{recipe.hours:g}",
         "score": f"{_score(recipe)} ({recipe.measure})",
         "measured by us": "no",

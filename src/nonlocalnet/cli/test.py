@@ -1,7 +1,10 @@
-"""Test a network: clips x crops of every video, probabilities averaged, one table."""
+"""Test a network: on clips x crops of every video, averaged; a detector as COCO does."""
 
 from __future__ import annotations
 
+import dataclasses
+import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal, cast
@@ -11,6 +14,7 @@ import tyro
 from rich.table import Table
 
 from nonlocalnet.cli.network import load_network
+from nonlocalnet.data.coco_layout import find_test
 from nonlocalnet.data.datasets import read_dataset
 from nonlocalnet.data.transforms import TestTransform
 from nonlocalnet.data.tree import same_names
@@ -19,11 +23,16 @@ from nonlocalnet.evaluation.metrics import confusion_matrix
 from nonlocalnet.evaluation.multiview import Predictions, evaluate
 from nonlocalnet.evaluation.protocol import make_test_set
 from nonlocalnet.evaluation.results import most_confused, write_results
+from nonlocalnet.models.registry import Network
+from nonlocalnet.models.report import is_detector
+from nonlocalnet.runtime.checkpoint import write_atomically
 from nonlocalnet.runtime.device import pick_precision
 from nonlocalnet.runtime.distributed import gather, processes, rank, size
 from nonlocalnet.runtime.download import find_weights
-from nonlocalnet.runtime.log import Bar, console, status
+from nonlocalnet.runtime.log import Bar, console, print_wide, status
 from nonlocalnet.training.labels import make_labels
+
+OF_VIDEOS = ("split", "num_clips", "num_crops", "crop")  # what detectors have no use for
 
 
 @dataclass(frozen=True)
@@ -32,7 +41,8 @@ class Options:
 
     data: Path
     """Videos: a data set in a known format (docs/data.md), of which the validation split is taken
-    if it has one, a folder with one folder per class, a list file or a Charades-style .csv."""
+    if it has one, a folder with one folder per class, a list file or a Charades-style .csv. For a
+    detector COCO's folder, or one file of its annotations."""
     weights: Path
     """Weights of any known format, such as the model.safetensors of `nonlocalnet train`, or the
     name of a release (nonlocalnet zoo)."""
@@ -41,7 +51,7 @@ class Options:
     set: tuple[str, ...] = ()
     """NAME=VALUE: arguments of the network that the weights do not say."""
     root: Path | None = None
-    """Where relative paths of a list or csv start; by default its own folder."""
+    """Where relative paths of a list or csv start, by default its own folder; where images are."""
     split: int = 1
     """Which of the official splits, in data sets that have several (UCF101, HMDB51)."""
     num_clips: int = 10
@@ -61,8 +71,9 @@ class Options:
     device: str = "auto"
     """cpu, cuda, ...; auto takes a GPU if there is one."""
     out: Path | None = None
-    """Folder for predictions.csv, per_class.csv, confusion.csv and scores.json; or one file: a .csv
-    for the predictions, a .json for the scores."""
+    """Folder for predictions.csv, per_class.csv, confusion.csv and scores.json, of a detector for
+    scores.json and its detections in COCO's format; or one file: a .csv for the predictions, a .json for the
+    scores."""
 
 
 def command(options: Annotated[Options, tyro.conf.arg(name="")]) -> int:
@@ -79,7 +90,10 @@ def _test(options: Options, device: torch.device) -> int:
     # one process gets a release, the others wait for it
     weights = gather(find_weights(options.weights) if rank() == 0 else None)[0]
     model = load_network(weights, options.clip, options.set)
-    model.to(device).to(memory_format=torch.channels_last_3d)
+    model.to(device)
+    if is_detector(model):
+        return _test_detector(model, options, device)
+    model.to(memory_format=torch.channels_last_3d)
     info = model.info
     names = info.classes if options.data.is_file() and info.classes else None
     found = read_dataset(options.data, root=options.root, classes=names, split=options.split)
@@ -125,6 +139,73 @@ def _test(options: Options, device: torch.device) -> int:
             "errors": predictions.unreadable,
         }
         write_results(options.out, predictions, records, names, facts, multi_label=info.multi_label)
+    return 0
+
+
+def _test_detector(model: Network, options: Options, device: torch.device) -> int:
+    # pycocotools and faster-coco-eval are of the extra coco
+    from nonlocalnet.data.coco import CocoDataset
+    from nonlocalnet.evaluation.coco import CocoEvaluator
+    from nonlocalnet.evaluation.detection import evaluate_detector, kinds_of
+
+    for field in dataclasses.fields(options):
+        if field.name in OF_VIDEOS and getattr(options, field.name) != field.default:
+            word = field.name.replace("_", "-")
+            raise ValueError(f"{options.weights} takes images: --{word} has no use")
+    if options.out is not None and options.out.suffix == ".csv":
+        raise ValueError(f"a detector's results are JSON: got --out {options.out}")
+    kinds = kinds_of(model)
+    kind = "person_keypoints" if "keypoints" in kinds else "instances"
+    split = find_test(options.data, kind, root=options.root)
+    dataset = CocoDataset(split.images, split.annotations, masks=False, training=False)
+    names = model.info.classes
+    if names and dataset.classes != names:
+        raise ValueError(
+            f"{split.annotations} has the classes {dataset.classes[1:6]}, {options.weights} is for "
+            f"{names[1:6]}"
+        )
+    if options.side is not None:
+        model.transform.min_size = (options.side,)
+    evaluator = CocoEvaluator(split.annotations, kinds)
+    share = -(-len(dataset) // size())
+    with Bar("test" if size() == 1 else f"test, 1 of {size()} processes", share) as bar:
+        errors = evaluate_detector(
+            model,
+            dataset,
+            evaluator,
+            workers=options.workers,
+            dtype=pick_precision(options.precision, device),
+            on_image=bar.advance,
+        )
+    scores = evaluator.scores()
+    found = {f"{kind}.json": evaluator.detections(kind) for kind in kinds}
+    if rank() > 0:
+        return 0
+    for kind, of in scores.items():
+        table = Table(kind, *of)
+        table.add_row(f"{len(dataset)} images", *(f"{value:.1f}" for value in of.values()))
+        print_wide(table)
+    for error in errors[:5]:
+        console.print(f"counted as without detections: {error}", soft_wrap=True)
+    if options.out is not None:
+        facts = {
+            kind: {name: None if math.isnan(value) else value for name, value in of.items()}
+            for kind, of in scores.items()
+        } | {
+            "images": len(dataset),
+            "unreadable": len(errors),
+            "side": max(model.transform.min_size),
+            "precision": options.precision,
+            "weights": str(options.weights),
+            "data": str(split.annotations),
+            "errors": errors,
+        }
+        alone = options.out.suffix == ".json"
+        folder = options.out.parent if alone else options.out
+        files = {options.out.name: facts} if alone else {"scores.json": facts, **found}
+        for name, content in files.items():
+            text = json.dumps(content, indent=2 if content is facts else None) + "\n"
+            write_atomically(folder / name, lambda place, text=text: place.write_text(text))
     return 0
 
 

@@ -1,4 +1,4 @@
-"""Train a network on video files: SGD with Nesterov and a step schedule, as in the paper.
+"""Train a network on videos, or a detector on COCO: SGD and a step schedule, as in the paper.
 
 nonlocalnet train [RECIPE] --data PATH --out FOLDER [options over the recipe's]
 nonlocalnet train --resume --out FOLDER
@@ -15,7 +15,7 @@ import tyro
 from nonlocalnet.runtime.log import console
 from nonlocalnet.training.config import TrainConfig
 from nonlocalnet.training.loop import train
-from nonlocalnet.training.recipes import check_start, options_of
+from nonlocalnet.training.recipes import check_start, options_for, options_of
 
 INTERRUPTED = 130
 
@@ -32,7 +32,7 @@ class Options:
 
 
 def read(args: list[str]) -> Options:
-    """Read the command line: defaults are the recipe's, or those of the run that is resumed.
+    """Read the command line: defaults are the recipe's, the network's, or the resumed run's.
 
     Raises:
         ValueError: an unknown recipe, or one that is not that of the resumed run.
@@ -41,6 +41,7 @@ def read(args: list[str]) -> Options:
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     first.add_argument("--out")
     first.add_argument("--data")
+    first.add_argument("--model", default="")
     first.add_argument("--resume", action="store_true")
     first.add_argument("--twin", action="store_true")
     given, _ = first.parse_known_args(args)
@@ -52,7 +53,7 @@ def read(args: list[str]) -> Options:
     if saved is not None and recipe not in ("", saved.recipe):
         raise ValueError(f"{given.out} is a run of {saved.recipe or 'no recipe'}, not of {recipe}")
     if saved is None:
-        options = options_of(recipe, twin=given.twin) if recipe else {}
+        options = options_of(recipe, twin=given.twin) if recipe else options_for(given.model)
         saved = TrainConfig(data=tyro.MISSING, out=tyro.MISSING, **options)
     return tyro.cli(
         Options, args=args, default=Options(saved), prog="nonlocalnet train", description=__doc__

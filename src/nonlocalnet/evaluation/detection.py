@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -10,10 +11,16 @@ from torch.utils.data import Dataset
 
 from nonlocalnet.data.coco import CocoDataset
 from nonlocalnet.data.coco_files import CocoError
-from nonlocalnet.evaluation.coco import CocoEvaluator
+from nonlocalnet.evaluation.coco import CocoEvaluator, Kind
 from nonlocalnet.evaluation.multiview import Abandoned, autocast
 from nonlocalnet.evaluation.workers import read_items
 from nonlocalnet.runtime.distributed import gather, rank, size
+
+
+def kinds_of(model: nn.Module) -> tuple[Kind, ...]:
+    """Tell what a detector is scored on: boxes, and masks or keypoints."""
+    heads: Any = model.roi_heads
+    return ("bbox", "segm") if heads.has_mask() else ("bbox", "keypoints")
 
 
 @torch.no_grad()

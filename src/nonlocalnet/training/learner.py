@@ -11,6 +11,7 @@ from torch import Tensor
 
 from nonlocalnet.evaluation.multiview import autocast
 from nonlocalnet.models.registry import Network, create_model
+from nonlocalnet.models.report import is_detector
 from nonlocalnet.runtime.device import pick_precision
 from nonlocalnet.training.norms import average_statistics, set_precise_statistics
 from nonlocalnet.training.optim import make_optimizer
@@ -135,5 +136,9 @@ class Learner:
 
 def _to_fastest(network: Network) -> None:
     """Lay kernels out as convolutions are fastest, on a CPU too (docs/results.md)."""
-    video = any(parameter.ndim == 5 for parameter in network.parameters())
-    network.to(memory_format=torch.channels_last_3d if video else torch.channels_last)
+    if is_detector(network):
+        network.backbone.to(
+            memory_format=torch.channels_last
+        )  # its heads' code needs the usual one
+    else:
+        network.to(memory_format=torch.channels_last_3d)

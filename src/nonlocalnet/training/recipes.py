@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from nonlocalnet.errors import check_choice
+from nonlocalnet.models.detection import DETECTORS
 from nonlocalnet.training.config import TrainConfig
 
 # Official config 8gpu_c2d_nonlocal_400k and its scripts; the paper's section 3.3 agrees.
@@ -42,6 +43,24 @@ CHARADES = LONG | {
     "reference_batch": 8,
     "lr": 0.00125,
 }
+# The paper says nothing of its schedule on COCO. Detectron's of that year, "1x" and what it trained
+# longer: 2 images a GPU, 800 pixels, keypoints at several scales, ImageNet's norms as constants.
+COCO = {
+    "norm": "frozen",
+    "short_side": (800, 800),
+    "iterations": 90_000,
+    "lr_steps": (60_000, 80_000),
+    "batch_size": 16,
+    "reference_batch": 16,
+    "lr": 0.02,
+    "warmup": 500,
+    "eval_every": 10_000,
+    "checkpoint_every": 5_000,
+    "workers": 4,
+}
+COCO_2X = COCO | {"iterations": 180_000, "lr_steps": (120_000, 160_000)}
+KEYPOINTS = COCO | {"short_side": (640, 800)}
+KEYPOINTS_S1X = KEYPOINTS | {"iterations": 130_000, "lr_steps": (100_000, 120_000)}
 KINETICS = "Kinetics-400 validation, top-1 / top-5"
 CHARADES_VAL = "Charades, train / val, mAP"
 CHARADES_TEST = "Charades, train+val / held-out test, mAP"
@@ -51,7 +70,8 @@ CHARADES_TEST = "Charades, train+val / held-out test, mAP"
 class Recipe:
     """A run by name: its options over `TrainConfig`'s defaults, and what it is known to give.
 
-    `starts_from` is the recipe, or the release, whose network it begins with; None is ImageNet's.
+    `starts_from` is the recipe whose network it begins with, or what to look for where there is no
+    release; None is ImageNet's.
     `hours` is None where nobody states it; `score` is in percent.
     """
 
@@ -65,6 +85,11 @@ class Recipe:
     hours: float | None = None
     note: str = ""
 
+    @property
+    def clip(self) -> str:
+        """Frames and rate; of a detector "image"."""
+        return self.options.get("clip", "image")
+
     def command(self, data: str = "PATH") -> str:
         """Give what to type on one machine with that many GPUs."""
         init = "" if self.starts_from is None else " --init START"
@@ -77,13 +102,28 @@ class Recipe:
         """Give options of a run of a minute or less on a CPU, to see that all is in place.
 
         The same network with few channels, small clips and four updates; schedule, norms, start,
-        placement and form of the blocks are the recipe's.
+        placement and form of the blocks are the recipe's. A detector has a tiny backbone and heads.
         """
-        options = self.options | {
-            "set": ("widths=[4,4,8,8]", "conv1_channels=4"),
-            "crop": 32,
-            "short_side": (32, 40),
-            "test_side": 40,
+        model = self.options["model"]
+        if model in DETECTORS:
+            backbone = DETECTORS[model].backbone
+            small: dict[str, Any] = {
+                "model": model.replace(backbone, "tiny"),
+                "set": ("box_batch_size_per_image=32", "rpn_post_nms_top_n_test=50"),
+                "short_side": (64, 96),
+                "init": "none",
+            }
+        else:
+            small = {
+                "set": ("widths=[4,4,8,8]", "conv1_channels=4"),
+                "crop": 32,
+                "short_side": (32, 40),
+                "test_side": 40,
+                "clip": {"128x1": "32x1", "32x4": "16x4"}.get(self.clip, self.clip),
+            }
+            if self.starts_from is None:
+                small["init"] = "none"
+        return self.options | {
             "iterations": 4,
             "lr_steps": (2, 3),
             "batch_size": 4,
@@ -94,11 +134,9 @@ class Recipe:
             "checkpoint_every": 2,
             "log_every": 1,
             "workers": 1,
+            "warmup": 0,
+            **small,
         }
-        options["clip"] = {"128x1": "32x1", "32x4": "16x4"}.get(options["clip"], options["clip"])
-        if self.starts_from is None:
-            options["init"] = "none"
-        return options
 
 
 def _paper() -> Iterator[Recipe]:
@@ -209,7 +247,34 @@ def _official() -> Iterator[Recipe]:
     )
 
 
-RECIPES = {recipe.name: recipe for recipe in (*_paper(), *_official())}
+def _coco() -> Iterator[Recipe]:
+    """Rows of tables 5 and 6, each with Detectron's 1x schedule and its longer one."""
+    note = "the paper does not say its schedule; this is Detectron's"
+    boxes = {
+        "r50_fpn": (38.0, 34.6),
+        "r50_fpn_nl1": (39.0, 35.5),
+        "r101_fpn": (39.5, 36.0),
+        "r101_fpn_nl1": (40.8, 37.1),
+        "x152_fpn": (44.1, 39.7),
+        "x152_fpn_nl1": (45.0, 40.3),
+    }
+    for row, score in boxes.items():
+        model = f"mask_rcnn_{row}"
+        start = "a ResNeXt-152 32x8d trained on ImageNet" if "x152" in row else None
+        for schedule, options in (("1x", COCO), ("2x", COCO_2X)):
+            own = options | {"model": model}
+            name, measure = f"{model}_{schedule}", "COCO val2017, box AP / mask AP"
+            yield Recipe(name, "paper, table 5", own, 8, measure, score, start, note=note)
+    points = {"r101_fpn": 65.1, "r101_fpn_nl4": 66.0, "r101_fpn_nl5": 66.5}
+    for row, ap in points.items():
+        model = f"keypoint_rcnn_{row}"
+        for schedule, options in (("1x", KEYPOINTS), ("s1x", KEYPOINTS_S1X)):
+            own = options | {"model": model}
+            name, measure = f"{model}_{schedule}", "COCO val2017, keypoint AP"
+            yield Recipe(name, "paper, table 6", own, 8, measure, (ap,), note=note)
+
+
+RECIPES = {recipe.name: recipe for recipe in (*_paper(), *_official(), *_coco())}
 
 
 def find_recipe(name: str) -> Recipe:
@@ -232,11 +297,28 @@ def check_start(config: TrainConfig) -> None:
         ValueError: it says which recipe or release gives them.
     """
     recipe = RECIPES.get(config.recipe)
-    if recipe is not None and recipe.starts_from and config.init in ("auto", "imagenet", "none"):
+    if recipe is None or not recipe.starts_from or config.init not in ("auto", "imagenet", "none"):
+        return
+    if recipe.starts_from in RECIPES:
         raise ValueError(
             f"{recipe.name} starts from the network of {recipe.starts_from}: pass --init with the "
             "best.safetensors of that run, or a release (nonlocalnet zoo)"
         )
+    raise ValueError(
+        f"{recipe.name} starts from {recipe.starts_from}, which torchvision has not: pass --init "
+        "with a file in torchvision's layout"
+    )
+
+
+def options_for(model: str) -> dict[str, Any]:
+    """Give what a network is trained with if nobody says otherwise: a detector as its 1x recipe.
+
+    >>> options_for("keypoint_rcnn_r50_fpn")["short_side"], options_for("c2d_r50")
+    ((640, 800), {})
+    """
+    if model not in DETECTORS:
+        return {}
+    return {"mask": COCO, "keypoint": KEYPOINTS}[DETECTORS[model].kind] | {"model": model}
 
 
 def options_of(name: str, *, twin: bool = False) -> dict[str, Any]:
@@ -245,4 +327,4 @@ def options_of(name: str, *, twin: bool = False) -> dict[str, Any]:
     return (recipe.twin() if twin else recipe.options) | {"recipe": name}
 
 
-__all__ = ["RECIPES", "Recipe", "check_start", "find_recipe", "options_of"]
+__all__ = ["RECIPES", "Recipe", "check_start", "find_recipe", "options_for", "options_of"]
