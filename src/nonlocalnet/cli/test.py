@@ -72,8 +72,8 @@ class Options:
     """cpu, cuda, ...; auto takes a GPU if there is one."""
     out: Path | None = None
     """Folder for predictions.csv, per_class.csv, confusion.csv and scores.json, of a detector for
-    scores.json and its detections in COCO's format; or one file: a .csv for the predictions, a .json for the
-    scores."""
+    scores.json and its detections in COCO's format; or one file: a .csv for the predictions, a
+    .json for the scores."""
 
 
 def command(options: Annotated[Options, tyro.conf.arg(name="")]) -> int:

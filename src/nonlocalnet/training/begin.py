@@ -78,7 +78,8 @@ def begin(config: TrainConfig, checkpoints: Checkpoints) -> Beginning:
     path = find_start(config) if saved is None else None
     torch.manual_seed(config.seed)
     task = _make_task(config)
-    status.print(str(task))
+    updates = f"{config.iterations:,} updates of {config.batch_size} {task.unit}"
+    status.print(f"{task}; {updates}", soft_wrap=True)
     task.check_readable()
     if saved is not None and saved["videos"] != task.data:
         raise ValueError(

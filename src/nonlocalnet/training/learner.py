@@ -136,9 +136,7 @@ class Learner:
 
 def _to_fastest(network: Network) -> None:
     """Lay kernels out as convolutions are fastest, on a CPU too (docs/results.md)."""
-    if is_detector(network):
-        network.backbone.to(
-            memory_format=torch.channels_last
-        )  # its heads' code needs the usual one
+    if is_detector(network):  # not its heads, whose code needs the usual layout
+        network.backbone.to(memory_format=torch.channels_last)
     else:
         network.to(memory_format=torch.channels_last_3d)
