@@ -1,4 +1,4 @@
-"""List the networks, with parameters and multiply-adds of one clip."""
+"""List the networks, with parameters and multiply-adds of one clip or image."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ import tyro
 from rich.table import Table
 
 from nonlocalnet.evaluation.cost import Cost, cost
+from nonlocalnet.models.detection import DETECTORS
 from nonlocalnet.models.registry import list_models
-from nonlocalnet.runtime.log import Bar, console
+from nonlocalnet.runtime.log import Bar, print_wide
 
 
 @dataclass(frozen=True)
@@ -41,34 +42,43 @@ def command(options: Annotated[Options, tyro.conf.arg(name="")]) -> int:
     if options.json:
         print(json.dumps(rows, indent=2))
         return 0
-    table = Table(
-        "model",
-        "parameters (M)",
-        "multiply-adds (G)",
-        "ratio to C2D",
-        title=f"{options.clip}, {options.crop} x {options.crop}, 400 classes",
-    )
-    for row in rows:
-        ratios = row["ratio_to_c2d"]
-        table.add_row(
-            str(row["model"]),
-            f"{row['parameters'] / 1e6:.2f}",
-            f"{row['multiply_adds'] / 1e9:.2f}",
-            " / ".join(f"{ratio:.2f}" for ratio in ratios),
+    # one table a kind: their inputs are others, and so is what they are compared with
+    inputs = {
+        "C2D": f"{options.clip}, {options.crop} x {options.crop}, 400 classes",
+        "no blocks": "image of 800 x 1344, 1000 proposals, 100 objects, COCO's classes",
+    }
+    for base, title in inputs.items():
+        table = Table(
+            "model",
+            "parameters (M)",
+            "multiply-adds (G)",
+            f"ratio to {base}",
+            title=title,
         )
-    console.print(table)
+        for row in rows:
+            if (row["base"] in DETECTORS) == (base == "no blocks"):
+                table.add_row(
+                    str(row["model"]),
+                    f"{row['parameters'] / 1e6:.2f}",
+                    f"{row['multiply_adds'] / 1e9:.2f}",
+                    " / ".join(f"{ratio:.2f}" for ratio in row["ratio"]),
+                )
+        if table.row_count:
+            print_wide(table)
     return 0
 
 
 def _row(name: str, clip: str, crop: int) -> dict[str, Any]:
-    """Count a network, and relate it to the C2D of its depth as the paper's table 2e does."""
-    own = _cost(name, clip, crop)
-    base = _cost(f"c2d_{name.split('_')[1]}", clip, crop)
+    """Count a network, and relate it to another: the C2D of its depth, as the paper's table 2e
+    does, or the detector without blocks."""
+    plain = name.partition("_nl")[0] if name in DETECTORS else f"c2d_{name.split('_')[1]}"
+    own, base = _cost(name, clip, crop), _cost(plain, clip, crop)
     return {
         "model": name,
         "parameters": own.parameters,
         "multiply_adds": own.multiply_adds,
-        "ratio_to_c2d": (
+        "base": plain,
+        "ratio": (
             own.parameters / base.parameters,
             own.multiply_adds / base.multiply_adds,
         ),

@@ -22,7 +22,7 @@ status = Console(highlight=False, markup=False, stderr=True)
 def print_wide(table: Table) -> None:
     """Print a table of names to be copied: rather wider than the terminal than folded."""
     wide = console.measure(table, options=console.options.update(max_width=1000)).maximum
-    Console(highlight=False, width=max(wide, console.width)).print(table)
+    Console(highlight=False, markup=False, width=max(wide, console.width)).print(table)
 
 
 class MetricsLog:
