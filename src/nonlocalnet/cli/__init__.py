@@ -11,17 +11,28 @@ import nonlocalnet
 
 COMMANDS = {
     "models": "list the networks, with parameters and multiply-adds",
-    "data": "check the videos of a data set, or make a smaller copy",
+    "data": "check a data set of videos or of COCO's images, or make a smaller copy",
     "train": "train a network on video files",
     "recipes": "list the paper's training runs, with what to type and to expect",
     "test": "test a network on many clips and crops of each video",
     "predict": "classify videos",
+    "detect": "find objects in images",
     "look": "draw what a point of a video attends to",
     "explore": "see what any point of a video attends to, in the browser",
     "runs": "compare training runs in a table",
     "plot": "draw loss and validation score of training runs",
     "convert": "turn weights of other code bases into ours, and back",
     "zoo": "list released checkpoints, and get them",
+}
+
+# the extra that brings a package, where it is not "video"
+EXTRAS = {
+    "pycocotools": "coco",
+    "faster_coco_eval": "coco",
+    "starlette": "explore",
+    "uvicorn": "explore",
+    "huggingface_hub": "hub",
+    "tensorboard": "tensorboard",
 }
 
 
@@ -54,9 +65,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stderr.close()
         return 0
     except ModuleNotFoundError as error:
+        package = (error.name or "").partition(".")[0]
         print(
-            f"nonlocalnet: {error.name} is needed for {name} and not installed: "
-            "pip install 'nonlocalnet[video]'",
+            f"nonlocalnet: {package} is needed for {name} and not installed: "
+            f"pip install 'nonlocalnet[{EXTRAS.get(package, 'video')}]'",
             file=sys.stderr,
         )
         return 2
