@@ -120,7 +120,7 @@ def _write(
     places = []
     for name, (left, top) in zip(names, boxes[:, :2].tolist(), strict=True):
         x1, y1, x2, y2 = font.getbbox(name)
-        wide, high = x2 - x1 + 2, y2 - y1 + 2  # with torchvision's margin of a pixel
+        wide, high = x2 - x1 + 3, y2 - y1 + 3  # torchvision's margin; both its borders count
         x = max(0, min(left, width - wide))
         y = top - high if top >= high else min(top, height - high)
         places.append([x - x1, y - y1] * 2)
