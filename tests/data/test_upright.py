@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-Image = pytest.importorskip("PIL.Image")
+pytest.importorskip("PIL")
+from PIL import Image
 
 from nonlocalnet.data.coco_files import CocoError, read_image
 
@@ -72,5 +73,5 @@ def test_it_is_turned_as_the_camera_says(orientation, turn, tmp_path):
 
 
 def test_a_missing_file_has_nothing_to_do_with_annotations(tmp_path):
-    with pytest.raises(CocoError, match="no such image$"):
+    with pytest.raises(CocoError, match=r"no such image$"):
         read_image(tmp_path / "a.png", upright=True)
