@@ -12,6 +12,7 @@ _HOME = {
     "add_non_local": "blocks.insertion",
     "affinity": "ops",
     "create_model": "models",
+    "detect": "evaluation.detect",
     "explain": "ops",
     "export_weights": "models.weights",
     "list_models": "models",
@@ -31,8 +32,12 @@ def __getattr__(name: str) -> object:
     try:
         return getattr(importlib.import_module(f"nonlocalnet.{_HOME[name]}"), name)
     except ModuleNotFoundError as error:
+        from nonlocalnet.errors import EXTRAS
+
+        package = (error.name or "").partition(".")[0]
+        extra = EXTRAS.get(package, "video")
         raise ModuleNotFoundError(
-            f"nl.{name} needs {error.name}: pip install 'nonlocalnet[video]'", name=error.name
+            f"nl.{name} needs {package}: pip install 'nonlocalnet[{extra}]'", name=error.name
         ) from None
 
 

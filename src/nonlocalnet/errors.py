@@ -1,4 +1,4 @@
-"""How unknown choices and unfit files are refused."""
+"""How unknown choices, unfit files and missing packages are refused."""
 
 from __future__ import annotations
 
@@ -7,6 +7,16 @@ from collections.abc import Iterable
 from pathlib import Path
 
 LONG = 25  # a list of more names is not read
+
+# the extra that brings a package, where it is not "video"
+EXTRAS = {
+    "pycocotools": "coco",
+    "faster_coco_eval": "coco",
+    "starlette": "explore",
+    "uvicorn": "explore",
+    "huggingface_hub": "hub",
+    "tensorboard": "tensorboard",
+}
 
 
 def check_choice(name: str, value: object, allowed: Iterable[object]) -> None:

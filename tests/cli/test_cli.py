@@ -165,6 +165,31 @@ def test_a_missing_extra_is_one_sentence(tmp_path):
     assert "pip install 'nonlocalnet[video]'" in done.stderr
 
 
+@pytest.mark.parametrize(
+    ("missing", "extra"),
+    [
+        ("av", "video"),
+        ("uvicorn", "explore"),
+        ("starlette.routing", "explore"),
+        ("pycocotools", "coco"),
+        ("faster_coco_eval", "coco"),
+    ],
+)
+def test_a_missing_package_is_named_with_the_extra_that_brings_it(
+    missing, extra, monkeypatch, capsys
+):
+    def fail(module):
+        raise ModuleNotFoundError(f"No module named {missing!r}", name=missing)
+
+    monkeypatch.setattr("importlib.import_module", fail)
+    assert main(["detect"]) == 2
+    package = missing.partition(".")[0]
+    assert capsys.readouterr().err == (
+        f"nonlocalnet: {package} is needed for detect and not installed: "
+        f"pip install 'nonlocalnet[{extra}]'\n"
+    )
+
+
 def test_where_to_write_is_checked_before_the_test(run, weights, tmp_path, capsys):
     words = ["--data", str(run / "videos"), "--weights", weights, "--out", str(tmp_path / "p.txt")]
     assert main(["test", *words]) == 2

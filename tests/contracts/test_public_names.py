@@ -11,6 +11,7 @@ NAMES = [
     "add_non_local",
     "affinity",
     "create_model",
+    "detect",
     "explain",
     "export_weights",
     "list_models",
@@ -76,9 +77,13 @@ def test_operation_block_and_networks_load_torch_alone():
     assert not heavy & packages
 
 
-def test_a_missing_extra_is_one_sentence():
-    code = "import sys; sys.modules['av'] = None\nimport nonlocalnet as nl; nl.predict"
+@pytest.mark.parametrize(
+    ("name", "package", "extra"),
+    [("predict", "av", "video"), ("detect", "faster_coco_eval", "coco")],
+)
+def test_a_missing_extra_is_one_sentence(name, package, extra):
+    code = f"import sys; sys.modules['{package}'] = None\nimport nonlocalnet as nl; nl.{name}"
     command = [sys.executable, "-c", code]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
-    assert "nl.predict needs av: pip install 'nonlocalnet[video]'" in done.stderr
+    assert f"nl.{name} needs {package}: pip install 'nonlocalnet[{extra}]'" in done.stderr
     assert "During handling" not in done.stderr

@@ -5,6 +5,7 @@ import pytest
 pytest.importorskip("PIL")
 from coco_made_up import POINTS, SQUARE, annotation, write
 
+from nonlocalnet.cli import main
 from nonlocalnet.data.coco_check import check_annotations
 from nonlocalnet.data.coco_files import CocoError
 
@@ -105,3 +106,46 @@ def test_the_report_is_a_table_and_json(picture):
 def test_a_file_that_is_not_cocos_is_refused(picture):
     with pytest.raises(CocoError, match="has no list of categories"):
         check_annotations(picture, write(picture, [], categories=None))
+
+
+def test_the_command_shows_what_is_unfit(picture, tmp_path, capsys):
+    found = tmp_path / "found.json"
+    file = write(picture, [annotation(5), annotation(6, bbox=[1, 2, 3])], [(1, 64, 48), (2, 9, 9)])
+    words = ["data", "check", str(file), "--images", str(picture), "--workers", "1"]
+    assert main([*words, "--json", str(found)]) == 1
+    said = capsys.readouterr().out
+    assert "annotation 6 of image 1" in said
+    assert "2.png" in said
+    assert ["box", "1", "no"] in [row.replace("│", " ").split() for row in said.splitlines()]
+    assert json.loads(found.read_text())["counts"] == {"missing": 1, "box": 1}
+
+
+def test_the_command_forgives_what_is_fit(picture, capsys):
+    file = write(picture, [annotation(5), annotation(6, num_keypoints=17)])
+    words = ["data", "check", str(file), "--images", str(picture), "--workers", "1"]
+    assert main(words) == 0
+    assert "num_keypoints is 17, 16 are marked" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--images", "nowhere"], "there is no folder nowhere"),
+        ([], "name the folder of their images with --images"),
+        (["--images", ".", "--val", "x"], "--val is for videos"),
+        (["--images", ".", "--root", "x"], "--root is for videos"),
+        (["--images", ".", "--classes", "x"], "--classes is for videos"),
+        (["--images", ".", "--split", "2"], "--split is for videos"),
+        (["--images", ".", "--out", "x"], "--out is for videos"),
+        (["--images", ".", "--min-frames", "2"], "--min-frames is for videos"),
+        (["--images", ".", "--time-limit", "0"], "must be positive"),
+    ],
+)
+def test_the_command_refuses_what_means_nothing_here(picture, words, said, capsys, monkeypatch):
+    monkeypatch.chdir(picture)
+    file = write(picture, [annotation(5)])
+    assert main(["data", "check", str(file), *words]) == 2
+    streams = capsys.readouterr()
+    assert said in streams.err
+    assert streams.err.count("\n") == 1
+    assert streams.out == ""

@@ -8,14 +8,16 @@ import sys
 from collections.abc import Sequence
 
 import nonlocalnet
+from nonlocalnet.errors import EXTRAS
 
 COMMANDS = {
     "models": "list the networks, with parameters and multiply-adds",
-    "data": "check the videos of a data set, or make a smaller copy",
+    "data": "check a data set of videos or of COCO's images, or make a smaller copy",
     "train": "train a network on video files, or a detector on COCO",
     "recipes": "list the paper's training runs, with what to type and to expect",
     "test": "test a network on many clips and crops of each video, or on COCO",
     "predict": "classify videos",
+    "detect": "find objects in images",
     "look": "draw what a point of a video attends to",
     "explore": "see what any point of a video attends to, in the browser",
     "runs": "compare training runs in a table",
@@ -54,9 +56,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stderr.close()
         return 0
     except ModuleNotFoundError as error:
+        package = (error.name or "").partition(".")[0]
         print(
-            f"nonlocalnet: {error.name} is needed for {name} and not installed: "
-            "pip install 'nonlocalnet[video]'",
+            f"nonlocalnet: {package} is needed for {name} and not installed: "
+            f"pip install 'nonlocalnet[{EXTRAS.get(package, 'video')}]'",
             file=sys.stderr,
         )
         return 2

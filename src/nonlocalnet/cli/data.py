@@ -1,16 +1,19 @@
-"""Check the videos of a data set, or make a smaller copy of it."""
+"""Check a data set of videos, or of images annotated as COCO's, or make a smaller copy of it."""
 
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Annotated
 
 import tyro
 from rich.table import Table
 
+from nonlocalnet.data import coco_check
 from nonlocalnet.data.check import UNFIT, CheckReport, check_dataset, write_good
+from nonlocalnet.data.coco_check import CocoReport, check_annotations
+from nonlocalnet.data.coco_files import read_annotations
 from nonlocalnet.data.datasets import read_dataset
 from nonlocalnet.data.resize import resize_dataset
 from nonlocalnet.data.tree import find_videos
@@ -19,6 +22,7 @@ from nonlocalnet.runtime.checkpoint import write_atomically
 from nonlocalnet.runtime.log import Bar, console, print_wide
 
 SHOWN = 20  # rows of a table
+ONLY_VIDEOS = ("val", "root", "classes", "split", "out", "min_frames")  # options of `Check`
 
 
 def _cores() -> int:
@@ -27,10 +31,14 @@ def _cores() -> int:
 
 @dataclass(frozen=True)
 class Check:
-    """Decode every video to its end; exit code 1 if anything is wrong."""
+    """Decode every video or image to its end; exit code 1 if anything is wrong."""
 
     source: tyro.conf.Positional[Path]
-    """The data set: its folder, a folder of classes, or a list (docs/data.md)."""
+    """The data set: its folder, a folder of classes, or a list (docs/data.md); or annotations of
+    COCO's format, with --images."""
+    images: Path | None = None
+    """The folder of the images that COCO's annotations name. Of the other options they have --json,
+    --time-limit and --workers."""
     val: Path | None = None
     """Another data set or list to validate on, instead of the source's own."""
     root: Path | None = None
@@ -83,6 +91,13 @@ def command(
 
 
 def _check(options: Check) -> int:
+    if options.images is not None:
+        return _check_images(options, options.images)
+    if options.source.suffix == ".json":
+        raise ValueError(
+            f"{options.source}: if these are COCO's annotations, name the folder of their images "
+            "with --images; a data set of videos is named by its folder"
+        )
     names = None if options.classes is None else read_classes(options.classes)
     data = read_dataset(
         options.source, val=options.val, root=options.root, classes=names, split=options.split
@@ -99,30 +114,60 @@ def _check(options: Check) -> int:
             progress=bar.advance,
         )
     _print(report)
-    if options.json is not None:
-        text = report.as_json()
-        write_atomically(options.json, lambda place: _write(place, text))
+    _write(report, options.json)
     if options.out is not None:
         for file in write_good(report, data.classes, options.out):
             console.print(f"good videos: {file}", soft_wrap=True)
     return 1 if report.findings else 0
 
 
+def _check_images(options: Check, images: Path) -> int:
+    for entry in fields(Check):
+        if entry.name in ONLY_VIDEOS and getattr(options, entry.name) != entry.default:
+            word = entry.name.replace("_", "-")
+            raise ValueError(f"--{word} is for videos: COCO's annotations are checked without it")
+    if not images.is_dir():
+        raise ValueError(f"--images is the folder of the images; there is no folder {images}")
+    total = len({image["id"] for image in read_annotations(options.source)["images"]})
+    with Bar("checking", total) as bar:
+        report = check_annotations(
+            images,
+            options.source,
+            workers=options.workers,
+            time_limit=options.time_limit,
+            progress=bar.advance,
+        )
+    _print_findings(("what", "where", "why"), [(f.kind, f.where, f.text) for f in report.findings])
+    counts = Table("what", "how many", "fit for use")
+    for row in report.as_rows():
+        counts.add_row(*row)
+    console.print(counts)
+    _write(report, options.json)
+    return 1 if any(kind in coco_check.UNFIT for kind in report.counts()) else 0
+
+
 def _print(report: CheckReport) -> None:
-    if report.findings:
-        table = Table("what", "split", "video", "why")
-        for finding in report.findings[:SHOWN]:
-            table.add_row(finding.kind, finding.split or "–", finding.path, finding.text)
-        print_wide(table)
-        if len(report.findings) > SHOWN:
-            more = len(report.findings) - SHOWN
-            console.print(f"and {more} more: --json FILE writes all")
+    _print_findings(
+        ("what", "split", "video", "why"),
+        [(f.kind, f.split or "–", f.path, f.text) for f in report.findings],
+    )
     counts = Table("what", "videos", "fit for use")
     for kind, count in report.counts().items():
         counts.add_row(kind, str(count), "no" if kind in (*UNFIT, "missing") else "yes")
     for split, records in report.good.items():
         counts.add_row(f"good, {split}", str(len(records)), "yes")
     console.print(counts)
+
+
+def _print_findings(columns: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
+    if not rows:
+        return
+    table = Table(*columns)
+    for row in rows[:SHOWN]:
+        table.add_row(*row)
+    print_wide(table)
+    if len(rows) > SHOWN:
+        console.print(f"and {len(rows) - SHOWN} more: --json FILE writes all")
 
 
 def _resize(options: Resize) -> int:
@@ -150,5 +195,10 @@ def _resize(options: Resize) -> int:
     return 1 if report.bad else 0
 
 
-def _write(place: Path, text: str) -> None:
-    place.write_text(text, encoding="utf-8", errors="backslashreplace")
+def _write(report: CheckReport | CocoReport, file: Path | None) -> None:
+    if file is not None:
+        text = report.as_json()
+        write_atomically(
+            file,
+            lambda place: place.write_text(text, encoding="utf-8", errors="backslashreplace"),
+        )

@@ -9,7 +9,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
+import numpy as np
+from PIL import Image, ImageOps
 
 from nonlocalnet.errors import FileError
 
@@ -79,26 +80,41 @@ def read_annotations(path: str | Path) -> dict[str, Any]:
     return content
 
 
-def read_image(path: Path) -> Image.Image:
-    """Decode an image file to its end, to RGB; no EXIF rotation, as COCO's annotations expect.
+def read_image(path: Path, *, upright: bool = False) -> Image.Image:
+    """Decode an image file to its end, to RGB.
+
+    upright: as people see it: turned as its EXIF data say, on white where it is transparent, and 16
+    bits of grey brought to 8. Without, no rotation, as COCO's annotations expect.
 
     Raises CocoError for a file that is missing, broken, or beyond Pillow's limit of pixels
     (`PIL.Image.MAX_IMAGE_PIXELS`).
     """
     if not path.is_file():
-        raise CocoError(path, "no such image: put it there, or take it out of the annotations")
+        advice = "" if upright else ": put it there, or take it out of the annotations"
+        raise CocoError(path, f"no such image{advice}")
     try:
         with (
             warnings.catch_warnings(action="error", category=Image.DecompressionBombWarning),
             Image.open(path) as image,
         ):
-            return image.convert("RGB")
+            return _as_seen(image) if upright else image.convert("RGB")
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise CocoError(
             path, f"has more than the {Image.MAX_IMAGE_PIXELS:,} pixels allowed: make it smaller"
         ) from None
     except Exception as error:  # whatever broken bytes lead Pillow's decoders to
         raise CocoError(path, f"not a readable image ({error}); copy it again") from error
+
+
+def _as_seen(image: Image.Image) -> Image.Image:
+    image = ImageOps.exif_transpose(image)
+    if image.mode.startswith("I"):  # 16 bits, of which Pillow would cut off what is above 255
+        grey = np.asarray(image).clip(0, 65535) / 257
+        image = Image.fromarray(grey.round().astype(np.uint8))
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    return image.convert("RGB")
 
 
 def box_fault(annotation: Annotation, size: tuple[int, int] | None = None) -> str:

@@ -229,7 +229,11 @@ def _encode(masks: Tensor, size: tuple[int, int]) -> list[dict[str, Any]]:
     for mask in masks:  # one at a time: a hundred resized ones are half a gigabyte
         if tuple(mask.shape[1:]) != size:
             mask = interpolate(mask[None].float(), size, mode="bilinear")[0]
-        pixels = np.asfortranarray((mask[0] > 0.5).numpy().astype(np.uint8))
-        coded = run_lengths.encode(pixels[..., None])[0]
-        rows.append({"size": list(size), "counts": coded["counts"].decode()})
+        rows.append(encode_mask(mask[0] > 0.5))
     return rows
+
+
+def encode_mask(mask: Tensor) -> dict[str, Any]:
+    """Write a mask, bool (H, W), as COCO's run lengths: {"size": [H, W], "counts": text}."""
+    coded = run_lengths.encode(np.asfortranarray(mask.numpy()[..., None].astype(np.uint8)))[0]
+    return {"size": list(mask.shape), "counts": coded["counts"].decode()}

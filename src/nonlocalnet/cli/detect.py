@@ -1,0 +1,144 @@
+"""Find objects in images: each with box and name, its mask or a person's keypoints."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+from rich.table import Table
+from torchvision.datasets.folder import IMG_EXTENSIONS
+from torchvision.transforms.v2 import functional as F
+
+from nonlocalnet.cli.network import load_network
+from nonlocalnet.data.coco_files import CocoError
+from nonlocalnet.evaluation.detect import Detections, detect
+from nonlocalnet.inspection.objects import draw_objects
+from nonlocalnet.runtime.checkpoint import write_atomically
+from nonlocalnet.runtime.device import pick_device
+from nonlocalnet.runtime.log import console, status
+
+FORMATS = {".jpg": "JPEG", ".jpeg": "JPEG", ".png": "PNG"}  # a picture of others is a .png
+
+
+@dataclass(frozen=True)
+class Options:
+    """Options of `nonlocalnet detect`."""
+
+    images: tyro.conf.Positional[tuple[Path, ...]]
+    """Image files; a folder stands for the images in it. They are turned upright, as viewers do."""
+    weights: Path
+    """Weights of a detector, such as the model.safetensors of `nonlocalnet train`, or the name of a
+    release (nonlocalnet zoo)."""
+    set: tuple[str, ...] = ()
+    """NAME=VALUE: arguments of the network that the weights do not say."""
+    score: float = 0.5
+    """Leave out objects of this score or less."""
+    top: int = 100
+    """How many objects of an image to give at most."""
+    out: Path = Path("detections")
+    """A folder for the pictures and detections.json."""
+    device: str = "auto"
+    """cpu, cuda, ...; auto takes a GPU if there is one."""
+    json: bool = False
+    """Print one JSON object an image instead of a table."""
+
+
+def command(options: Annotated[Options, tyro.conf.arg(name="")]) -> int:
+    if not options.images:
+        raise ValueError("name at least one image: nonlocalnet detect IMAGE --weights W")
+    if not 0 <= options.score < 1:
+        raise ValueError(f"--score must be from 0 to below 1; got {options.score:g}")
+    if options.top < 1:
+        raise ValueError(f"--top must be at least 1; got {options.top}")
+    if options.out.exists() and not options.out.is_dir():
+        raise ValueError(f"--out is a folder; {options.out} is a file")
+    files = list(_find(options.images))
+    pictures = _name_pictures(files, options.out)
+    model = load_network(options.weights, None, options.set, takes="images")
+    model.to(pick_device(options.device))
+    rows = []
+    try:
+        for file, picture in zip(files, pictures, strict=True):
+            try:
+                found = detect(model, file, score=options.score, top=options.top)
+            except CocoError as error:
+                print(f"nonlocalnet: {error}", file=sys.stderr)
+                continue
+            _draw(found, picture)
+            row = {
+                "file": str(file),
+                "picture": str(picture),
+                "width": found.image.shape[2],
+                "height": found.image.shape[1],
+                "objects": found.objects(),
+            }
+            rows.append(row)
+            _print(row, options)
+    finally:  # what an error or Ctrl-C leaves
+        text = json.dumps(rows, indent=1) + "\n"
+        write_atomically(options.out / "detections.json", lambda place: place.write_text(text))
+    status.print(f"wrote {options.out / 'detections.json'}", soft_wrap=True)
+    return 2 if len(rows) < len(files) else 0
+
+
+def _find(images: Sequence[Path]) -> Iterator[Path]:
+    """List the files, each once, and of folders those that are images by their names."""
+    seen = set()
+    for place in images:
+        inside = [place]
+        if place.is_dir():
+            inside = sorted(p for p in place.iterdir() if p.suffix.lower() in IMG_EXTENSIONS)
+            if not inside:
+                raise ValueError(f"{place} holds no image ({', '.join(IMG_EXTENSIONS)})")
+        for file in inside:
+            if os.path.realpath(file) not in seen:
+                seen.add(os.path.realpath(file))
+                yield file
+
+
+def _name_pictures(files: Sequence[Path], out: Path) -> list[Path]:
+    """Name a picture after each image; the second of a name becomes NAME-2, and so on."""
+    given = {os.path.realpath(file) for file in files}
+    taken: set[str] = set()
+    pictures = []
+    for file in files:
+        keep = file.suffix.lower() in FORMATS
+        stem, suffix = (file.stem, file.suffix) if keep else (file.name, ".png")
+        name, count = f"{stem}{suffix}", 1
+        while name.casefold() in taken:
+            count += 1
+            name = f"{stem}-{count}{suffix}"
+        taken.add(name.casefold())
+        if os.path.realpath(out / name) in given:
+            raise ValueError(f"{out / name} is an image to look at: choose another folder as --out")
+        pictures.append(out / name)
+    return pictures
+
+
+def _draw(found: Detections, picture: Path) -> None:
+    names = [f"{name} {score:.2f}" for name, score in zip(found.names, found.scores, strict=True)]
+    drawn = F.to_pil_image(
+        draw_objects(found.image, found.boxes, names, masks=found.masks, keypoints=found.keypoints)
+    )
+    options = {"format": FORMATS[picture.suffix.lower()], "quality": 92, "subsampling": 0}
+    write_atomically(picture, lambda place: drawn.save(place, **options))
+
+
+def _print(row: dict[str, Any], options: Options) -> None:
+    if options.json:
+        print(json.dumps(row))
+        return
+    table = Table("object", "score", "box", title=row["picture"], title_justify="left")
+    for thing in row["objects"]:
+        box = " ".join(f"{side:.0f}" for side in thing["box"])
+        table.add_row(thing["class"], f"{thing['score']:.2f}", box)
+    if row["objects"]:
+        console.print(table)
+    else:
+        console.print(f"{row['file']}: nothing above {options.score:g}", soft_wrap=True)

@@ -1,0 +1,142 @@
+"""A picture of what a detector found: boxes with their names, masks, persons' skeletons."""
+
+from __future__ import annotations
+
+import colorsys
+from collections.abc import Sequence
+from typing import Any
+
+import matplotlib
+import torch
+from PIL import ImageFont
+from torch import Tensor
+from torchvision.utils import draw_bounding_boxes, draw_keypoints, draw_segmentation_masks
+
+# COCO's pairs of keypoints, counted from 0: "skeleton" in person_keypoints_*2017.json
+SKELETON = [
+    *((15, 13), (13, 11), (16, 14), (14, 12), (11, 12), (5, 11), (6, 12), (5, 6), (5, 7), (6, 8)),
+    *((7, 9), (8, 10), (1, 2), (0, 1), (0, 2), (1, 3), (2, 4), (3, 5), (4, 6)),
+]
+SURE = 2.0  # logit of a keypoint to be drawn, as Detectron's own pictures have it
+SMALLEST = 480  # pixels: the longer side of a picture on which names can be read
+FONT = matplotlib.get_data_path() + "/fonts/ttf/DejaVuSans-Bold.ttf"
+
+Colours = list[Any]  # (red, green, blue) from 0 to 255, one an object
+
+
+def draw_objects(
+    image: Tensor,
+    boxes: Tensor,
+    names: Sequence[str],
+    *,
+    masks: Tensor | None = None,
+    keypoints: Tensor | None = None,
+) -> Tensor:
+    """Draw N objects on an image, each in a colour of its own, the first on top.
+
+    Of masks that overlap, the smaller is seen. Lines and letters grow with the image; a small one
+    is enlarged by a whole number, to 480 pixels or more.
+
+    >>> image, boxes = torch.zeros(3, 300, 500, dtype=torch.uint8), torch.tensor([[9, 9, 99, 99]])
+    >>> draw_objects(image, boxes, ["cat 0.98"]).shape
+    torch.Size([3, 300, 500])
+
+    Args:
+        image: uint8 (3, H, W), RGB.
+        boxes: (N, 4) x1, y1, x2, y2 in pixels.
+        names: what to write on each.
+        masks: bool (N, H, W).
+        keypoints: (N, 17, 3) x, y and the logit, as `Detections.keypoints`; above 2 they are drawn.
+
+    Returns:
+        uint8 (3, kH, kW) with k a whole number, 1 from 480 pixels on.
+    """
+    k = -(-SMALLEST // max(image.shape[1:]))
+    image = _enlarge(image, k)
+    if not len(boxes):
+        return image
+    height, width = image.shape[1:]
+    unit = max(height, width) / 640  # COCO's images are so large
+    boxes = (boxes * k).clamp(max=torch.tensor([width - 1, height - 1] * 2))
+    colours: Colours = [_colour(i) for i in range(len(boxes))]
+    if masks is not None:
+        image = _paint(image, _enlarge(masks, k), colours, alpha=0.45)
+    image = draw_bounding_boxes(
+        image, boxes.flip(0), colors=colours[::-1], width=max(1, round(1.8 * unit))
+    )
+    if keypoints is not None:
+        points, sure = keypoints[..., :2] * k, keypoints[..., 2] > SURE
+        edge, line = (_skeletons(image, points, sure, unit, wider) for wider in (2, 0))
+        image = draw_segmentation_masks(image, edge.any(0), alpha=0.7, colors="black")
+        image = _paint(image, line, colours, alpha=1)
+    return _write(image, boxes, names, colours, max(10, round(12 * unit)))
+
+
+def _enlarge(pixels: Tensor, k: int) -> Tensor:
+    return pixels.repeat_interleave(k, -1).repeat_interleave(k, -2) if k > 1 else pixels
+
+
+def _colour(i: int) -> tuple[int, int, int]:
+    """Turn the hue by the golden ratio: the next ones are always far from those before."""
+    red, green, blue = colorsys.hsv_to_rgb(0.08 + i * 0.618034, (0.9, 0.55, 0.75)[i % 3], 1)
+    return round(255 * red), round(255 * green), round(255 * blue)
+
+
+def _paint(image: Tensor, masks: Tensor, colours: Colours, alpha: float) -> Tensor:
+    """Draw masks (N, H, W), the smaller on top: torchvision makes black where they overlap."""
+    masks, free = masks.clone(), torch.ones(masks.shape[1:], dtype=torch.bool)
+    for i in masks.flatten(1).sum(1).argsort().tolist():
+        masks[i] &= free
+        free &= ~masks[i]
+    return draw_segmentation_masks(image, masks, alpha=alpha, colors=colours)
+
+
+def _skeletons(image: Tensor, points: Tensor, sure: Tensor, unit: float, wider: int) -> Tensor:
+    """Where the persons' points and lines are: bool (N, H, W); torchvision's lines are white."""
+    drawn = [
+        draw_keypoints(
+            torch.zeros_like(image),
+            person[None],
+            SKELETON,
+            "white",
+            radius=round(3 * unit) + wider // 2,
+            width=round(2.6 * unit) + wider,
+            visibility=seen[None],
+        )[0]
+        > 0
+        for person, seen in zip(points, sure, strict=True)
+    ]
+    return torch.stack(drawn)
+
+
+def _write(
+    image: Tensor, boxes: Tensor, names: Sequence[str], colours: Colours, size: int
+) -> Tensor:
+    """Write names above their boxes, or into them at the upper border, and never over a border."""
+    height, width = image.shape[1:]
+    longest = max(1, *(ImageFont.truetype(FONT, size).getlength(name) for name in names))
+    size = max(1, min(size, int(size * (width - 3) / longest)))
+    font = ImageFont.truetype(FONT, size)
+    places = []
+    for name, (left, top) in zip(names, boxes[:, :2].tolist(), strict=True):
+        x1, y1, x2, y2 = font.getbbox(name)
+        wide, high = x2 - x1 + 3, y2 - y1 + 3  # torchvision's margin; both its borders count
+        x = max(0, min(left, width - wide))
+        y = top - high if top >= high else min(top, height - high)
+        places.append([x - x1, y - y1] * 2)
+    return draw_bounding_boxes(
+        image,
+        torch.tensor(places).flip(0),
+        list(names)[::-1],
+        width=0,
+        font=FONT,
+        font_size=size,
+        colors=colours[::-1],
+        label_colors=[_ink(colour) for colour in colours[::-1]],
+        fill_labels=True,
+    )
+
+
+def _ink(colour: tuple[int, int, int]) -> str:
+    red, green, blue = colour
+    return "black" if 0.3 * red + 0.59 * green + 0.11 * blue > 110 else "white"
