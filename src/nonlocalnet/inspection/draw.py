@@ -172,7 +172,8 @@ def _draw_legend(figure: Figure, attention: Attention, many: bool) -> None:
     width, height = figure.get_size_inches()
     signed = attention.pairwise == "dot_product"
     largest = float(attention.weights.abs().max())
-    axis = figure.add_axes((0.012, 0.3 / height, 1.7 / width, 0.11 / height))
+    left = 0.012 + (0.25 / width if signed else 0)  # room for half of a label
+    axis = figure.add_axes((left, 0.3 / height, 1.7 / width, 0.11 / height))
     ramp = np.linspace(-1 if signed else 0, 1, 128, dtype=np.float32)[None]
     grey = torch.full((3, 1, 128), 150, dtype=torch.uint8)
     axis.imshow(paint(grey, ramp), aspect="auto", extent=(float(ramp[0, 0]), 1, 0, 1))
@@ -189,7 +190,7 @@ def _draw_legend(figure: Figure, attention: Attention, many: bool) -> None:
     axis.spines[:].set_visible(False)
     if many:
         text += " · percentages under frames: attention to that moment, up to the next one"
-    figure.text(0.012 + 1.95 / width, 0.355 / height, text, fontsize=8, va="center")
+    figure.text(left + 1.95 / width, 0.355 / height, text, fontsize=8, va="center")
 
 
 def _percent(share: float) -> str:
