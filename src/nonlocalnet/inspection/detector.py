@@ -14,6 +14,7 @@ from torch import Tensor
 from torchvision.models.detection.generalized_rcnn import GeneralizedRCNN
 from torchvision.models.detection.image_list import ImageList
 from torchvision.transforms.v2 import functional as F
+from torchvision.utils import draw_bounding_boxes
 
 from nonlocalnet.data.coco_files import read_image
 from nonlocalnet.data.tree import is_video
@@ -28,7 +29,7 @@ from nonlocalnet.inspection.geometry import Axis, pooled
 from nonlocalnet.inspection.look import TOP, Look, place_point
 
 BACKBONE, KEYPOINT_HEAD = "backbone.", "roi_heads.keypoint_head."
-STRIPE, STRIPES = 6, (58, 78)  # of padding: width in pixels, greys
+STRIPE, STRIPES = 6, (90, 130)  # of padding: width in pixels, greys
 
 Box = tuple[float, float, float, float]  # x1, y1, x2, y2
 
@@ -45,8 +46,8 @@ def look_at_image(
     """Look at an image as a detector of torchvision sees it: resized, normalised and padded.
 
     Positions are in pixels of the image as it is given. It is shown in the size that the network
-    gives it, with the padding at the right and below, striped: the network attends to that too. A
-    point asked for lies in the image, and so do the most telling ones.
+    gives it, with the padding at the right and below, striped: the network attends to that too, so
+    its keys keep their weights. A point asked for lies in the image, and so do the telling ones.
 
     Blocks in the keypoint head see one region, 14 x 14 positions laid evenly over its box: that of
     the surest detection that holds the point, or of the surest one without a point.
@@ -108,11 +109,21 @@ def look_at_image(
     analysis = Analysis(size, blocks, analysis.output)
     analysis.block(block)  # refuses one that is not there
     frame = _shown(model, images.tensors[0], inner)
-    prediction = _prediction(model, analysis.output)
+    region = regions[0] if regions else None
+    if region is not None:
+        box = torch.tensor(region).view(2, 2) / torch.tensor(scale).flip(0)
+        frame = draw_bounding_boxes(frame, box.view(1, 4), colors="white", width=2)
     return Look(
-        *(frame.unsqueeze(0), analysis, title, point, block, top, prediction),
+        frames=frame.unsqueeze(0),
+        analysis=analysis,
+        title=title,
+        at=point,
+        name=block,
+        top=top,
+        prediction=_prediction(model, analysis.output),
         multi_label=True,
         image=whole,
+        region=region,
     )
 
 

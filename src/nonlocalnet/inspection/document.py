@@ -121,6 +121,8 @@ def _text(look: Look, thin: dict[str, Thin], numbers: dict[str, bytes]) -> str:
         note = "What a point of the image looks at: point at it."
         if look.image != look.analysis.size:
             note += " Striped is padding, which the network sees too."
+        if look.region is not None:
+            note += " The outline is the region that layers in the head look at."
     if left_out:
         note += f" Points lie on a coarser grid in {', '.join(left_out)}, to keep this file small."
     return Template(static("page.html")).substitute(

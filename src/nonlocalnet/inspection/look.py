@@ -74,6 +74,7 @@ class Look:
         image: height and width of an image that a detector padded, at the right and below. The
             clip's axes are then those of image and padding, in the image's pixels, whatever the
             size it is shown in.
+        region: (x1, y1, x2, y2) that blocks in a detector's head look at, outlined in the frame.
     """
 
     frames: Tensor
@@ -86,6 +87,7 @@ class Look:
     view: View | None = None
     multi_label: bool = False
     image: tuple[int, int] | None = None
+    region: tuple[float, float, float, float] | None = None
 
     @property
     def block(self) -> BlockMap:
@@ -134,6 +136,8 @@ class Look:
             "prediction": [[name, p] for name, p in self.prediction],
             "block": block.name,
             "pairwise": block.pairwise,
+            "image": self.image,
+            "region": self.region,
             "point": {
                 "query": list(attention.query),
                 "centre": [axis.start + i * axis.stride for axis, i in _pairs(attention)],
