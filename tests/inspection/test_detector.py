@@ -64,7 +64,7 @@ def image_with_a_dot(size, x, y, radius=1):
 
 
 # shorter sides become 96, longer ones 150 at most: enlarged, reduced, and neither, by 32 padded
-SIZES = [(75, 110), (110, 75), (128, 96), (61, 150), (201, 130), (47, 91), (96, 128), (300, 333)]
+SIZES = [(75, 110), (110, 75), (61, 150), (201, 130), (96, 128), (300, 333)]
 
 
 @pytest.mark.parametrize("subsample", [None, 2])
@@ -297,7 +297,7 @@ def test_blocks_in_the_head_look_at_the_surest_region_of_the_point(
         torch.testing.assert_close(row.weights, expected, atol=1e-4, rtol=1e-3)  # of 2 regions
 
 
-@pytest.mark.parametrize("count", [0, 1, 2])
+@pytest.mark.parametrize("count", [0, 1])
 def test_without_a_region_the_head_is_refused_and_the_backbone_shown(
     keypoint_rcnn, image, detects, count
 ):

@@ -136,8 +136,7 @@ class Look:
             "prediction": [[name, p] for name, p in self.prediction],
             "block": block.name,
             "pairwise": block.pairwise,
-            "image": self.image,
-            "region": self.region,
+            **({} if self.image is None else {"image": self.image, "region": self.region}),
             "point": {
                 "query": list(attention.query),
                 "centre": [axis.start + i * axis.stride for axis, i in _pairs(attention)],
