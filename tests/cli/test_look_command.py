@@ -2,10 +2,13 @@ import json
 
 import pytest
 import torch
+from PIL import Image
 
 import nonlocalnet as nl
+import nonlocalnet.cli.look as look_command
 from nonlocalnet.cli import main
 from nonlocalnet.data.synthetic import write_same_colour
+from nonlocalnet.models.detection import create_detector
 from nonlocalnet.models.weights import WeightsInfo, save_weights
 
 
@@ -59,3 +62,64 @@ def test_errors_of_looking(weights, videos, capsys, words, said, tmp_path, monke
     assert main(["look", str(video), "--weights", str(weights), *words]) == 2
     assert said in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.fixture(scope="module")
+def detector():
+    torch.manual_seed(0)
+    sizes = {"min_size": 64, "max_size": 100, "rpn_post_nms_top_n_test": 10}
+    model = create_detector("mask_rcnn_r50_fpn_nl1", num_classes=2, **sizes)
+    model.info = WeightsInfo(model.config, ["background", "thing"])
+    return model
+
+
+@pytest.fixture
+def picture(detector, tmp_path, monkeypatch):
+    """An image file; the command loads the detector, whatever the weights."""
+    monkeypatch.setattr(look_command, "load_network", lambda *_: detector)
+    path = tmp_path / "picture.png"
+    Image.linear_gradient("L").resize((90, 60)).save(path)
+    return path
+
+
+def test_look_at_an_image_with_a_detector(picture, tmp_path, capsys):
+    words = ["look", str(picture), "--weights", "w", "--at", "70,20"]
+    out = [str(tmp_path / f"look.{ending}") for ending in ("html", "png", "json")]
+    assert main([*words, "--json", "--out", *out]) == 0
+    numbers = json.loads(capsys.readouterr().out)
+    # 60 x 90 become 64 x 96, a position every 16 of these from the middle of the first
+    assert numbers["point"]["query"] == [round(20.5 / 15), round(70.5 / 15)]
+    assert numbers["block"] == "backbone.body.layer3.4.non_local"
+    assert all((tmp_path / f"look.{ending}").is_file() for ending in ("html", "png", "json"))
+    assert main([*words, "--out", out[2]]) == 0
+    said = capsys.readouterr().out
+    assert "pixels away" in said
+    assert "frame" not in said
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--at", "1,2,3"], '--at is X,Y: pixel of the image; got "1,2,3"'),
+        (["--at", "90,2"], "at must be a (x, y) within the 60 x 90"),
+        (["--out", "a.png", "a.mp4"], "a.mp4: only a video makes a film"),
+        (["--crop"], "leave out moment and crop"),
+        (["--block", "layer3"], "block must be one of 'backbone.body.layer3.4.non_local'"),
+    ],
+)
+def test_errors_of_looking_at_images(picture, tmp_path, monkeypatch, capsys, words, said):
+    monkeypatch.chdir(tmp_path)
+    assert main(["look", str(picture), "--weights", "w", *words]) == 2
+    assert said in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == [picture]
+
+
+def test_a_video_for_a_detector_and_an_image_for_a_video_network(
+    picture, videos, weights, monkeypatch, capsys
+):
+    video = str(next(videos.rglob("*.mp4")))
+    assert main(["look", video, "--weights", "w"]) == 2
+    assert "is a video, and this network detects in images" in capsys.readouterr().err
+    monkeypatch.undo()
+    assert main(["look", str(picture), "--weights", str(weights)]) == 2
+    assert "is an image, and this network takes videos" in capsys.readouterr().err

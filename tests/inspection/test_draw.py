@@ -130,3 +130,19 @@ def test_an_image_has_one_frame_and_no_times():
 def test_an_unknown_style():
     with pytest.raises(ValueError, match="style must be one of"):
         figure3(FRAMES, attention(torch.rand(4, 2, 2)), style="colour")
+
+
+def test_words_stay_in_the_picture():
+    weights = torch.full((4, 2, 2), -0.00034)
+    for frames in (FRAMES, FRAMES[:1]):
+        figure = figure3(
+            frames,
+            attention(weights, query=(0, 1, 2), pairwise="dot_product"),
+            title="a file · a class (99%) · roi_heads.keypoint_head.15.non_local · " * 3,
+        )
+        width, height = pixels(figure).shape[1::-1]
+        for text in (*figure.texts, *figure.axes[-1].get_xticklabels()):
+            box = text.get_window_extent()
+            assert 0 <= box.x0 < box.x1 <= width
+            assert 0 <= box.y0 < box.y1 <= height
+        assert figure.texts[0].get_window_extent().y0 >= figure.axes[0].get_window_extent().y1

@@ -1,4 +1,5 @@
-"""Draw what a point of a video attends to: the paper's Figure 3, a film, or a page to explore."""
+"""Draw what a point of a video or an image attends to: the paper's Figure 3, a film, or a page to
+explore."""
 
 from __future__ import annotations
 
@@ -10,11 +11,12 @@ from typing import Annotated
 import torch
 import tyro
 from rich.table import Table
+from torchvision.models.detection.generalized_rcnn import GeneralizedRCNN
 
 from nonlocalnet.cli.network import load_network
 from nonlocalnet.inspection.draw import Style
 from nonlocalnet.inspection.look import Look, look
-from nonlocalnet.inspection.save import WRITERS, save
+from nonlocalnet.inspection.save import WRITERS, check_path, save
 from nonlocalnet.runtime.device import pick_device
 from nonlocalnet.runtime.log import console, print_wide, status
 
@@ -23,8 +25,8 @@ from nonlocalnet.runtime.log import console, print_wide, status
 class Options:
     """Options of `nonlocalnet look`."""
 
-    video: tyro.conf.Positional[Path]
-    """A video file."""
+    file: tyro.conf.Positional[Path]
+    """A video file; for a detector, an image file."""
     weights: Path
     """Weights of any known format, such as the model.safetensors of `nonlocalnet train`, or the
     name of a release (nonlocalnet zoo)."""
@@ -35,8 +37,8 @@ class Options:
     block: str | None = None
     """Module path of the non-local block, such as res4.non_local1; the last one by default."""
     at: str | None = None
-    """T,X,Y: the point, as frame of the clip and pixel of the video; by default the most telling
-    one, whose attention is most its own."""
+    """T,X,Y: the point, as frame of the clip and pixel of the video; X,Y in an image; by default
+    the most telling one, whose attention is most its own."""
     moment: float = 0.5
     """Where in the video the clip lies, from 0 (first) to 1 (last)."""
     crop: bool = False
@@ -63,16 +65,21 @@ def command(options: Annotated[Options, tyro.conf.arg(name="")]) -> int:
     if options.top < 1:
         raise ValueError(f"--top must be at least 1; got {options.top}")
     model = load_network(options.weights, options.clip, options.set)
-    model.to(pick_device(options.device)).to(memory_format=torch.channels_last_3d)
+    model.to(pick_device(options.device))
+    detects = isinstance(model, GeneralizedRCNN)
+    if not detects:
+        model.to(memory_format=torch.channels_last_3d)
     found = look(
         model,
-        options.video,
-        None if options.at is None else _point(options.at),
+        options.file,
+        None if options.at is None else _point(options.at, 2 if detects else 3),
         block=options.block,
         top=options.top,
         moment=options.moment,
         crop=options.crop,
     )
+    for path in options.out:
+        check_path(found, path)
     for path in options.out:
         extra = {".png": {"style": options.style}, ".html": {"max_mib": options.max_mib}}
         save(found, path, **extra.get(path.suffix.lower(), {}))
@@ -84,13 +91,14 @@ def command(options: Annotated[Options, tyro.conf.arg(name="")]) -> int:
     return 0
 
 
-def _point(text: str) -> tuple[float, ...]:
+def _point(text: str, axes: int) -> tuple[float, ...]:
     try:
         at = tuple(float(word) for word in text.split(","))
     except ValueError:
         at = ()
-    if len(at) != 3:
-        raise ValueError(f'--at is T,X,Y: frame of the clip and pixel of the video; got "{text}"')
+    if len(at) != axes:
+        said = {2: "X,Y: pixel of the image", 3: "T,X,Y: frame of the clip and pixel of the video"}
+        raise ValueError(f'--at is {said[axes]}; got "{text}"')
     return at
 
 
@@ -99,17 +107,20 @@ def _print(found: Look) -> None:
     if found.prediction:
         console.print(", ".join(f"{name} {p:.1%}" for name, p in found.prediction))
     console.print(f"{found.block.name}: {found.reason}", soft_wrap=True)
-    table = Table("block", "spread over", "same frame", "pixels away", "frames away", "common")
+    timed = len(found.analysis.size) == 3
+    table = Table("block", "spread over", "pixels away", "common")
+    if timed:
+        table = Table("block", "spread over", "same frame", "pixels away", "frames away", "common")
     for name, block in numbers["blocks"].items():
         mean, even = block["mean"], block["even"]
         common = "" if block["common"] is None else f"{block['common']:.0%}"
-        table.add_row(
-            name,
-            f"{mean['places']:.0f} of {block['keys']}",
-            f"{mean['same_frame']:.1%} ({even['same_frame']:.1%})",
-            f"{mean['distance']:.0f} ({even['distance']:.0f})",
-            f"{mean['frames']:.1f} ({even['frames']:.1f})",
-            common,
-        )
+        cells = [f"{mean['distance']:.0f} ({even['distance']:.0f})"]
+        if timed:
+            cells = [
+                f"{mean['same_frame']:.1%} ({even['same_frame']:.1%})",
+                *cells,
+                f"{mean['frames']:.1f} ({even['frames']:.1f})",
+            ]
+        table.add_row(name, f"{mean['places']:.0f} of {block['keys']}", *cells, common)
     print_wide(table)
     console.print("means over positions; in brackets, if every position saw all alike")

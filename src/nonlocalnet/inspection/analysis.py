@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import torch
@@ -40,7 +42,7 @@ class Attention:
     keys: Grid
     weights: Tensor
     pairwise: Pairwise
-    size: tuple[int, ...]
+    size: tuple[float, ...]
 
     @property
     def normalised(self) -> bool:
@@ -81,7 +83,7 @@ class BlockMap:
     w_f: Tensor | None
     query_rows: Tensor
     key_rows: Tensor
-    clip: tuple[int, ...]
+    clip: tuple[float, ...]
 
     @property
     def size(self) -> tuple[int, ...]:
@@ -157,9 +159,9 @@ class Analysis:
         output: what the network computed, for this clip.
     """
 
-    size: tuple[int, ...]
+    size: tuple[float, ...]
     blocks: Mapping[str, BlockMap]
-    output: Tensor
+    output: Any
 
     def block(self, name: str | None = None) -> BlockMap:
         """Give a block by module path; the last one by default.
@@ -197,9 +199,21 @@ def non_local_blocks(model: nn.Module) -> dict[str, NonLocalBlock]:
     }
 
 
+@contextlib.contextmanager
+def evaluating(model: nn.Module) -> Generator[None]:
+    """Put a network into evaluation mode, and every module of it back."""
+    modes = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
+
+
 @torch.no_grad()
 def analyse(
-    model: nn.Module, clip: Tensor, *, forward: Callable[[Tensor], Tensor] | None = None
+    model: nn.Module, clip: Tensor, *, forward: Callable[[Tensor], Any] | None = None
 ) -> Analysis:
     """Run a network on a clip, and keep what its non-local blocks compare.
 
@@ -227,15 +241,11 @@ def analyse(
         return lambda _, args: inputs.update({name: args[0]})
 
     handles = [block.register_forward_pre_hook(keep(name)) for name, block in blocks.items()]
-    modes = {module: module.training for module in model.modules()}
-    model.eval()
     try:
         device = next(model.parameters()).device
-        with traced(model, size) as grids:
+        with evaluating(model), traced(model, size) as grids:
             output = (forward or model)(clip.unsqueeze(0).to(device))
     finally:
-        for module, mode in modes.items():
-            module.training = mode
         for handle in handles:
             handle.remove()
     found = {

@@ -41,9 +41,8 @@ def about(look: Look, thin: dict[str, Thin] | None = None) -> dict[str, Any]:
     θ and φ are named here, and given by `parts`. `thin` keeps every k-th position of a block along
     (t, y, x): the point under the pointer is then the nearest of those.
     """
-    frames = look.frames
-    count, _, height, width = frames.shape
-    picture = count, height, width
+    picture = _picture(look)
+    count, height, width = picture
     block = look.block
     attention = look.attention
     centre = _on_picture(block, attention.query, picture)
@@ -52,7 +51,7 @@ def about(look: Look, thin: dict[str, Thin] | None = None) -> dict[str, Any]:
         "picture": {"count": count, "height": height, "width": width},
         "times": look.times,
         "fps": _frame_rate(look),
-        "frames": [_jpeg(frame) for frame in frames],
+        "frames": [_jpeg(frame) for frame in look.frames],
         "prediction": [[name, p] for name, p in look.prediction],
         "multi_label": look.multi_label,
         "blocks": [
@@ -118,6 +117,12 @@ def _text(look: Look, thin: dict[str, Thin], numbers: dict[str, bytes]) -> str:
     ]
     left_out = [name for name, factors in thin.items() if max(factors) > 1]
     note = "What a point of the clip looks at: point at a frame."
+    if look.image is not None:
+        note = "What a point of the image looks at: point at it."
+        if look.image != look.analysis.size:
+            note += " Striped is padding, which the network sees too."
+        if look.region is not None:
+            note += " The outline is the region that layers in the head look at."
     if left_out:
         note += f" Points lie on a coarser grid in {', '.join(left_out)}, to keep this file small."
     return Template(static("page.html")).substitute(
@@ -140,8 +145,7 @@ def notebook(look: Look) -> str:
 
 
 def _describe(look: Look, number: int, block: BlockMap, thin: Thin) -> dict[str, Any]:
-    count, _, height, width = look.frames.shape
-    picture = count, height, width
+    picture = _picture(look)
     queries, keys = (lift(grid, block.clip, picture) for grid in (block.queries, block.keys))
     summary, points = look.summaries[block.name]
     (_, theta), (_, phi) = _numbers(block, thin)
@@ -242,8 +246,16 @@ def _three(size: tuple[int, ...]) -> tuple[int, int, int]:
     return (1, size[0], size[1]) if len(size) == 2 else (1, 1, size[0])
 
 
+def _picture(look: Look) -> tuple[int, float, float]:
+    """Give the axes that the page speaks in: the clip's own, of a sequence those of its strip."""
+    count, _, height, width = look.frames.shape
+    if len(look.analysis.size) > 1:
+        height, width = look.analysis.size[-2:]
+    return count, height, width
+
+
 def _on_picture(
-    block: BlockMap, query: tuple[int, ...], picture: tuple[int, int, int]
+    block: BlockMap, query: tuple[int, ...], picture: tuple[int, float, float]
 ) -> list[float]:
     index = (0,) * (3 - len(query)) + tuple(query)
     grid = lift(block.queries, block.clip, picture)

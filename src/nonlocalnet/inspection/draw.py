@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from textwrap import wrap
 from typing import Literal, get_args
 
 import numpy as np
@@ -22,6 +23,7 @@ Style = Literal["arrows", "heat", "both"]
 FAINT = 0.02  # relative to the heaviest; no arrow below
 MOST_FRAMES, IN_A_ROW = 32, 8
 WIDE = 12.4  # inches, a whole row
+LETTERS = 12  # of the title to an inch
 
 
 def figure3(
@@ -61,7 +63,10 @@ def figure3(
     per_row = _per_row(len(shown), height / width)
     rows = -(-len(shown) // per_row)
     side = WIDE / per_row if len(shown) > 1 else 6.4
-    figure = Figure(figsize=(side * per_row, (side * height / width + 0.28) * rows + 0.95), dpi=120)
+    lines = wrap(title or attention.block, int(LETTERS * side * per_row)) or [""]
+    head = 0.36 + 0.17 * (len(lines) - 1)
+    size = (side * per_row, (side * height / width + 0.28) * rows + 0.59 + head)
+    figure = Figure(figsize=size, dpi=120)
     axes = list(figure.subplots(rows, per_row, squeeze=False).flat)
     for axis in axes[len(shown) :]:
         axis.set_visible(False)
@@ -83,10 +88,9 @@ def figure3(
     _frame_query(axes[shown.index(now)], attention, queries)
     if style != "heat":
         _draw_arrows(figure, axes, shown, attention, keys, (axes[shown.index(now)], query), top)
-    size = figure.get_size_inches()
-    figure.text(0.012, 1 - 0.1 / size[1], title or attention.block, fontsize=10, va="top")
+    figure.text(0.012, 1 - 0.1 / size[1], "\n".join(lines), fontsize=10, va="top")
     figure.subplots_adjust(
-        *(0.01, 0.72 / size[1], 0.99, 1 - 0.36 / size[1]), wspace=0.03, hspace=0.16 * size[1] / 10
+        *(0.01, 0.72 / size[1], 0.99, 1 - head / size[1]), wspace=0.03, hspace=0.16 * size[1] / 10
     )
     _draw_legend(figure, attention, count > 1)
     return figure
@@ -172,7 +176,8 @@ def _draw_legend(figure: Figure, attention: Attention, many: bool) -> None:
     width, height = figure.get_size_inches()
     signed = attention.pairwise == "dot_product"
     largest = float(attention.weights.abs().max())
-    axis = figure.add_axes((0.012, 0.3 / height, 1.7 / width, 0.11 / height))
+    left = 0.012 + (0.25 / width if signed else 0)  # room for half of a label
+    axis = figure.add_axes((left, 0.3 / height, 1.7 / width, 0.11 / height))
     ramp = np.linspace(-1 if signed else 0, 1, 128, dtype=np.float32)[None]
     grey = torch.full((3, 1, 128), 150, dtype=torch.uint8)
     axis.imshow(paint(grey, ramp), aspect="auto", extent=(float(ramp[0, 0]), 1, 0, 1))
@@ -189,7 +194,7 @@ def _draw_legend(figure: Figure, attention: Attention, many: bool) -> None:
     axis.spines[:].set_visible(False)
     if many:
         text += " · percentages under frames: attention to that moment, up to the next one"
-    figure.text(0.012 + 1.95 / width, 0.355 / height, text, fontsize=8, va="center")
+    figure.text(left + 1.95 / width, 0.355 / height, text, fontsize=8, va="center")
 
 
 def _percent(share: float) -> str:

@@ -47,6 +47,10 @@ class Axis:
         offset = dilation * (kernel - 1) / 2 - padding
         return Axis(self.start + self.stride * offset, self.stride * stride, count)
 
+    def scaled(self, factor: float) -> Axis:
+        """Give the axis in pixels of another size: `factor` of them to one of these."""
+        return Axis(self.start * factor, self.stride * factor, self.count)
+
     def spread(self, count: int) -> Axis:
         """Give the axis of another number of positions laid evenly over the same stretch."""
         stride = self.stride * self.count / count
@@ -135,21 +139,21 @@ def find(grids: dict[tuple[int, ...], Grid], size: Sequence[int], whole: Sequenc
     return tuple(axis.spread(n) for axis, n in zip(input_grid(whole), size, strict=True))
 
 
-def lift(grid: Grid, size: Sequence[int], picture: tuple[int, int, int]) -> tuple[Axis, Axis, Axis]:
+def lift(
+    grid: Grid, size: Sequence[float], picture: tuple[int, float, float]
+) -> tuple[Axis, Axis, Axis]:
     """Put a map's grid on frames: (T, H, W) of a picture of the clip, whose own axes are `size`.
 
     An image is one frame. A sequence is one frame too, with time from left to right.
     """
-    frames, height, width = picture
-    if len(grid) == 3:
-        return grid[0], grid[1], grid[2]
-    now = Axis(0.5 * frames, frames, 1)
-    if len(grid) == 2:
-        return now, grid[0], grid[1]
-    step = width / size[0]
-    steps = grid[0]
-    x = Axis(steps.start * step, steps.stride * step, steps.count)
-    return now, Axis(height / 2, height, 1), x
+    frames, height, _ = picture
+    whole = (Axis(frames / 2, frames, 1), Axis(height / 2, height, 1))
+    scaled = [
+        axis.scaled(shown / own)
+        for axis, own, shown in zip(grid, size, picture[-len(grid) :], strict=True)
+    ]
+    t, y, x = [*whole[: 3 - len(grid)], *scaled]
+    return t, y, x
 
 
 def _each(value: int | Sequence[int], axes: int) -> Sequence[int]:

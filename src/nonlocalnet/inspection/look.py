@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torchvision.models.detection.generalized_rcnn import GeneralizedRCNN
 
 from nonlocalnet.data.decode import VideoReader
 from nonlocalnet.data.sampling import ClipSpec, clip_at
@@ -23,6 +24,7 @@ from nonlocalnet.models.video_resnet import VideoResNet
 
 STRIP = (96, 640)  # height and least width of the picture of a sequence, pixels
 TOP = 5  # classes
+IMAGES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 
 
 @dataclass(frozen=True)
@@ -69,6 +71,10 @@ class Look:
         prediction: (class, probability), the likeliest first.
         view: where the frames lie in the video, if they come from one.
         multi_label: whether the probabilities are each class's own.
+        image: height and width of an image that a detector padded, at the right and below. The
+            clip's axes are then those of image and padding, in the image's pixels, whatever the
+            size it is shown in.
+        region: (x1, y1, x2, y2) that blocks in a detector's head look at, outlined in the frame.
     """
 
     frames: Tensor
@@ -80,6 +86,8 @@ class Look:
     prediction: Sequence[tuple[str, float]] = ()
     view: View | None = None
     multi_label: bool = False
+    image: tuple[int, int] | None = None
+    region: tuple[float, float, float, float] | None = None
 
     @property
     def block(self) -> BlockMap:
@@ -89,7 +97,10 @@ class Look:
     @cached_property
     def summaries(self) -> dict[str, tuple[Summary, list[Point]]]:
         """Numbers of every block, and its most telling positions."""
-        return {name: summarise(block) for name, block in self.analysis.blocks.items()}
+        return {
+            name: summarise(block, within=self.image)
+            for name, block in self.analysis.blocks.items()
+        }
 
     @cached_property
     def attention(self) -> Attention:
@@ -125,6 +136,7 @@ class Look:
             "prediction": [[name, p] for name, p in self.prediction],
             "block": block.name,
             "pairwise": block.pairwise,
+            **({} if self.image is None else {"image": self.image, "region": self.region}),
             "point": {
                 "query": list(attention.query),
                 "centre": [axis.start + i * axis.stride for axis, i in _pairs(attention)],
@@ -159,7 +171,7 @@ class Look:
         there before is replaced whole or not at all.
 
         Raises:
-            ValueError: another ending.
+            ValueError: another ending, or a film of what is no video.
         """
         from nonlocalnet.inspection.save import save
 
@@ -186,12 +198,15 @@ def look(
 
     Args:
         model: any network with `NonLocalBlock`s. One from `nl.load` knows its clip and input.
+            Detectors are torchvision's R-CNNs, of `create_detector` or with `add_non_local`.
         clip: a video file, for networks from `nl.load`; or the network's input without the batch:
             (3, T, H, W) video, (3, H, W) image, (C, T) sequence. uint8 pictures are normalised as
             the network's weights say; what is normalised already is shown by undoing that.
+            For a detector an image of any size: a file, or uint8 or float from 0 to 1, (3, H, W).
         at: the point: (frame of the clip, x, y) in the pixels of the video, or of the tensor;
-            (x, y) for an image, (step,) for a sequence. By default the block's most telling point:
-            that whose attention is most its own (`numbers.summarise`).
+            (x, y) for an image, (step,) for a sequence; for a detector, in the pixels of the image
+            as it is given. By default the block's most telling point: that whose attention is most
+            its own (`numbers.summarise`).
         block: module path; the last block by default. All blocks are in the page.
         top: how many arrows.
         title: by default the file's name.
@@ -204,8 +219,9 @@ def look(
         A `Look`: it shows itself in a notebook, `save` writes .html, .png, .mp4 or .json.
 
     Raises:
-        ValueError: no non-local block, no such block, a point outside the clip.
-        VideoError: the file cannot be read.
+        ValueError: no non-local block, no such block, a point outside the clip; a video for a
+            detector, or an image file for another network.
+        VideoError, CocoError: the file cannot be read.
 
     Source: paper, figure 3.
 
@@ -215,8 +231,22 @@ def look(
     >>> found.attention.query, found.attention.weights.shape
     ((2, 1, 2), torch.Size([4, 2, 2]))
     """
+    if isinstance(model, GeneralizedRCNN):
+        from nonlocalnet.inspection.detector import look_at_image, read_picture
+
+        if crop or moment != 0.5:
+            raise ValueError("a detector looks at whole images: leave out moment and crop")
+        if not isinstance(clip, Tensor):
+            title = title or Path(clip).name
+            clip = read_picture(clip)
+        return look_at_image(model, clip, at=at, block=block, top=top, title=title)
     view = None
     if not isinstance(clip, Tensor):
+        if Path(clip).suffix.lower() in IMAGES:
+            raise ValueError(
+                f"{clip} is an image, and this network takes videos: pass a video file, or the "
+                "weights of a detector"
+            )
         info = getattr(model, "info", None)
         if info is None:
             raise ValueError("this model does not know its clip: load it with nl.load")

@@ -82,16 +82,23 @@ def describe(block: BlockMap, queries: Sequence[int]) -> list[Numbers]:
     return found
 
 
-def summarise(block: BlockMap, sampled: int = SAMPLED) -> tuple[Summary, list[Point]]:
+def summarise(
+    block: BlockMap, sampled: int = SAMPLED, within: Sequence[float] | None = None
+) -> tuple[Summary, list[Point]]:
     """Describe a block, and choose its most telling positions.
 
-    Looks at `sampled` positions spread evenly over the map, or all if there are fewer. Telling are
-    those whose attention is most their own, 1 - Σ_j min(p_ij, mean_i p_ij): concentrated, and not
-    where all others look too. Low entropy alone finds corners, which all attend to one place. None
-    lies within a fifth of the map's sides of a better one.
+    Looks at `sampled` positions spread evenly over the map, or all if there are fewer; of a padded
+    image at those that lie `within` its height and width. Telling are those whose attention is most
+    their own, 1 - Σ_j min(p_ij, mean_i p_ij): concentrated, and not where all others look too. Low
+    entropy alone finds corners, which all attend to one place. None lies within a fifth of the
+    map's sides of a better one.
     """
-    total = math.prod(block.size)
-    positions = torch.linspace(0, total - 1, min(sampled, total)).round().long()
+    inside = torch.arange(math.prod(block.size))
+    if within is not None:
+        centres = _centres(block.queries, block.size)
+        inside = inside[(centres <= torch.tensor(within)).all(dim=1)]
+    total = len(inside)
+    positions = inside[torch.linspace(0, total - 1, min(sampled, total)).round().long()]
     tables, evens = [], []
     mean = torch.zeros(math.prod(block.key_size), dtype=torch.float64)
     for part in _parts(block, positions.tolist()):

@@ -14,10 +14,17 @@ from nonlocalnet.runtime.checkpoint import write_atomically
 
 def save(look: Look, path: Path, **options: Any) -> Path:
     """Write a look to a file: see `Look.save`."""
-    check_choice("ending of the file", path.suffix.lower(), WRITERS)
+    check_path(look, path)
     path.parent.mkdir(parents=True, exist_ok=True)
     WRITERS[path.suffix.lower()](look, path, **options)
     return path
+
+
+def check_path(look: Look, path: Path) -> None:
+    """Raise a ValueError for an ending that a look has no file of."""
+    check_choice("ending of the file", path.suffix.lower(), WRITERS)
+    if path.suffix.lower() == ".mp4" and len(look.analysis.size) < 3:
+        raise ValueError(f"{path}: only a video makes a film; write .html, .png or .json instead")
 
 
 def _caption(look: Look) -> dict[str, Any]:
