@@ -5,8 +5,10 @@ import math
 
 import pytest
 import torch
+from shapes import write_shapes
 
 import nonlocalnet as nl
+from nonlocalnet.models.detection import BACKBONES, DETECTORS
 from nonlocalnet.models.zoo import list_releases
 from nonlocalnet.runtime.log import read_metrics
 from nonlocalnet.training.config import TrainConfig
@@ -103,7 +105,44 @@ def test_a_recipe_names_where_it_starts():
     with pytest.raises(ValueError, match="starts from the network of i3d_r50_nl5_32x2"):
         check_start(config)
     check_start(dataclasses.replace(config, init="mine.safetensors"))
-    assert all(recipe.starts_from in {None, *RECIPES} for recipe in RECIPES.values())
+    resnext = "a ResNeXt-152 32x8d trained on ImageNet"
+    assert all(recipe.starts_from in {None, resnext, *RECIPES} for recipe in RECIPES.values())
+    config = TrainConfig(data="d", out="o", **options_of("mask_rcnn_x152_fpn_nl1_2x"))
+    with pytest.raises(ValueError, match="starts from a ResNeXt-152 32x8d trained on ImageNet, wh"):
+        check_start(config)
+
+
+# box AP, mask AP; keypoint AP: paper, tables 5 and 6
+TABLES_5_AND_6 = {
+    "mask_rcnn_r50_fpn": (38.0, 34.6),
+    "mask_rcnn_r50_fpn_nl1": (39.0, 35.5),
+    "mask_rcnn_r101_fpn": (39.5, 36.0),
+    "mask_rcnn_r101_fpn_nl1": (40.8, 37.1),
+    "mask_rcnn_x152_fpn": (44.1, 39.7),
+    "mask_rcnn_x152_fpn_nl1": (45.0, 40.3),
+    "keypoint_rcnn_r101_fpn": (65.1,),
+    "keypoint_rcnn_r101_fpn_nl4": (66.0,),
+    "keypoint_rcnn_r101_fpn_nl5": (66.5,),
+}
+
+
+@pytest.mark.parametrize(("model", "score"), TABLES_5_AND_6.items())
+def test_every_row_of_tables_5_and_6_has_two_recipes(model, score):
+    # Detectron's schedules: 1x; 2x, of keypoints s1x
+    keypoints = len(score) == 1
+    longer = ("2x", 180_000, (120_000, 160_000))
+    if keypoints:
+        longer = ("s1x", 130_000, (100_000, 120_000))
+    for schedule, updates, steps in (("1x", 90_000, (60_000, 80_000)), longer):
+        recipe = find_recipe(f"{model}_{schedule}")
+        assert recipe.score == score
+        config = TrainConfig(data="d", out="o", **recipe.options).resolve()
+        assert (config.model, config.norm, config.seed) == (model, "frozen", 0)
+        assert (config.iterations, config.lr_steps) == (updates, steps)
+        assert (config.lr, config.batch_size, config.weight_decay) == (0.02, 16, 1e-4)
+        assert config.short_side == ((640, 800) if keypoints else (800, 800))
+        assert config.test_side == 800
+        assert config.init == "imagenet"
 
 
 def test_an_unknown_recipe_names_the_nearest():
@@ -113,9 +152,18 @@ def test_an_unknown_recipe_names_the_nearest():
 
 def run_twin(name, videos, out, **options):
     given = options_of(name, twin=True) | {"workers": 0, "device": "cpu"} | options
-    config = TrainConfig(data=videos / "train", val=videos / "val", out=out, **given)
-    check_start(config)
+    data = {"data": videos} if "rcnn" in name else {"data": videos / "train", "val": videos / "val"}
+    config = TrainConfig(out=out, **data, **given)
+    if "rcnn" not in name:
+        check_start(config)
     return config, train(config)
+
+
+@pytest.fixture(scope="session")
+def coco(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("coco")
+    write_shapes(folder, 4, seed=0, kind="person_keypoints")
+    return write_shapes(folder, 4, seed=0)
 
 
 IN_THE_GATE = {  # every form, extent, family, norm and start
@@ -126,6 +174,8 @@ IN_THE_GATE = {  # every form, extent, family, norm and start
     "i3d_r50_nl5_128x1",
     "run_i3d_nlnet_affine_400k",
     "run_c2d_nlnet_400k",
+    "mask_rcnn_x152_fpn_nl1_1x",
+    "keypoint_rcnn_r101_fpn_nl5_s1x",
 }
 
 
@@ -136,9 +186,12 @@ IN_THE_GATE = {  # every form, extent, family, norm and start
         for name in RECIPES
     ],
 )
-def test_twins(name, videos, tmp_path):
+def test_twins(name, videos, coco, tmp_path):
     recipe, options = find_recipe(name), {}
-    if recipe.starts_from:
+    detector = "rcnn" in name
+    if detector:
+        videos = coco
+    elif recipe.starts_from:
         chain = recipe.starts_from
         before = find_recipe(chain).starts_from  # Charades: from 128 frames, those from 32
         if before:
@@ -148,13 +201,20 @@ def test_twins(name, videos, tmp_path):
             start = run_twin(chain, videos, tmp_path / "a")[1].weights
         options["init"] = str(start)
     config, result = run_twin(name, videos, tmp_path / "run", **options)
+    clip = {} if detector else {"clip": config.clip}
     assert result.iteration == 4
     lines = read_metrics(config.out / "metrics.jsonl", "train")
     assert [line["lr"] for line in lines] == pytest.approx([1e-3, 1e-3, 1e-4, 1e-5])
     model = nl.load(config.out / "best.safetensors")
-    real = nl.create_model(config.model, clip=config.clip)
+    real = nl.create_model(recipe.options["model"], **clip)
     # the twin has the real network's blocks at the real places
-    assert [n for n, _ in model.named_modules() if "non_local" in n.rsplit(".", 1)[-1]] == [
-        n for n, _ in real.named_modules() if "non_local" in n.rsplit(".", 1)[-1]
+    places = [
+        [n for n, _ in network.named_modules() if "non_local" in n.rsplit(".", 1)[-1]]
+        for network in (model, real)
     ]
+    if detector:  # of another depth: right before res4's last residual block
+        names = real.config["name"], config.model
+        own, tiny = (BACKBONES[DETECTORS[name].backbone].place for name in names)
+        places[0] = [place.replace(tiny, own) for place in places[0]]
+    assert places[0] == places[1]
     assert all(torch.isfinite(p).all() for p in model.state_dict().values())

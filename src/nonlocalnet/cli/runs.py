@@ -49,7 +49,7 @@ def command(options: Annotated[Options, tyro.conf.arg(name="")]) -> int:
 
 def _table(rows: list[dict[str, Any]], others: list[str]) -> Table:
     notes = ["notes"] if any(row["notes"] for row in rows) else []
-    scores = ("best", "last", "loss", "clips/s")
+    scores = ("best", "last", "loss", "items/s")  # clips or images
     others = [name for name in others if name not in LEFT_OUT]
     table = Table("run", "model", *others, "iteration", *scores, *notes)
     for row in rows:
@@ -61,7 +61,7 @@ def _table(rows: list[dict[str, Any]], others: list[str]) -> Table:
             "–" if row["best"] is None else f"{row['best']:.1f} {row['score']}",
             _number(row["last"], 1),
             _number(row["loss"], 3),
-            _number(row["clips_per_second"], 1),
+            _number(row["clips_per_second"] or row["images_per_second"], 1),
             *(["; ".join(row["notes"])] if notes else []),
         ]
         table.add_row(*cells)

@@ -14,7 +14,7 @@ import numpy as np
 
 from nonlocalnet.runtime.log import read_lines
 
-MAIN_SCORES = ("map", "top1")  # of many labels a video, of one
+MAIN_SCORES = ("map", "top1", "segm_AP", "keypoints_AP")  # by which the best weights are chosen
 NOT_COMPARED = ("out", "resume")  # differ as a matter of course
 
 
@@ -30,7 +30,7 @@ class Run:
 
     @property
     def main_score(self) -> str | None:
-        """The score that runs are compared by: map, or top1; None where there is none yet."""
+        """The score that runs are compared by; None where there is none yet."""
         return next((name for name in MAIN_SCORES if self.values(name)), None)
 
     def values(self, name: str) -> list[float]:
@@ -56,6 +56,7 @@ class Run:
             "last": scores[-1] if scores else None,
             "loss": _last(self.values("loss")),
             "clips_per_second": _last(self.values("clips_per_second")),
+            "images_per_second": _last(self.values("images_per_second")),
             "notes": self.notes,
         }
 

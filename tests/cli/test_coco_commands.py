@@ -1,0 +1,115 @@
+"""`nonlocalnet train` and `test` with detectors: what is typed, printed and written."""
+
+import json
+import math
+
+import pytest
+import torch
+
+pytest.importorskip("faster_coco_eval")
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+
+import nonlocalnet as nl
+from nonlocalnet.cli import main
+from nonlocalnet.models.weights import WeightsInfo, save_weights
+from shapes import NAMES, write_shapes
+
+CLASSES = ["__background__", "person", "N/A", "car"]
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory):
+    """A data set, and a detector that has learnt nothing and finds much."""
+    folder = write_shapes(tmp_path_factory.mktemp("coco"), 4, seed=0)
+    torch.manual_seed(3)
+    network = nl.create_model("mask_rcnn_tiny_fpn_nl1", num_classes=4, min_size=48, max_size=96)
+    save_weights(network, folder / "m.safetensors", WeightsInfo(network.config, CLASSES))
+    return folder
+
+
+def words(work, *more):
+    given = ["--data", work, "--weights", work / "m.safetensors", "--device", "cpu", "--workers", 0]
+    return ["test", *map(str, [*given, *more])]
+
+
+def test_a_folder_of_results_is_scored_alike_by_pycocotools(work, tmp_path, capsys):
+    assert main(words(work, "--out", tmp_path / "out")) == 0
+    said = capsys.readouterr().out
+    assert "AR100" in said
+    assert "4 images" in said
+    out = tmp_path / "out"
+    assert sorted(p.name for p in out.iterdir()) == ["bbox.json", "scores.json", "segm.json"]
+    scores = json.loads((out / "scores.json").read_text())
+    assert (scores["images"], scores["unreadable"], scores["side"]) == (4, 0, 48)
+    truth = COCO(str(work / "annotations/instances_val2017.json"))
+    for kind in ("bbox", "segm"):
+        judge = COCOeval(truth, truth.loadRes(str(out / f"{kind}.json")), kind)
+        judge.evaluate()
+        judge.accumulate()
+        judge.summarize()
+        for ours, theirs in zip(scores[kind].values(), judge.stats, strict=True):
+            assert (ours is None) if theirs < 0 else math.isclose(ours, 100 * theirs, abs_tol=1e-9)
+
+
+def test_an_image_that_cannot_be_read_is_named(work, tmp_path, capsys):
+    folder = write_shapes(tmp_path / "coco", 2, seed=0)
+    (folder / "val2017/002.png").write_bytes(b"no image")
+    given = words(work, "--out", tmp_path / "s.json")
+    given[given.index("--data") + 1] = str(folder)
+    assert main(given) == 0
+    assert "counted as without detections: " in capsys.readouterr().out
+    assert json.loads((tmp_path / "s.json").read_text())["unreadable"] == 1
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        (["--num-clips", "3"], "m.safetensors takes images: --num-clips has no use"),
+        (["--out", "a.csv"], "a detector's results are JSON: got --out a.csv"),
+        (["--clip", "8x8"], "has no clip"),
+        (["--root", "no"], "no: no such folder of images; --root names it"),
+    ],
+)
+def test_what_does_not_fit_is_one_sentence(work, capsys, more, said):
+    assert main(words(work, *more)) == 2
+    error = capsys.readouterr().err
+    assert said in error
+    assert error.count("\n") == 1
+
+
+def test_other_classes_are_refused(work, tmp_path, capsys):
+    folder = write_shapes(tmp_path / "coco", 1, seed=0)
+    file = folder / "annotations/instances_val2017.json"
+    file.write_text(file.read_text().replace(NAMES[3], "lorry"))
+    given = words(work)
+    given[given.index("--data") + 1] = str(folder)
+    assert main(given) == 2
+    assert "['person', 'N/A', 'lorry'], " in capsys.readouterr().err
+
+
+def test_a_detector_trains_as_its_1x_recipe_unless_told(work, capsys):
+    options = ("--model", "mask_rcnn_r50_fpn_nl1", "--data", "d", "--out", "o", "--print-config")
+    assert main(["train", *options, "--batch-size", "4"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    # a quarter of the images: a quarter of the rate, four times the updates
+    assert (found["lr"], found["iterations"], found["warmup"]) == (0.005, 360_000, 2000)
+    assert (found["norm"], found["init"], found["test_side"]) == ("frozen", "imagenet", 800)
+    assert main(["train", *options, "--clip", "32x2"]) == 2
+    assert "mask_rcnn_r50_fpn_nl1 learns from images: it has no clip" in capsys.readouterr().err
+
+
+def test_train_test_resume_with_what_is_typed(work, tmp_path, capsys):
+    out = str(tmp_path / "run")
+    recipe = ["train", "mask_rcnn_r50_fpn_nl1_1x", "--data", str(work), "--out", out]
+    assert main([*recipe, "--twin", "--device", "cpu", "--workers", "0"]) == 0
+    said = capsys.readouterr().err
+    assert "4 training images, 2 classes; 4 updates of 4 images" in " ".join(said.split())
+    assert "validation bbox" in said
+    assert main(["train", "--resume", "--out", out, "--iterations", "5"]) == 0
+    assert "resumed at iteration 4" in capsys.readouterr().err
+    given = ["--data", str(work), "--weights", f"{out}/model.safetensors", "--device", "cpu"]
+    assert main(["test", *given, "--workers", "1"]) == 0
+    assert "segm" in capsys.readouterr().out
+    assert main(["runs", out]) == 0
+    assert "segm_AP" in capsys.readouterr().out
