@@ -146,7 +146,7 @@ def main(options: Options) -> None:
         row = measure(options, model)
         console.print(row)
         rest = [r for r in found["cases"] if (r["model"], r["seed"]) != (model, options.seed)]
-        found = {"machine": machine(), "cases": [*rest, row]}
+        found = {"machine": machine("cpu"), "cases": [*rest, row]}
         options.out.write_text(json.dumps(found, indent=1) + "\n")
 
 

@@ -10,7 +10,7 @@ import torch
 from launching import start_training
 
 pytest.importorskip("faster_coco_eval")
-from shapes import write_shapes
+from torchvision.models.detection import maskrcnn_resnet50_fpn
 
 import nonlocalnet as nl
 from nonlocalnet.data.coco import CocoDataset
@@ -21,6 +21,7 @@ from nonlocalnet.runtime.checkpoint import Checkpoints
 from nonlocalnet.runtime.log import read_metrics
 from nonlocalnet.training.config import TrainConfig
 from nonlocalnet.training.loop import train
+from shapes import write_shapes
 
 FEW = ("box_batch_size_per_image=16", "rpn_post_nms_top_n_train=40", "rpn_post_nms_top_n_test=20")
 
@@ -30,6 +31,20 @@ def shapes(tmp_path_factory):
     folder = tmp_path_factory.mktemp("shapes")
     write_shapes(folder, 6, seed=0)
     return write_shapes(folder, 6, seed=0, kind="person_keypoints")
+
+
+@pytest.fixture
+def coco_sample(shared, tmp_path):
+    """Two of COCO's real images, with all categories."""
+    content = json.loads((shared / "data/coco/instances_train.json").read_text())
+    content["images"] = content["images"][:2]
+    ids = {image["id"] for image in content["images"]}
+    content["annotations"] = [a for a in content["annotations"] if a["image_id"] in ids]
+    folder = tmp_path / "coco"
+    folder.mkdir()
+    (folder / "instances_train.json").write_text(json.dumps(content))
+    (folder / "images").symlink_to(shared / "data/coco/images")
+    return folder
 
 
 @pytest.fixture
@@ -218,6 +233,26 @@ def test_a_detector_starts_from_one_without_blocks_and_of_other_classes(config, 
     assert tuple(network.transform.image_mean) == network.info.mean == (0.1, 0.2, 0.3)
     for name in ("backbone.body.conv1.weight", "rpn.head.conv.0.0.weight"):
         torch.testing.assert_close(network.state_dict()[name], start.state_dict()[name])
+
+
+def test_torchvisions_coco_weights_keep_their_classes(coco_sample, config, tmp_path):
+    theirs = maskrcnn_resnet50_fpn(weights=None, weights_backbone=None)
+    torch.save(theirs.state_dict(), tmp_path / "coco.pth")
+    begun = dataclasses.replace(
+        config,
+        data=coco_sample,
+        model="mask_rcnn_r50_fpn_nl1",
+        init=str(tmp_path / "coco.pth"),
+        iterations=1,
+        lr=1e-12,
+        set=(*FEW, "image_std=[0.3, 0.3, 0.3]"),
+    )
+    with pytest.warns(UserWarning, match=r"norm_eps=1e-05 here, 0\.0 as torchvision's COCO_V1"):
+        network = nl.load(train(begun).weights)
+    predictor = "roi_heads.box_predictor.cls_score.weight"
+    torch.testing.assert_close(network.state_dict()[predictor], theirs.state_dict()[predictor])
+    assert network.info.std == tuple(network.transform.image_std) == (0.3, 0.3, 0.3)
+    assert network.info.mean == (0.485, 0.456, 0.406)
 
 
 @pytest.mark.parametrize(

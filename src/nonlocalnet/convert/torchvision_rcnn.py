@@ -32,6 +32,7 @@ def convert(checkpoint: Checkpoint) -> Converted:
     result.unknown += checkpoint.others
     result.detector = _infer(result.shapes())
     result.mean, result.std = torchvision.MEAN, torchvision.STD
+    result.assumed["norm_eps"] = (0.0, "as torchvision's COCO_V1 weights need")
     return result
 
 

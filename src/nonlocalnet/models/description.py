@@ -111,9 +111,9 @@ def _describe_detector(
         )
     if clip is not None:
         raise ValueError(f"{path}: it is a detector, which has no clip")
-    assumed = {} if "norm_eps" in options else {"norm_eps": "as torchvision's COCO_V1 weights need"}
     config: dict[str, Any] = {"name": rows[0], "num_classes": found["num_classes"]}
-    config |= {"norm_eps": 0.0, **options}
+    config |= {name: value for name, (value, _) in converted.assumed.items()} | options
+    assumed = {name: why for name, (_, why) in converted.assumed.items() if name not in options}
     return WeightsInfo(
         config=config,
         classes=coco_classes(config["num_classes"]),

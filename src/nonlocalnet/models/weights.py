@@ -29,7 +29,7 @@ from nonlocalnet.models.description import (
     open_weights,
     own_info,
 )
-from nonlocalnet.models.info import WeightsInfo, kinetics_classes
+from nonlocalnet.models.info import WeightsInfo, coco_classes, kinetics_classes
 from nonlocalnet.models.registry import DEFAULTS, Network, create_model
 from nonlocalnet.models.report import (
     LoadReport,
@@ -152,7 +152,7 @@ def load_weights(
     report = compare(model, converted, new_classifier=new_classifier, new_blocks=new_blocks)
     refuse(path, report)
     for name, (value, why) in converted.assumed.items():
-        given = getattr(model, "arguments", {}).get(name, value)
+        given = getattr(model, "arguments", getattr(model, "config", {})).get(name, value)
         if given != value:
             warnings.warn(f"{path}: {name}={given!r} here, {value!r} {why}", stacklevel=2)
     check_numbers(path, converted)  # all of them, before the first is taken
@@ -225,5 +225,8 @@ def read_start(path: str | os.PathLike) -> Start:
         info = own_info(checkpoint)
         return Start(info.mean, info.std, info.classes)
     converted = in_our_terms(checkpoint)
+    if converted.detector is not None:
+        classes = coco_classes(converted.detector["num_classes"])
+        return Start(converted.mean, converted.std, classes)
     of_kinetics = not converted.flat and converted.fields.get("num_classes") == KINETICS
     return Start(converted.mean, converted.std, kinetics_classes() if of_kinetics else [])

@@ -10,6 +10,7 @@ import torch
 
 from nonlocalnet.models.detection import DETECTORS
 from nonlocalnet.models.registry import Network, create_model
+from nonlocalnet.models.report import is_detector
 from nonlocalnet.models.weights import Start, load_weights, read_start
 from nonlocalnet.runtime.checkpoint import Checkpoints
 from nonlocalnet.runtime.distributed import rank, share, size
@@ -96,6 +97,11 @@ def begin(config: TrainConfig, checkpoints: Checkpoints) -> Beginning:
         fresh = start.classes != task.classes
         report = load_weights(network, path, new_classifier=fresh, new_blocks=True)
         status.print(f"weights from {path} ({report.origin}): {report}", soft_wrap=True)
+    if is_detector(network):  # its input may have been told with --set
+        mean, std = (
+            tuple(of) for of in (network.transform.image_mean, network.transform.image_std)
+        )
+        start = dataclasses.replace(start, mean=mean, std=std)
     return Beginning(network, task, dataclasses.replace(start, classes=task.classes), saved)
 
 
