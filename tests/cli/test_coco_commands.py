@@ -85,7 +85,7 @@ def test_other_classes_are_refused(work, tmp_path, capsys):
     given = words(work)
     given[given.index("--data") + 1] = str(folder)
     assert main(given) == 2
-    assert "['person', 'N/A', 'lorry'], " in capsys.readouterr().err
+    assert "has 3 labels, ['person', 'N/A', 'lorry'] and so on" in capsys.readouterr().err
 
 
 def test_a_detector_trains_as_its_1x_recipe_unless_told(work, capsys):
@@ -95,6 +95,12 @@ def test_a_detector_trains_as_its_1x_recipe_unless_told(work, capsys):
     # a quarter of the images: a quarter of the rate, four times the updates
     assert (found["lr"], found["iterations"], found["warmup"]) == (0.005, 360_000, 2000)
     assert (found["norm"], found["init"], found["test_side"]) == ("frozen", "imagenet", 800)
+    # what is typed counts as it is typed, and the schedule is stretched to it
+    typed = ("--batch-size", "4", "--iterations", "90", "--lr", "0.01")
+    assert main(["train", *options, *typed]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["lr"], found["iterations"], found["warmup"]) == (0.01, 90, 0)
+    assert found["lr_steps"] == [60, 80]
     assert main(["train", *options, "--clip", "32x2"]) == 2
     assert "mask_rcnn_r50_fpn_nl1 learns from images: it has no clip" in capsys.readouterr().err
 

@@ -161,8 +161,8 @@ def _test_detector(model: Network, options: Options, device: torch.device) -> in
     names = model.info.classes
     if names and dataset.classes != names:
         raise ValueError(
-            f"{split.annotations} has the classes {dataset.classes[1:6]}, {options.weights} is for "
-            f"{names[1:6]}"
+            f"{split.annotations} has {len(dataset.classes) - 1} labels, {dataset.classes[1:6]} "
+            f"and so on, {options.weights} is for {len(names) - 1}, {names[1:6]} and so on"
         )
     if options.side is not None:
         model.transform.min_size = (options.side,)

@@ -42,6 +42,8 @@ def read(args: list[str]) -> Options:
     first.add_argument("--out")
     first.add_argument("--data")
     first.add_argument("--model", default="")
+    for word in ("--batch-size", "--iterations"):
+        first.add_argument(word, type=lambda text: int(text) if text.isdecimal() else None)
     first.add_argument("--resume", action="store_true")
     first.add_argument("--twin", action="store_true")
     given, _ = first.parse_known_args(args)
@@ -53,7 +55,11 @@ def read(args: list[str]) -> Options:
     if saved is not None and recipe not in ("", saved.recipe):
         raise ValueError(f"{given.out} is a run of {saved.recipe or 'no recipe'}, not of {recipe}")
     if saved is None:
-        options = options_of(recipe, twin=given.twin) if recipe else options_for(given.model)
+        options = (
+            options_of(recipe, twin=given.twin)
+            if recipe
+            else options_for(given.model, batch_size=given.batch_size, iterations=given.iterations)
+        )
         saved = TrainConfig(data=tyro.MISSING, out=tyro.MISSING, **options)
     return tyro.cli(
         Options, args=args, default=Options(saved), prog="nonlocalnet train", description=__doc__

@@ -47,6 +47,11 @@ def describe_file(
         ValueError: it does not say all, and what to pass; an image classifier.
     """
     path = checkpoint.path
+    if converted.origin == ORIGIN and KEY not in checkpoint.meta:
+        raise ValueError(
+            f"{path}: it has our names and no description of its network; build that with "
+            "create_model and fill it with load_weights"
+        )
     if converted.origin == ORIGIN:
         info = own_info(checkpoint)
         info.config |= options | ({} if clip is None else {"clip": clip})

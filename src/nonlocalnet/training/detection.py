@@ -40,7 +40,9 @@ class Detection(Task[CocoDataset]):
 
     def __str__(self) -> str:
         named = sum(name != "N/A" for name in self.classes[1:])
-        return f"{len(self.training)} training images, {named} classes"
+        count, there = len(self.training), len(self.training.coco.imgs)
+        of = "" if count == there else f" of {there} (the others have nothing to learn from)"
+        return f"{count} training images{of}, {named} classes"
 
     def check_readable(self) -> None:
         super().check_readable()

@@ -45,7 +45,7 @@ CHARADES = LONG | {
 }
 # The paper says nothing of its schedule on COCO. Detectron's of that year, "1x" and what it trained
 # longer: 2 images a GPU, 800 pixels, keypoints at several scales, ImageNet's norms as constants.
-COCO = {
+COCO: dict[str, Any] = {
     "norm": "frozen",
     "short_side": (800, 800),
     "iterations": 90_000,
@@ -310,15 +310,36 @@ def check_start(config: TrainConfig) -> None:
     )
 
 
-def options_for(model: str) -> dict[str, Any]:
+def options_for(
+    model: str, *, batch_size: int | None = None, iterations: int | None = None
+) -> dict[str, Any]:
     """Give what a network is trained with if nobody says otherwise: a detector as its 1x recipe.
 
-    >>> options_for("keypoint_rcnn_r50_fpn")["short_side"], options_for("c2d_r50")
-    ((640, 800), {})
+    Scaled to the images per update, and its schedule stretched to that many iterations, so that
+    what is said besides counts as it is said.
+
+    >>> options_for("c2d_r50")
+    {}
+    >>> found = options_for("mask_rcnn_r50_fpn", batch_size=4, iterations=9000)
+    >>> found["lr"], found["lr_steps"], found["warmup"]
+    (0.005, (6000, 8000), 50)
     """
     if model not in DETECTORS:
         return {}
-    return {"mask": COCO, "keypoint": KEYPOINTS}[DETECTORS[model].kind] | {"model": model}
+    options = {"mask": COCO, "keypoint": KEYPOINTS}[DETECTORS[model].kind] | {"model": model}
+    k = (batch_size or COCO["batch_size"]) / COCO["batch_size"]
+    length = iterations or round(COCO["iterations"] / k)
+    share = length / COCO["iterations"]
+    del options["reference_batch"]
+    return options | {
+        "batch_size": round(k * COCO["batch_size"]),
+        "lr": COCO["lr"] * k,
+        "iterations": length,
+        "lr_steps": tuple(round(step * share) for step in COCO["lr_steps"]),
+        "warmup": round(COCO["warmup"] * share),
+        "eval_every": None,
+        "checkpoint_every": None,
+    }
 
 
 def options_of(name: str, *, twin: bool = False) -> dict[str, Any]:
