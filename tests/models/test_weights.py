@@ -323,3 +323,9 @@ def test_what_a_row_lacks_becomes_an_option():
         "block_norm": "frozen",
         "norm": "frozen",
     }
+
+
+def test_our_tensors_without_their_description_are_no_network(tmp_path):
+    torch.save(nl.create_model("c2d_tiny", num_classes=2).state_dict(), tmp_path / "bare.pt")
+    with pytest.raises(ValueError, match=r"bare\.pt: it has our names and no description"):
+        nl.load(tmp_path / "bare.pt")
