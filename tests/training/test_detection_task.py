@@ -16,7 +16,7 @@ import nonlocalnet as nl
 from nonlocalnet.data.coco import CocoDataset
 from nonlocalnet.evaluation.coco import CocoEvaluator
 from nonlocalnet.evaluation.detection import evaluate_detector
-from nonlocalnet.models.weights import WeightsInfo, save_weights
+from nonlocalnet.models.weights import WeightsInfo, read_start, save_weights
 from nonlocalnet.runtime.checkpoint import Checkpoints
 from nonlocalnet.runtime.log import read_metrics
 from nonlocalnet.training.config import TrainConfig
@@ -172,7 +172,9 @@ def test_two_processes_share_an_update_and_agree_on_scores(config, tmp_path):
             assert line[f"{kind}_{name}"] == (None if math.isnan(value) else value)
 
 
-@pytest.mark.parametrize("options", [{"recompute": True}, {"accumulate": 2}])
+@pytest.mark.parametrize(
+    "options", [{"recompute": True}, pytest.param({"accumulate": 2}, marks=pytest.mark.slow)]
+)
 def test_ways_to_save_memory_change_little(config, tmp_path, options):
     # each part of an update draws its own proposals, so that accumulation is no equality
     train(config)
@@ -235,6 +237,14 @@ def test_a_detector_starts_from_one_without_blocks_and_of_other_classes(config, 
         torch.testing.assert_close(network.state_dict()[name], start.state_dict()[name])
 
 
+def test_torchvisions_coco_weights_are_for_cocos_classes(coco_sample, tmp_path):
+    body = nl.create_model("mask_rcnn_tiny_fpn")
+    torch.save(body.state_dict(), tmp_path / "coco.pth")  # of the same layout
+    classes = CocoDataset(coco_sample / "images", coco_sample / "instances_train.json").classes
+    assert read_start(tmp_path / "coco.pth").classes == classes
+
+
+@pytest.mark.slow
 def test_torchvisions_coco_weights_keep_their_classes(coco_sample, config, tmp_path):
     theirs = maskrcnn_resnet50_fpn(weights=None, weights_backbone=None)
     torch.save(theirs.state_dict(), tmp_path / "coco.pth")
