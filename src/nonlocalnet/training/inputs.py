@@ -42,8 +42,8 @@ def find_start(config: TrainConfig) -> Path | None:
     depth = next((name for name in DEPTHS if f"_{name}" in config.model), None)
     if depth is None:
         raise ValueError(
-            f"{config.model} has no ImageNet weights, ResNet-50 and -101 have; pass --init FILE, "
-            "or none"
+            f"{config.model} has no ImageNet weights, ResNet-50 and -101 have; pass --init none, "
+            "or a file"
         )
     return find_weights(f"resnet{depth[1:]}_imagenet")
 
