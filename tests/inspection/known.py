@@ -6,6 +6,14 @@ from torch import nn
 import nonlocalnet as nl
 
 
+def look_at_the_largest(block):
+    """Let every position of a block of one channel attend to where that is largest."""
+    nn.init.zeros_(block.theta.weight)
+    nn.init.ones_(block.theta.bias)
+    nn.init.constant_(block.phi.weight, 1000.0)
+    nn.init.zeros_(block.phi.bias)
+
+
 class BrightestPlace(nn.Module):
     """A stem of stride (1, 2, 2) without padding, and a block whose scores are the keys' red.
 
@@ -21,10 +29,7 @@ class BrightestPlace(nn.Module):
         self.block = nl.NonLocalBlock(
             1, 3, pairwise, inner_channels=1, subsample=(1, 2, 2), scale=scale
         )
-        nn.init.zeros_(self.block.theta.weight)
-        nn.init.ones_(self.block.theta.bias)
-        nn.init.constant_(self.block.phi.weight, 1000.0)
-        nn.init.zeros_(self.block.phi.bias)
+        look_at_the_largest(self.block)
 
     def forward(self, x):
         return self.block(self.stem(x))

@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from known import look_at_the_largest
 from PIL import Image
 from torch import nn
 from torchvision.models.detection import FasterRCNN
@@ -34,10 +35,7 @@ class ReddestPlace(nn.Module):
         self.stem.weight.data.zero_()
         self.stem.weight.data[0, 0] = 1
         self.block = nl.NonLocalBlock(1, 2, inner_channels=1, subsample=subsample, scale=1.0)
-        nn.init.zeros_(self.block.theta.weight)
-        nn.init.ones_(self.block.theta.bias)
-        nn.init.constant_(self.block.phi.weight, 1000.0)
-        nn.init.zeros_(self.block.phi.bias)
+        look_at_the_largest(self.block)
 
     def forward(self, x):
         return self.block(self.stem(x))

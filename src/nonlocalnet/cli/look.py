@@ -11,12 +11,12 @@ from typing import Annotated
 import torch
 import tyro
 from rich.table import Table
-from torchvision.models.detection.generalized_rcnn import GeneralizedRCNN
 
 from nonlocalnet.cli.network import load_network
 from nonlocalnet.inspection.draw import Style
 from nonlocalnet.inspection.look import Look, look
 from nonlocalnet.inspection.save import WRITERS, check_path, save
+from nonlocalnet.models.detection import is_detector
 from nonlocalnet.runtime.device import pick_device
 from nonlocalnet.runtime.log import console, print_wide, status
 
@@ -66,7 +66,7 @@ def command(options: Annotated[Options, tyro.conf.arg(name="")]) -> int:
         raise ValueError(f"--top must be at least 1; got {options.top}")
     model = load_network(options.weights, options.clip, options.set)
     model.to(pick_device(options.device))
-    detects = isinstance(model, GeneralizedRCNN)
+    detects = is_detector(model)
     if not detects:
         model.to(memory_format=torch.channels_last_3d)
     found = look(

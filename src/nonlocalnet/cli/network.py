@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
+from nonlocalnet.models.detection import is_detector
 from nonlocalnet.models.options import parse_options
 from nonlocalnet.models.registry import Network
-from nonlocalnet.models.report import is_detector
 from nonlocalnet.models.weights import load
 from nonlocalnet.runtime.download import find_weights
 from nonlocalnet.runtime.log import status

@@ -23,8 +23,8 @@ from nonlocalnet.evaluation.metrics import confusion_matrix
 from nonlocalnet.evaluation.multiview import Predictions, evaluate
 from nonlocalnet.evaluation.protocol import make_test_set
 from nonlocalnet.evaluation.results import most_confused, write_results
+from nonlocalnet.models.detection import is_detector
 from nonlocalnet.models.registry import Network
-from nonlocalnet.models.report import is_detector
 from nonlocalnet.runtime.checkpoint import write_atomically
 from nonlocalnet.runtime.device import pick_precision
 from nonlocalnet.runtime.distributed import gather, processes, rank, size

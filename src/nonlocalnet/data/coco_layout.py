@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NoReturn
 
 from nonlocalnet.data.coco_files import CocoError
 
@@ -44,19 +44,10 @@ def find_coco(
     >>> train.annotations.name, train.images.name, val
     ('instances_train2017.json', 'train2017', None)
     """
-    training = _find(data, kind, "train", root)
-    if training is None:
-        raise CocoError(
-            data,
-            f"no {kind}_train*.json there or in annotations/: name COCO's folder, or a file of "
-            "annotations",
-        )
-    if val is None:
-        return training, (None if data.is_file() else _find(data, kind, "val", root))
-    validation = _find(val, kind, "val", root)
-    if validation is None:
-        raise CocoError(val, f"no {kind}_val*.json there or in annotations/")
-    return training, validation
+    training = _find(data, kind, "train", root) or _refuse(data, kind, "train")
+    if val is not None:
+        return training, find_test(val, kind, root=root)
+    return training, (None if data.is_file() else _find(data, kind, "val", root))
 
 
 def find_test(data: Path, kind: Kind, *, root: Path | None = None) -> CocoSplit:
@@ -65,14 +56,15 @@ def find_test(data: Path, kind: Kind, *, root: Path | None = None) -> CocoSplit:
     Raises:
         CocoError: as `find_coco`.
     """
-    found = _find(data, kind, "val", root)
-    if found is None:
-        raise CocoError(
-            data,
-            f"no {kind}_val*.json there or in annotations/: name COCO's folder, or a file of "
-            "annotations",
-        )
-    return found
+    return _find(data, kind, "val", root) or _refuse(data, kind, "val")
+
+
+def _refuse(data: Path, kind: Kind, split: str) -> NoReturn:
+    raise CocoError(
+        data,
+        f"no {kind}_{split}*.json there or in annotations/: name COCO's folder, or a file of "
+        "annotations",
+    )
 
 
 def _find(data: Path, kind: Kind, split: str, root: Path | None) -> CocoSplit | None:

@@ -8,12 +8,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torchvision.models.detection.generalized_rcnn import GeneralizedRCNN
 from torchvision.models.detection.roi_heads import paste_masks_in_image
 from torchvision.transforms.v2 import functional as F
 
 from nonlocalnet.data.coco_files import CocoError, read_image
 from nonlocalnet.evaluation.coco import encode_mask
+from nonlocalnet.models.detection import is_detector
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ def detect(
             or an image so narrow that nothing is left of it at the network's size.
         CocoError: a file that is missing, broken, too large or so narrow.
     """
-    if not isinstance(model, GeneralizedRCNN):
+    if not is_detector(model):
         raise ValueError(
             "objects are found by a detector, such as mask_rcnn_r50_fpn_nl1; got a "
             f"{type(model).__name__}"

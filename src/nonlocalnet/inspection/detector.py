@@ -35,7 +35,7 @@ Box = tuple[float, float, float, float]  # x1, y1, x2, y2
 
 
 def look_at_image(
-    model: GeneralizedRCNN,
+    model: Any,
     image: Tensor,
     *,
     at: Sequence[float] | None = None,
@@ -163,7 +163,7 @@ def _check(image: Tensor, longest: Any) -> tuple[int, int]:
 
 
 def _placed(
-    model: GeneralizedRCNN,
+    model: Any,
     analysis: Analysis,
     scale: tuple[float, float],
     regions: Sequence[Box],

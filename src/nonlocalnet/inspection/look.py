@@ -12,13 +12,13 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torchvision.models.detection.generalized_rcnn import GeneralizedRCNN
 
 from nonlocalnet.data.decode import VideoReader
 from nonlocalnet.data.sampling import ClipSpec, clip_at
 from nonlocalnet.data.transforms import MEAN, STD, TestTransform, normalize
 from nonlocalnet.inspection.analysis import Analysis, Attention, BlockMap, analyse
 from nonlocalnet.inspection.numbers import Point, Summary, describe, summarise
+from nonlocalnet.models.detection import is_detector
 from nonlocalnet.models.info import WeightsInfo
 from nonlocalnet.models.video_resnet import VideoResNet
 
@@ -231,7 +231,7 @@ def look(
     >>> found.attention.query, found.attention.weights.shape
     ((2, 1, 2), torch.Size([4, 2, 2]))
     """
-    if isinstance(model, GeneralizedRCNN):
+    if is_detector(model):
         from nonlocalnet.inspection.detector import look_at_image, read_picture
 
         if crop or moment != 0.5:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import torch
+from torch import nn
 
 from nonlocalnet.blocks.insertion import add_non_local
 from nonlocalnet.blocks.norm import Norm
@@ -81,6 +82,11 @@ def _rows() -> Iterator[tuple[str, Row]]:
 
 
 DETECTORS = dict(_rows())
+
+
+def is_detector(network: nn.Module) -> bool:
+    """Tell torchvision's R-CNNs, ours among them, from other networks."""
+    return hasattr(network, "roi_heads")
 
 
 def list_detectors() -> list[str]:

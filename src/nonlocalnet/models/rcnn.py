@@ -18,7 +18,7 @@ from torchvision.ops import FrozenBatchNorm2d
 Kind = Literal["mask", "keypoint"]
 
 NETWORKS: dict[Kind, Any] = {"mask": MaskRCNN, "keypoint": KeypointRCNN}
-STAGES = ("layer1", "layer2", "layer3", "layer4")
+LAYERS = ("layer1", "layer2", "layer3", "layer4")
 POOLED = 7  # side of the regions that the box head sees
 KEYPOINTS = 17
 
@@ -62,12 +62,12 @@ def make_backbone(
         width_per_group=width_per_group,
         norm_layer=make_norm,
     )
-    stages = [[body.conv1, body.bn1], *([getattr(body, name)] for name in STAGES)]
+    stages = [[body.conv1, body.bn1], *([getattr(body, name)] for name in LAYERS)]
     for stage in stages[: len(stages) - trainable_stages]:
         for module in stage:
             module.requires_grad_(False)
-    channels = [body.inplanes // 8 * 2**i for i in range(len(STAGES))]
-    return BackboneWithFPN(body, {name: str(i) for i, name in enumerate(STAGES)}, channels, fpn)
+    channels = [body.inplanes // 8 * 2**i for i in range(len(LAYERS))]
+    return BackboneWithFPN(body, {name: str(i) for i, name in enumerate(LAYERS)}, channels, fpn)
 
 
 def make_network(

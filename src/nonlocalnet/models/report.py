@@ -15,6 +15,7 @@ from nonlocalnet.convert.folding import fold_norms
 from nonlocalnet.convert.rules import COUNTER
 from nonlocalnet.convert.torchvision import inflate
 from nonlocalnet.convert.torchvision_rcnn import BACKBONE
+from nonlocalnet.models.detection import is_detector
 
 # What a network computes and no shape shows: file and network must agree.
 CONVENTIONS = ("stem_padding", "pool1_time", "pool2_time")
@@ -147,11 +148,6 @@ def _block(key: str) -> str | None:
     """The non-local block that a key belongs to."""
     match = BLOCK.match(key)
     return match[0] if match else None
-
-
-def is_detector(model: nn.Module) -> bool:
-    """Tell a detector from a video network."""
-    return hasattr(model, "roi_heads")
 
 
 def _frozen(model: nn.Module) -> bool:

@@ -29,6 +29,7 @@ from nonlocalnet.models.description import (
     open_weights,
     own_info,
 )
+from nonlocalnet.models.detection import is_detector
 from nonlocalnet.models.info import WeightsInfo, coco_classes, kinetics_classes
 from nonlocalnet.models.registry import DEFAULTS, Network, create_model
 from nonlocalnet.models.report import (
@@ -36,7 +37,6 @@ from nonlocalnet.models.report import (
     check_numbers,
     compare,
     fill,
-    is_detector,
     refuse,
 )
 from nonlocalnet.models.video_resnet import VideoResNet

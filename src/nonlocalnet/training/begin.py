@@ -8,9 +8,8 @@ from typing import Any
 
 import torch
 
-from nonlocalnet.models.detection import DETECTORS
+from nonlocalnet.models.detection import DETECTORS, is_detector
 from nonlocalnet.models.registry import Network, create_model
-from nonlocalnet.models.report import is_detector
 from nonlocalnet.models.weights import Start, load_weights, read_start
 from nonlocalnet.runtime.checkpoint import Checkpoints
 from nonlocalnet.runtime.distributed import rank, share, size

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from nonlocalnet.evaluation.multiview import autocast
+from nonlocalnet.models.detection import is_detector
 from nonlocalnet.models.registry import Network, create_model
-from nonlocalnet.models.report import is_detector
 from nonlocalnet.runtime.device import pick_precision
 from nonlocalnet.training.norms import average_statistics, set_precise_statistics
 from nonlocalnet.training.optim import make_optimizer
