@@ -179,6 +179,7 @@ def test_a_loss_that_is_not_finite_ends_with_a_word_on_the_rate(config):
         ("iterations", 0, "iterations must be at least 1"),
         ("lr", -1.0, "lr must be positive"),
         ("workers", -1, "workers must be at least 0"),
+        ("max_grad_norm", -1.0, "max_grad_norm must be at least 0"),
         ("precision", "fp8", "precision must be one of"),
         ("eval_every", 0, "eval_every must be at least 1"),
     ],

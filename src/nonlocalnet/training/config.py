@@ -118,6 +118,8 @@ class TrainConfig:
     """Of SGD with Nesterov."""
     weight_decay: float = 1e-4
     """On everything but norms."""
+    max_grad_norm: float = 0.0
+    """Longest gradient over all weights, a longer one is scaled down to it; 0 is off."""
     label_smoothing: float = 0.0
     """Share of the target spread over all classes."""
     mixup: float = 0.0
@@ -173,7 +175,7 @@ class TrainConfig:
             self._check_least(name, 1)
         for name in ("eval_every", "checkpoint_every", "test_side", "reference_batch"):
             self._check_least(name, 1)
-        for name in ("workers", "warmup", "precise_norm", "weight_decay", "mixup"):
+        for name in ("workers", "warmup", "precise_norm", "weight_decay", "mixup", "max_grad_norm"):
             self._check_least(name, 0)
         for name in ("dropout", "label_smoothing", "ema", "momentum"):
             if not 0 <= getattr(self, name) < 1:

@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from nonlocalnet.evaluation.multiview import autocast
 from nonlocalnet.models.detection import is_detector
@@ -32,6 +32,7 @@ class Learner:
         network: filled with what it starts from; it is moved to the device.
         device: where to compute.
         lr, momentum, weight_decay: of SGD, see `make_optimizer`.
+        max_grad_norm: length that a longer gradient is scaled down to; 0 is none.
         precision: as `pick_precision` takes it; fp16 scales the loss.
         ema: decay of an average of the weights over the updates; 0 is none.
         parallel, sync_norm: see `spread`.
@@ -47,6 +48,7 @@ class Learner:
         lr: float,
         momentum: float,
         weight_decay: float,
+        max_grad_norm: float = 0.0,
         precision: str = "auto",
         ema: float = 0.0,
         parallel: str = "ddp",
@@ -55,6 +57,7 @@ class Learner:
         compile: bool = False,
     ) -> None:
         self.network, self.device, self.decay = network, device, ema
+        self.max_grad_norm = max_grad_norm
         self.dtype = pick_precision(precision, device)
         self._scaler = torch.amp.GradScaler(device.type, enabled=self.dtype == torch.float16)
         network.to(device)
@@ -97,6 +100,9 @@ class Learner:
         """Change the weights by their gradients, and forget these."""
         for group in self._optimizer.param_groups:
             group["lr"] = rate
+        if self.max_grad_norm:
+            self._scaler.unscale_(self._optimizer)
+            nn.utils.clip_grad_norm_(self._model.parameters(), self.max_grad_norm)
         self._scaler.step(self._optimizer)
         self._scaler.update()
         self._optimizer.zero_grad()

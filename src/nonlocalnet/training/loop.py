@@ -109,6 +109,7 @@ class _Run:
             lr=config.lr,
             momentum=config.momentum,
             weight_decay=config.weight_decay,
+            max_grad_norm=config.max_grad_norm,
             precision=config.precision,
             ema=config.ema,
             parallel=config.parallel,
