@@ -2,13 +2,15 @@
 
     python benchmarks/detection.py --out benchmarks/results/detection_cpu.json
 
+- network: the whole detector on one image of 800 x 1333: inference with 100 objects (every score is
+  good enough), and a training step with 10 (losses, backward; norms frozen, three stages learn).
 - backbone: ResNet with its FPN on one image of 800 x 1344 (1333, padded to whole strides), without
-  and with the block before res4's last residual block; inference, and a training step (forward,
-  sum, backward; norms frozen, three stages learn).
+  and with the block before res4's last residual block; inference, and forward, sum, backward.
 - head: the keypoint head of 8 convolutions on 16 regions of 14 x 14, without and with four blocks.
 - block: the backbone's block alone, without subsampling, as textbook and as `auto` chooses.
 
-Parameters and multiply-adds are of the whole backbone or head, counted on meta tensors. Times are
+Parameters and multiply-adds are of the whole part, counted on meta tensors (of a network as
+`nonlocalnet models` does, with 1000 proposals and 100 objects). Times are
 the best of several rounds in which the rivals take turns, one thread; memory is each one's peak in
 a process of its own.
 """
@@ -28,14 +30,20 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import nonlocalnet as nl
 from measure import in_a_process, machine, milliseconds, peak_mib
+from nonlocalnet.evaluation.cost import cost as cost_of_network
 from nonlocalnet.models.detection import create_detector
 
 IMAGE = 1, 3, 800, 1344
+OBJECTS = 10
 REGIONS = 16, 256, 14, 14
 RES4 = 1, 1024, 50, 84
+KEYPOINTS = "keypoint_rcnn_r101_fpn"
 PAIRS = {
+    "network r50": ("mask_rcnn_r50_fpn", "mask_rcnn_r50_fpn_nl1"),
+    "network r101": ("mask_rcnn_r101_fpn", "mask_rcnn_r101_fpn_nl1"),
+    "network x152": ("mask_rcnn_x152_fpn", "mask_rcnn_x152_fpn_nl1"),
+    "network keypoints r101": (KEYPOINTS, f"{KEYPOINTS}_nl4", f"{KEYPOINTS}_nl5"),
     "backbone r50": ("mask_rcnn_r50_fpn", "mask_rcnn_r50_fpn_nl1"),
-    "backbone r101": ("mask_rcnn_r101_fpn", "mask_rcnn_r101_fpn_nl1"),
     "head": ("keypoint_rcnn_r50_fpn", "keypoint_rcnn_r50_fpn_nl4"),
     "block": ("textbook", "auto"),
 }
@@ -46,6 +54,7 @@ class Options:
     pairs: tuple[str, ...] = tuple(PAIRS)
     rounds: int = 3
     out: Path | None = None
+    """The results, JSON; rows of other pairs there are kept."""
     memory_of: str = ""
 
 
@@ -60,7 +69,44 @@ def part_of(pair: str, name: str) -> tuple[nn.Module, tuple[int, ...]]:
     return network.backbone, IMAGE
 
 
+def targets(keypoints: bool) -> list[dict[str, torch.Tensor]]:
+    """Ten objects side by side, each a box that is full."""
+    left = 130.0 * torch.arange(OBJECTS)
+    boxes = torch.stack([left, left + 100, left + 120, left + 600], 1)
+    found = {"boxes": boxes, "labels": torch.ones(OBJECTS, dtype=torch.int64)}
+    if keypoints:
+        centres = (boxes[:, :2] + boxes[:, 2:]) / 2
+        found["keypoints"] = torch.cat([centres, torch.ones(OBJECTS, 1)], 1)[:, None].repeat(
+            1, 17, 1
+        )
+    else:
+        found["masks"] = torch.zeros(OBJECTS, 800, 1333, dtype=torch.uint8)
+        for mask, (x1, y1, x2, y2) in zip(found["masks"], boxes.int(), strict=True):
+            mask[y1:y2, x1:x2] = 1
+    return [found]
+
+
+def work_of_network(name: str, step: str) -> Callable[[], None]:
+    torch.manual_seed(0)
+    network, x = create_detector(name, box_score_thresh=0.0), torch.rand(3, 800, 1333)
+    objects = targets(name.startswith("keypoint"))
+
+    def inference() -> None:
+        with torch.no_grad():
+            (found,) = network.eval()([x])
+        assert len(found["boxes"]) == 100
+
+    def training() -> None:
+        torch.manual_seed(1)  # of the proposals
+        network.zero_grad()
+        sum(network.train()([x], objects).values()).backward()
+
+    return inference if step == "inference" else training
+
+
 def work(pair: str, name: str, step: str) -> Callable[[], None]:
+    if pair.startswith("network"):
+        return work_of_network(name, step)
     part, size = part_of(pair, name)
     x = torch.randn(size, requires_grad=step == "training" and pair in ("head", "block"))
 
@@ -79,6 +125,9 @@ def work(pair: str, name: str, step: str) -> Callable[[], None]:
 
 def cost(pair: str, name: str) -> tuple[int, int]:
     """Parameters, and multiply-adds of a forward pass."""
+    if pair.startswith("network"):
+        whole = cost_of_network(name)
+        return whole.parameters, whole.multiply_adds
     part, size = part_of(pair, name)
     part = part.to("meta").eval()
     with FlopCounterMode(display=False) as counter, torch.no_grad():
@@ -93,6 +142,9 @@ def main(options: Options) -> int:
         print(peak_mib(work(**case), "cpu"))
         return 0
     rows = []
+    if options.out is not None and options.out.exists():
+        found = json.loads(options.out.read_text())["rows"]
+        rows = [row for row in found if row["pair"] not in options.pairs]
     for pair in options.pairs:
         names = PAIRS[pair]
         costs = {name: cost(pair, name) for name in names}

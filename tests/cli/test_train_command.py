@@ -71,3 +71,22 @@ def test_recipes_lists_all_and_tells_one(capsys):
     assert "74.9 / 91.6" in said
     assert main(["recipes", "run_i3d_nlnet_400k_32f", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["score"] == [74.9, 91.6]
+
+
+@pytest.mark.parametrize("model", ["c2d_tiny_nl2", "mask_rcnn_tiny_fpn_nl1"])
+@pytest.mark.parametrize(
+    ("option", "said"),
+    [
+        ("pairwize=x", "did you mean 'pairwise'?"),
+        ("pairwise=x", "pairwise must be one of"),
+        ("num_classes=3", "num_classes is told by the data, not by --set"),
+        ("clip=8x8", "clip is told by --clip, not by --set"),
+    ],
+)
+def test_wrong_arguments_of_the_network_are_refused_before_data_is_read(
+    model, option, said, capsys, tmp_path
+):
+    words = ("train", "--model", model, "--data", str(tmp_path), "--out", str(tmp_path / "o"))
+    assert main([*words, "--set", option]) == 2
+    assert said in " ".join(capsys.readouterr().err.split())
+    assert not (tmp_path / "o").exists()

@@ -50,6 +50,8 @@ def check(config: TrainConfig) -> None:
             raise FileNotFoundError(f"no data at {source}: name a data set, a folder or a list")
     if config.look is not None and not config.look.is_file():
         raise FileNotFoundError(f"no video at {config.look}: --look names one file")
+    with torch.device("meta"):
+        create_model(config.model, **_input_size(config), **config.model_options())
 
 
 def begin(config: TrainConfig, checkpoints: Checkpoints) -> Beginning:
@@ -122,14 +124,17 @@ def _make_task(config: TrainConfig) -> Task:
     return Detection(*read_coco(config, "person_keypoints" if keypoints else "instances"))
 
 
+def _input_size(config: TrainConfig) -> dict[str, Any]:
+    """Give what a network is told of its input; a detector takes any image."""
+    return {} if config.model in DETECTORS else {"clip": config.clip, "crop": config.crop}
+
+
 def _make_network(config: TrainConfig, task: Task, start: Start) -> Network:
     """Create the network, for input normalised as that of the weights to start from was."""
     options, classes = config.model_options(), len(task.classes)
     if isinstance(task, Classification):
         task.normalize_as(start.mean, start.std)
-        return create_model(
-            config.model, num_classes=classes, clip=config.clip, crop=config.crop, **options
-        )
+        return create_model(config.model, num_classes=classes, **_input_size(config), **options)
     colours: dict[str, Any] = {"image_mean": list(start.mean), "image_std": list(start.std)}
     network = create_model(config.model, num_classes=classes, **colours | options)
     # in training each image at one of several sizes; .config, and so what is saved, has the test's

@@ -37,6 +37,8 @@ OF_VIDEOS = {
 }
 OF_IMAGES = {"jitter"}
 
+ELSEWHERE = {"num_classes": "the data", "clip": "--clip", "crop": "--crop"}  # not by --set
+
 PRETRAINED = (*DEPTHS, "x152")
 
 FEW_BATCHES = 10  # running averages know more
@@ -249,7 +251,14 @@ class TrainConfig:
         )
 
     def model_options(self) -> dict[str, Any]:
-        """Collect the arguments of `create_model` that differ from its own defaults."""
+        """Collect the arguments of `create_model` that differ from its own defaults.
+
+        Raises:
+            ValueError: one in `set` that is told elsewhere.
+        """
+        told = parse_options(self.set)
+        for name in ELSEWHERE.keys() & told.keys():
+            raise ValueError(f"{name} is told by {ELSEWHERE[name]}, not by --set")
         if self.model in DETECTORS:
             options: dict[str, Any] = {
                 "norm": self.norm,
@@ -258,7 +267,7 @@ class TrainConfig:
             }
             if self.init == "none":
                 options["trainable_stages"] = STAGES  # no stage is worth keeping as it is
-            return options | parse_options(self.set)
+            return options | told
         options = {
             "pairwise": (self.pairwise, "embedded_gaussian"),
             "extent": (self.extent, "spacetime"),
@@ -266,7 +275,7 @@ class TrainConfig:
             "dropout": (self.dropout, 0.5),
         }
         named = {key: value for key, (value, default) in options.items() if value != default}
-        return named | parse_options(self.set)
+        return named | told
 
     def differences(self, other: TrainConfig) -> list[str]:
         """Say in which options, but for the free ones, another run would compute something else."""
