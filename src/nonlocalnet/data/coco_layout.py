@@ -8,7 +8,7 @@ from typing import Literal, NoReturn
 
 from nonlocalnet.data.coco_files import CocoError
 
-Kind = Literal["instances", "person_keypoints"]
+FileKind = Literal["instances", "person_keypoints"]
 
 
 @dataclass(frozen=True)
@@ -20,7 +20,7 @@ class CocoSplit:
 
 
 def find_coco(
-    data: Path, kind: Kind, *, val: Path | None = None, root: Path | None = None
+    data: Path, kind: FileKind, *, val: Path | None = None, root: Path | None = None
 ) -> tuple[CocoSplit, CocoSplit | None]:
     """Find what to train and what to validate on.
 
@@ -50,7 +50,7 @@ def find_coco(
     return training, (None if data.is_file() else _find(data, kind, "val", root))
 
 
-def find_test(data: Path, kind: Kind, *, root: Path | None = None) -> CocoSplit:
+def find_test(data: Path, kind: FileKind, *, root: Path | None = None) -> CocoSplit:
     """Find what to test on: a file of annotations, or the validation split of a folder.
 
     Raises:
@@ -59,7 +59,7 @@ def find_test(data: Path, kind: Kind, *, root: Path | None = None) -> CocoSplit:
     return _find(data, kind, "val", root) or _refuse(data, kind, "val")
 
 
-def _refuse(data: Path, kind: Kind, split: str) -> NoReturn:
+def _refuse(data: Path, kind: FileKind, split: str) -> NoReturn:
     raise CocoError(
         data,
         f"no {kind}_{split}*.json there or in annotations/: name COCO's folder, or a file of "
@@ -67,7 +67,7 @@ def _refuse(data: Path, kind: Kind, split: str) -> NoReturn:
     )
 
 
-def _find(data: Path, kind: Kind, split: str, root: Path | None) -> CocoSplit | None:
+def _find(data: Path, kind: FileKind, split: str, root: Path | None) -> CocoSplit | None:
     if data.is_file():
         home = data.parent.parent if data.parent.name == "annotations" else data.parent
         return CocoSplit(data, _images(home, data, root))

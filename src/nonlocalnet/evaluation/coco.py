@@ -25,7 +25,7 @@ from nonlocalnet.data.coco_files import (
 from nonlocalnet.errors import check_choice
 from nonlocalnet.runtime.distributed import gather
 
-Kind = Literal["bbox", "segm", "keypoints"]
+ScoreKind = Literal["bbox", "segm", "keypoints"]
 
 FIELDS = {"bbox": "bbox", "segm": "segmentation", "keypoints": "keypoints"}  # in COCO's files
 INPUTS = {"bbox": "boxes", "segm": "masks", "keypoints": "keypoints"}  # in torchvision's outputs
@@ -71,9 +71,11 @@ class CocoEvaluator:
         CocoError: the annotations cannot be read, or have an object without what is to be scored.
     """
 
-    def __init__(self, annotations: str | Path, kinds: Sequence[Kind] = ("bbox", "segm")) -> None:
+    def __init__(
+        self, annotations: str | Path, kinds: Sequence[ScoreKind] = ("bbox", "segm")
+    ) -> None:
         for kind in kinds:
-            check_choice("kinds", kind, get_args(Kind))
+            check_choice("kinds", kind, get_args(ScoreKind))
         self.kinds = tuple(kinds)
         self._truth = _index(Path(annotations), self.kinds)
         self._found: dict[int, list[dict[str, Any]]] = {}
@@ -128,7 +130,7 @@ class CocoEvaluator:
             for row in zip(*columns.values(), strict=True)
         ]
 
-    def detections(self, kind: Kind | None = None) -> list[dict[str, Any]]:
+    def detections(self, kind: ScoreKind | None = None) -> list[dict[str, Any]]:
         """Give the detections of all processes in COCO's result format, ready for JSON.
 
         One kind, as COCO's server takes them (areas are then those of the kind); without, all in
@@ -149,7 +151,7 @@ class CocoEvaluator:
         rows = self.detections()
         return {kind: self._score(kind, _only(rows, kind)) for kind in self.kinds}
 
-    def _score(self, kind: Kind, rows: list[dict[str, Any]]) -> dict[str, float]:
+    def _score(self, kind: ScoreKind, rows: list[dict[str, Any]]) -> dict[str, float]:
         evaluation = COCOeval_faster(self._truth, self._truth.loadRes(rows), kind)
         evaluation.params.catIds = sorted(self._truth.cats)
         evaluation.evaluate()
@@ -163,7 +165,7 @@ class CocoEvaluator:
         }
 
 
-def _index(path: Path, kinds: Sequence[Kind]) -> COCO:
+def _index(path: Path, kinds: Sequence[ScoreKind]) -> COCO:
     content = read_annotations(path)
     sizes = {image["id"]: (image["width"], image["height"]) for image in content["images"]}
     for number, annotation in enumerate(content["annotations"], 1):
@@ -187,14 +189,17 @@ def _index(path: Path, kinds: Sequence[Kind]) -> COCO:
     return COCO(content)
 
 
-def _only(rows: list[dict[str, Any]], kind: Kind) -> list[dict[str, Any]]:
+def _only(rows: list[dict[str, Any]], kind: ScoreKind) -> list[dict[str, Any]]:
     """Keep one kind: beside a box, a mask's or keypoints' area would be taken for the box's."""
     keys = ("image_id", "category_id", FIELDS[kind], "score")
     return [{key: row[key] for key in keys} for row in rows]
 
 
 def _checked(
-    image_id: int, detections: Mapping[str, Tensor], kinds: Sequence[Kind], size: tuple[int, int]
+    image_id: int,
+    detections: Mapping[str, Tensor],
+    kinds: Sequence[ScoreKind],
+    size: tuple[int, int],
 ) -> dict[str, Tensor]:
     """The fields that are scored, on the CPU, of the right shapes and finite."""
     shapes = {

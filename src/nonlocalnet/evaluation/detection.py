@@ -11,13 +11,13 @@ from torch.utils.data import Dataset
 
 from nonlocalnet.data.coco import CocoDataset
 from nonlocalnet.data.coco_files import CocoError
-from nonlocalnet.evaluation.coco import CocoEvaluator, Kind
+from nonlocalnet.evaluation.coco import CocoEvaluator, ScoreKind
 from nonlocalnet.evaluation.multiview import Abandoned, autocast
 from nonlocalnet.evaluation.workers import read_items
 from nonlocalnet.runtime.distributed import gather, rank, size
 
 
-def kinds_of(model: nn.Module) -> tuple[Kind, ...]:
+def kinds_of(model: nn.Module) -> tuple[ScoreKind, ...]:
     """Tell what a detector is scored on: boxes, and masks or keypoints."""
     heads: Any = model.roi_heads
     return ("bbox", "segm") if heads.has_mask() else ("bbox", "keypoints")

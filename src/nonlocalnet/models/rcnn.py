@@ -15,9 +15,9 @@ from torchvision.models.detection.transform import GeneralizedRCNNTransform
 from torchvision.models.resnet import Bottleneck, ResNet
 from torchvision.ops import FrozenBatchNorm2d
 
-Kind = Literal["mask", "keypoint"]
+DetectorKind = Literal["mask", "keypoint"]
 
-NETWORKS: dict[Kind, Any] = {"mask": MaskRCNN, "keypoint": KeypointRCNN}
+NETWORKS: dict[DetectorKind, Any] = {"mask": MaskRCNN, "keypoint": KeypointRCNN}
 LAYERS = ("layer1", "layer2", "layer3", "layer4")
 POOLED = 7  # side of the regions that the box head sees
 KEYPOINTS = 17
@@ -29,7 +29,7 @@ class SlimBottleneck(Bottleneck):
     expansion = 1
 
 
-def list_options(kind: Kind) -> list[str]:
+def list_options(kind: DetectorKind) -> list[str]:
     """List the options of torchvision's network."""
     given = "backbone", "num_classes", "kwargs"
     names = [*inspect.signature(NETWORKS[kind]).parameters]
@@ -71,7 +71,7 @@ def make_backbone(
 
 
 def make_network(
-    kind: Kind,
+    kind: DetectorKind,
     backbone: BackboneWithFPN,
     num_classes: int,
     *,

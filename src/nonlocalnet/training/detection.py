@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from nonlocalnet.data.coco import CocoDataset
-from nonlocalnet.evaluation.coco import CocoEvaluator, Kind
+from nonlocalnet.evaluation.coco import CocoEvaluator, ScoreKind
 from nonlocalnet.evaluation.detection import evaluate_detector
 from nonlocalnet.models.registry import Network
 from nonlocalnet.training.tasks import Send, Task
@@ -33,8 +33,8 @@ class Detection(Task[CocoDataset]):
         self.training, self.validation = training, validation
         self.classes = training.classes
         self.data = hashlib.sha256(training.annotations.read_bytes()).hexdigest()
-        second: Kind = "keypoints" if training.keypoints else "segm"
-        self.kinds: tuple[Kind, Kind] = ("bbox", second)
+        second: ScoreKind = "keypoints" if training.keypoints else "segm"
+        self.kinds: tuple[ScoreKind, ScoreKind] = ("bbox", second)
         self.main_score = f"{second}_AP"
         self.numbers = (*SHARED, "loss_keypoint" if training.keypoints else "loss_mask")
 

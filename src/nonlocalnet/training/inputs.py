@@ -6,7 +6,7 @@ import hashlib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from nonlocalnet.data.coco_layout import Kind, find_coco
+from nonlocalnet.data.coco_layout import FileKind, find_coco
 from nonlocalnet.data.datasets import read_dataset
 from nonlocalnet.data.readers import VideoRecord
 from nonlocalnet.data.sampling import ClipSpec
@@ -87,7 +87,7 @@ def read_data(config: TrainConfig) -> tuple[VideoDataset, VideoDataset | None, l
     return training, validation, found.classes
 
 
-def read_coco(config: TrainConfig, kind: Kind) -> tuple[CocoDataset, CocoDataset | None]:
+def read_coco(config: TrainConfig, kind: FileKind) -> tuple[CocoDataset, CocoDataset | None]:
     """Make the training set, mirrored and jittered, and the validation set; networks resize both.
 
     Raises:
