@@ -43,11 +43,11 @@ class Options:
         "keypoint_rcnn_tiny_fpn",
         "keypoint_rcnn_tiny_fpn_nl5",
     )
-    side: int = 256
+    side: int = 192
     """Short side of the images, pixels."""
-    iterations: int = 2400
-    lr: float = 0.02
-    batch_size: int = 2
+    iterations: int = 4000
+    lr: float = 0.04
+    batch_size: int = 3
     seed: int = 0
     runs: Path = field(default_factory=lambda: Path(tempfile.mkdtemp()))
     """Where the runs are kept."""
@@ -110,13 +110,15 @@ def measure(options: Options, model: str) -> dict[str, Any]:
             short_side=(options.side, options.side),
             set=(
                 f"max_size={options.side * 7 // 4}",
-                "box_batch_size_per_image=128",
+                "box_nms_thresh=0.7",  # objects of a class overlap
+                "box_batch_size_per_image=64",
                 *(f"rpn_pre_nms_top_n_{part}=500" for part in ("train", "test")),
-                *(f"rpn_post_nms_top_n_{part}=200" for part in ("train", "test")),
+                *(f"rpn_post_nms_top_n_{part}=100" for part in ("train", "test")),
             ),
             iterations=options.iterations,
             batch_size=options.batch_size,
             lr=options.lr,
+            max_grad_norm=5.0,
             schedule="cosine",
             warmup=100,
             workers=0,
@@ -141,11 +143,11 @@ def measure(options: Options, model: str) -> dict[str, Any]:
 
 def main(options: Options) -> None:
     torch.set_num_threads(1)
-    found = json.loads(options.out.read_text()) if options.out.exists() else {"cases": []}
     for model in options.models:
         row = measure(options, model)
         console.print(row)
-        rest = [r for r in found["cases"] if (r["model"], r["seed"]) != (model, options.seed)]
+        cases = json.loads(options.out.read_text())["cases"] if options.out.exists() else []
+        rest = [r for r in cases if (r["model"], r["seed"]) != (model, options.seed)]
         found = {"machine": machine("cpu"), "cases": [*rest, row]}
         options.out.write_text(json.dumps(found, indent=1) + "\n")
 

@@ -101,7 +101,7 @@ def test_look_at_an_image_with_a_detector(picture, tmp_path, capsys):
     ("words", "said"),
     [
         (["--at", "1,2,3"], '--at is X,Y: pixel of the image; got "1,2,3"'),
-        (["--at", "90,2"], "at must be a (x, y) within the 60 x 90"),
+        (["--at", "90,2"], "at must be a (x, y) within 60 x 90 (height x width)"),
         (["--out", "a.png", "a.mp4"], "a.mp4: only a video makes a film"),
         (["--crop"], "leave out moment and crop"),
         (["--block", "layer3"], "block must be one of 'backbone.body.layer3.4.non_local'"),

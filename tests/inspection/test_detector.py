@@ -356,7 +356,11 @@ def test_all_files(mask_rcnn, image, tmp_path):
         (torch.zeros(3, 32, 32, dtype=torch.int64), {}, "uint8, or float from 0 to 1"),
         (torch.rand(3, 1, 151), {}, "1 x 151 is too long a strip"),
         (torch.rand(3, 32, 40), {"at": (1, 2, 3)}, r"at must be \(x, y\) here"),
-        (torch.rand(3, 32, 40), {"at": (40, 2)}, r"within the 32 x 40; got \(40, 2\)"),
+        (
+            torch.rand(3, 32, 40),
+            {"at": (40, 2)},
+            r"within 32 x 40 \(height x width\); got \(40, 2\)",
+        ),
         (torch.rand(3, 32, 40), {"block": "layer3"}, "block must be one of 'backbone.block'"),
         (torch.rand(3, 32, 40), {"crop": True}, "whole images: leave out moment and crop"),
         (torch.rand(3, 32, 40), {"moment": 0.1}, "whole images: leave out moment and crop"),

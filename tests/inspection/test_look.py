@@ -46,7 +46,9 @@ def test_the_point_is_said_in_the_videos_pixels(model, video):
     # the centre crop leaves out (48 - 32) / 2 = 8 pixels on the left
     crop = nl.look(model, video, at=(3, 70, 20), crop=True).attention
     assert crop.query == (1, 1, 3)
-    with pytest.raises(ValueError, match=r"within the 4 x 32 x 32 of what the network sees"):
+    with pytest.raises(
+        ValueError, match=r"within 4 x 32 x 32 \(frames x height x width\) of what the network sees"
+    ):
         nl.look(model, video, at=(3, 2, 20), crop=True)
 
 
@@ -117,7 +119,11 @@ def test_numbers_are_plain_and_say_where_the_heaviest_keys_are():
         (torch.rand(1, 3, 4, 32, 32), {}, "without the batch"),
         (torch.rand(4, 4, 32, 32), {}, "pictures have 3 colours"),
         (torch.rand(3, 4, 32, 32), {"at": (0, 1)}, r"at must be \(frame, x, y\)"),
-        (torch.rand(3, 4, 32, 32), {"at": (4, 0, 0)}, "within the 4 x 32 x 32; got"),
+        (
+            torch.rand(3, 4, 32, 32),
+            {"at": (4, 0, 0)},
+            r"within 4 x 32 x 32 \(frames x height x width\); got",
+        ),
         (torch.rand(3, 4, 32, 32), {"block": "res9"}, "block must be one of"),
     ],
 )

@@ -358,8 +358,9 @@ def place_point(at: Sequence[float], size: Sequence[int], view: View | None) -> 
         inner = tuple(x + 0.5 for x in swapped)  # the middle of the pixel
     if not all(0 <= x <= n for x, n in zip(inner, size, strict=True)):
         axes = " x ".join(map(str, size))
+        order = {1: "steps", 2: "height x width", 3: "frames x height x width"}[len(size)]
         cut = " of what the network sees" if view is not None else ""
-        raise ValueError(f"at must be a {names} within the {axes}{cut}; got {tuple(at)}")
+        raise ValueError(f"at must be a {names} within {axes} ({order}){cut}; got {tuple(at)}")
     return inner
 
 
