@@ -60,14 +60,15 @@ class CocoReport:
         return {kind: found[kind] for kind in KINDS if found[kind]}
 
     def as_rows(self) -> list[tuple[str, str, str]]:
-        """Give the rows of a table: what was counted, how often, whether that is fit for use."""
+        """Give the rows of a table: what was counted, how often, and of a finding
+        whether what it names is fit for use."""
         there = [
             ("images", self.images),
             ("images without annotations", self.empty),
             ("annotations", self.annotations),
             ("crowds among them", self.crowds),
         ]
-        rows = [(name, str(count), "yes") for name, count in there]
+        rows = [(name, str(count), "") for name, count in there]
         for kind, count in self.counts().items():
             rows.append((kind, str(count), "no" if kind in UNFIT else "yes"))
         return rows
