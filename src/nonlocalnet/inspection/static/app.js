@@ -221,6 +221,7 @@ export class Page {
 
   /** Save what is seen: a title, and the frames with light and arrows. */
   save() {
+    if (!this.first.block) return;
     const panels = this.state.two && this.second.block ? [this.first, this.second] : [this.first];
     const width = 1600;
     const parts = panels.map((panel) => {

@@ -59,7 +59,7 @@ export class Panel {
     this.about = about;
     this.read = read;
     this.maps = new Map();
-    this.lights = null;
+    this.block = null; // nothing is drawn until the new clip is here
     this.images = await Promise.all(about.frames.map(load));
     this.fillPrediction();
     this.fillLayers();
@@ -315,7 +315,7 @@ export class Panel {
 
   /** Look at one of the layer's telling points. */
   pick(i) {
-    const point = this.block.points[i];
+    const point = this.block?.points[i];
     if (!point) return;
     const { count: frames, height, width } = this.about.picture;
     const [t, y, x] = this.block.centre(this.block.nearest(point.at));
