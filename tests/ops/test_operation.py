@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 import nonlocalnet as nl
-from nonlocalnet.ops import Pairwise
+from nonlocalnet.ops import Pairwise, precision
 
 FORMS = get_args(Pairwise)
 SOFTMAX = ("gaussian", "embedded_gaussian")
@@ -204,17 +204,31 @@ def test_gradients(pairwise, masked):
     assert torch.autograd.gradgradcheck(f, leaves)
 
 
+@pytest.mark.parametrize("units", [False, True], ids=["no bfloat16 units", "bfloat16 units"])
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 @pytest.mark.parametrize("pairwise", FORMS)
-def test_half_precision_costs_one_rounding(pairwise, dtype):
+def test_half_precision_costs_few_roundings(pairwise, dtype, units, monkeypatch):
+    monkeypatch.setattr(precision, "has_bfloat16_units", lambda: units)
     theta, phi, g, options = inputs(pairwise, n=7, m=9, d=16, dtype=dtype)
     exact = loop_non_local(theta, phi, g, pairwise, **options)
     a = loop_affinity(theta, phi, pairwise, **options)
     y = nl.non_local(theta, phi, g, pairwise, **options)
     assert y.dtype == dtype
     # half a unit in the last place of y, plus sums in float32 (2^-24 a step, some 40 steps)
-    sums = np.abs(a) @ np.abs(np.asarray(g.double()))
-    allowed = torch.finfo(dtype).eps / 2 * np.abs(exact) + 40 * 2**-24 * (sums + 1)
+    half = torch.finfo(dtype).eps / 2
+    size_of_g = np.abs(np.asarray(g.double()))
+    sums = np.abs(a) @ size_of_g
+    allowed = half * np.abs(exact) + 40 * 2**-24 * (sums + 1)
+    if units and dtype == torch.bfloat16 and pairwise != "concatenation":
+        # products of bfloat16 are rounded: of the scores (which moves a_ij by as much of itself, for
+        # a softmax twice, above and below the line) and of a_ij; or of phi^T g
+        scores = np.abs(np.asarray(theta.double())) @ np.abs(np.asarray(phi.double())).swapaxes(
+            1, 2
+        )
+        if pairwise in SOFTMAX:
+            allowed += half * (2 * scores.max(2, keepdims=True) + 2) * sums
+        else:
+            allowed += 3 * half * (scores / phi.shape[1] @ size_of_g)
     assert (np.abs(np.asarray(y.double()) - exact) <= allowed).all()
     assert nl.affinity(theta, phi, pairwise, **options).dtype == torch.float32
 
