@@ -220,8 +220,8 @@ def test_half_precision_costs_few_roundings(pairwise, dtype, units, monkeypatch)
     sums = np.abs(a) @ size_of_g
     allowed = half * np.abs(exact) + 40 * 2**-24 * (sums + 1)
     if units and dtype == torch.bfloat16 and pairwise != "concatenation":
-        # products of bfloat16 are rounded: of the scores (which moves a_ij by as much of itself, for
-        # a softmax twice, above and below the line) and of a_ij; or of phi^T g
+        # products of bfloat16 are rounded: the scores (for a softmax that moves a_ij twice, above
+        # and below the line) and a_ij; or phi^T g
         scores = np.abs(np.asarray(theta.double())) @ np.abs(np.asarray(phi.double())).swapaxes(
             1, 2
         )
