@@ -168,7 +168,8 @@ def add_non_local(
     _check_bare(network)
     places = _find(network, [after] if isinstance(after, str) else after)
     evidence = probe(network, places, example)
-    blocks = {path: _make(path, known, layout, options) for path, known in evidence.items()}
+    layouts = {path: _find_layout(path, known, layout) for path, known in evidence.items()}
+    blocks = {path: _make(evidence[path].outputs[0], layouts[path], options) for path in places}
     for path, block in blocks.items():
         block.train(places[path].training)
         places[path].add_module(CHILD, block)
@@ -214,12 +215,9 @@ def _from_channels_first(block: InsertedBlock, args: object, z: Tensor) -> Tenso
     return z.movedim((0, 1), LAYOUTS[block.layout])
 
 
-def _make(path: str, known: Evidence, asked: str | None, options: dict[str, Any]) -> InsertedBlock:
-    layout = _find_layout(path, known) if asked is None else _check_layout(path, known, asked)
-    output, channels = known.outputs[0], LAYOUTS[layout][1]
-    if len({output.shape[channels] for output in known.outputs}) > 1:
-        refuse_calls(path, known.outputs)
-    block = InsertedBlock(output.shape[channels], output.ndim - 2, **options).to(output)
+def _make(output: Tensor, layout: str, options: dict[str, Any]) -> InsertedBlock:
+    channels = output.shape[LAYOUTS[layout][1]]
+    block = InsertedBlock(channels, output.ndim - 2, **options).to(output)
     block.turn(layout)
     return block
 
@@ -231,8 +229,16 @@ def _describe(path: str, block: InsertedBlock, known: Evidence) -> Place:
     return Place(path, tuple(shape), block.layout, block.channels, block.inner_channels, parameters)
 
 
-def _find_layout(path: str, known: Evidence) -> str:
-    """Name the layout of a place's output where it is certain and needs no word from the user."""
+def _find_layout(path: str, known: Evidence, asked: str | None) -> str:
+    """Name the layout of a place's output, or refuse."""
+    layout = _see_layout(path, known) if asked is None else _check_layout(path, known, asked)
+    if len({output.shape[LAYOUTS[layout][1]] for output in known.outputs}) > 1:
+        refuse_calls(path, known.outputs)
+    return layout
+
+
+def _see_layout(path: str, known: Evidence) -> str:
+    """Take the layout that is certain and needs no word from the user."""
     shape, stay = tuple(known.outputs[0].shape), known.stay()
     last, batch, channels = len(shape) - 1, known.batch_axis(), known.channels()
     if not stay:

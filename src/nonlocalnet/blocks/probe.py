@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 import reprlib
-from collections import defaultdict
+from collections import UserDict, defaultdict
 from collections.abc import Callable, Generator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -295,7 +295,8 @@ def _map(change: Callable[[Tensor], object], item: Any) -> Any:
     if isinstance(item, Tensor):
         return change(item)
     if isinstance(item, Mapping):
-        new: Any = copy.copy(item)
+        # a copy of another class might share what it holds
+        new: Any = copy.copy(item) if isinstance(item, dict | UserDict) else dict(item)
         for key, value in item.items():
             new[key] = _map(change, value)
         return new
