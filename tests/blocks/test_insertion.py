@@ -347,7 +347,7 @@ class Looped(nn.Module):
 REFUSALS = {
     "unused": r"after 'unused': it did not run in the example$",
     "listed": r"after 'listed': it did not run.*; name a module within, such as 'listed.0'",
-    "many": r"after 'many': it gives a tuple, not a tensor",
+    "many": r"after 'many': it gives a tuple, not a tensor: name a module that gives one$",
     "flat": r"after 'flat': it must give \(B, C, T\).*; it gives \(1, 16384\)",
     "whole": r"after 'whole': it must give floating numbers; it gives torch.int64",
     "pool": r"after 'pool': it runs several times, and gives \(1, 4, 32, 32\) and \(1, 2, 32, 32\)",
@@ -638,9 +638,9 @@ def test_the_table(capsys):
     places = nl.add_non_local(network, ["0", "2"], norm=None, example=torch.ones(2, 1, 3, 5, 10))
     # theta, phi and g: C d + d each; w_z: d C + C
     assert str(places).splitlines() == [
-        "after  output            dims  channels  inner  parameters",
-        "0      100 x 3 x 5 x 10     3       100     50      20,250",
-        "2      6 x 3 x 5 x 10       3         6      3          87",
+        "after  output            layout          dims  channels  inner  parameters",
+        "0      100 x 3 x 5 x 10  channels_first     3       100     50      20,250",
+        "2      6 x 3 x 5 x 10    channels_first     3         6      3          87",
     ]
     assert capsys.readouterr().out == f"{places}\n"
     nl.remove_non_local(network)

@@ -3,20 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import Any, NoReturn
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from nonlocalnet.blocks.non_local_block import NonLocalBlock
+from nonlocalnet.blocks.probe import (
+    CHILD,
+    Evidence,
+    probe,
+    refuse,
+    refuse_calls,
+    runs_new_children,
+)
 from nonlocalnet.errors import check_choice
 
-CHILD = "non_local"
-EXAMPLE_SIZE = {1: (64,), 2: (64, 64), 3: (8, 64, 64)}
+Layout = Literal["channels_first", "channels_last", "tokens", "tokens_first"]
+
+LAYOUTS: dict[str, tuple[int, int]] = {  # the axes of the batch and of the channels
+    "channels_first": (0, 1),
+    "channels_last": (0, -1),
+    "tokens": (0, -1),
+    "tokens_first": (1, -1),
+}
 
 
 @dataclass(frozen=True)
@@ -25,13 +38,18 @@ class Place:
 
     Attributes:
         path: the module's; the block is `path.non_local`.
-        shape: of its output in the example, without the batch: (C, ...).
+        shape: of its output in the example, without the batch, as the module gives it.
+        layout: "channels_first" (C, ...), "channels_last" (..., C), "tokens" (N, C) or
+            "tokens_first", which is tokens whose batch is the axis after them.
+        channels: C.
         inner_channels: d of the block.
         parameters: of the block.
     """
 
     path: str
     shape: tuple[int, ...]
+    layout: str
+    channels: int
     inner_channels: int
     parameters: int
 
@@ -40,15 +58,16 @@ class Inserted(tuple[Place, ...]):
     """The places of new blocks, in the network's order; str() is a table of them."""
 
     def __str__(self) -> str:
-        rows = [("after", "output", "dims", "channels", "inner", "parameters")]
+        rows = [("after", "output", "layout", "dims", "channels", "inner", "parameters")]
         for place in self:
-            numbers = (len(place.shape) - 1, place.shape[0], place.inner_channels, place.parameters)
+            dims = len(place.shape) - 1
+            numbers = (dims, place.channels, place.inner_channels, place.parameters)
             output = " x ".join(map(str, place.shape))
-            rows.append((place.path, output, *(f"{n:,}" for n in numbers)))
+            rows.append((place.path, output, place.layout, *(f"{n:,}" for n in numbers)))
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
         return "\n".join(
             "  ".join(
-                cell.ljust(width) if i < 2 else cell.rjust(width)
+                cell.ljust(width) if i < 3 else cell.rjust(width)
                 for i, (cell, width) in enumerate(zip(row, widths, strict=True))
             )
             for row in rows
@@ -56,11 +75,28 @@ class Inserted(tuple[Place, ...]):
 
 
 class InsertedBlock(NonLocalBlock):
-    """A block that `add_non_local` put in, so that `remove_non_local` knows it."""
+    """A block that `add_non_local` put in, so that `remove_non_local` knows it.
 
-    # None in an nn.Sequential. Kept here also because pickling it keeps the hook's number taken:
-    # without it, another hook in the process that loads the network could replace this one.
-    hook: RemovableHandle | None = None
+    Its hooks turn what it is given to (B, C, ...), and what it gives back again.
+    """
+
+    layout: str = "channels_first"
+    # Kept also because pickling them keeps the hooks' numbers taken: without them, other hooks in
+    # the process that loads the network could replace these.
+    hooks: tuple[RemovableHandle, ...] = ()
+
+    def turn(self, layout: str) -> None:
+        """Take and give maps of another layout."""
+        self.layout = layout
+        if LAYOUTS[layout] != (0, 1):
+            self.hooks = (
+                self.register_forward_pre_hook(_to_channels_first),
+                self.register_forward_hook(_from_channels_first),
+            )
+
+    def extra_repr(self) -> str:
+        layout = "" if LAYOUTS[self.layout] == (0, 1) else f", layout={self.layout!r}"
+        return super().extra_repr() + layout
 
     def _get_name(self) -> str:
         return NonLocalBlock.__name__
@@ -70,7 +106,8 @@ def add_non_local(
     network: nn.Module,
     after: str | Sequence[str],
     *,
-    example: Tensor | tuple[Any, ...] | None = None,
+    example: object = None,
+    layout: Layout | None = None,
     verbose: bool = True,
     **options: Any,
 ) -> Inserted:
@@ -84,9 +121,15 @@ def add_non_local(
         network: any network; not compiled or wrapped for many GPUs yet, which comes after.
         after: module paths as in `network.named_modules()`; each part may be a pattern:
             "layer3.*" is layer3.0, layer3.1, ... A module with two paths gets one block.
-        example: a tensor or a tuple of arguments that the network takes. It runs once, in
-            evaluation mode, to see what the modules give, which must be (B, C, ...): channels
-            first. None is zeros for its first convolution, 64 positions a side and 8 frames.
+        example: what the network takes: a tuple is its arguments, a dictionary its arguments by
+            name, anything else (a tensor, a list of tensors) its only argument; `({...},)` is a
+            dictionary as the only one. The network runs on it and on shorter or longer ones, in
+            evaluation mode, to see what the modules give. None is zeros for its first
+            convolution, 64 positions a side and 8 frames.
+        layout: of the modules' outputs: "channels_first" (B, C, ...), "channels_last"
+            (B, ..., C), "tokens" (B, N, C) or "tokens_first" (N, B, C). None finds it: axes that
+            change with the size of the input are positions, and the one that stays is channels.
+            To be told only where that cannot be seen, and for tokens, over which a block is 1-D.
         verbose: print the places.
         options: of `NonLocalBlock`: pairwise, subsample, ... `channels` and `dims` are found.
 
@@ -107,8 +150,8 @@ def add_non_local(
     >>> conv = torch.nn.Sequential(torch.nn.Conv1d(3, 32, 5, padding=2), torch.nn.ReLU())
     >>> network = torch.nn.Sequential(conv, torch.nn.Conv1d(32, 10, 1))
     >>> places = nl.add_non_local(network, "0", pairwise="dot_product")
-    after  output   dims  channels  inner  parameters
-    0      32 x 64     1        32     16       2,192
+    after  output   layout          dims  channels  inner  parameters
+    0      32 x 64  channels_first     1        32     16       2,192
     >>> network[0].non_local.pairwise
     'dot_product'
     >>> nl.remove_non_local(network)
@@ -120,28 +163,19 @@ def add_non_local(
                 f"{name} is found from what each module gives; got {name}={options[name]!r}: "
                 "leave it out"
             )
+    if layout is not None:
+        check_choice("layout", layout, LAYOUTS)
     _check_bare(network)
     places = _find(network, [after] if isinstance(after, str) else after)
-    outputs = _run_once(network, places, example)
-    blocks = {
-        path: InsertedBlock(output.shape[1], output.ndim - 2, **options)
-        .to(output)
-        .train(places[path].training)
-        for path, output in outputs.items()
-    }
+    evidence = probe(network, places, example)
+    layouts = {path: _find_layout(path, known, layout) for path, known in evidence.items()}
+    blocks = {path: _make(evidence[path].outputs[0], layouts[path], options) for path in places}
     for path, block in blocks.items():
+        block.train(places[path].training)
         places[path].add_module(CHILD, block)
-        if not _runs_new_children(places[path]):
-            block.hook = places[path].register_forward_hook(_run_block)
-    inserted = Inserted(
-        Place(
-            path,
-            tuple(outputs[path].shape[1:]),
-            block.inner_channels,
-            sum(parameter.numel() for parameter in block.parameters()),
-        )
-        for path, block in blocks.items()
-    )
+        if not runs_new_children(places[path]):
+            block.hooks += (places[path].register_forward_hook(_run_block),)
+    inserted = Inserted(_describe(path, b, evidence[path]) for path, b in blocks.items())
     if verbose:
         print(inserted)
     return inserted
@@ -159,21 +193,100 @@ def remove_non_local(network: nn.Module) -> tuple[str, ...]:
     for path, module in list(network.named_modules()):
         block = getattr(module, CHILD, None)
         if isinstance(block, InsertedBlock):
-            if block.hook is not None:
-                block.hook.remove()
+            for hook in block.hooks:
+                hook.remove()
             delattr(module, CHILD)
             removed.append(path)
     return tuple(removed)
 
 
-# A function of this module and of the module it is called with, so that a network can be copied,
-# pickled and replicated with it.
+# Hooks: functions of this file and of the module they are called with, so that a network can be
+# copied, pickled and replicated with them.
 def _run_block(module: nn.Module, args: object, output: Tensor) -> Tensor:
     return getattr(module, CHILD)(output)
 
 
-def _runs_new_children(module: nn.Module) -> bool:
-    return type(module).forward is nn.Sequential.forward
+def _to_channels_first(block: InsertedBlock, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    x, *rest = args
+    return x.movedim(LAYOUTS[block.layout], (0, 1)), *rest
+
+
+def _from_channels_first(block: InsertedBlock, args: object, z: Tensor) -> Tensor:
+    return z.movedim((0, 1), LAYOUTS[block.layout])
+
+
+def _make(output: Tensor, layout: str, options: dict[str, Any]) -> InsertedBlock:
+    channels = output.shape[LAYOUTS[layout][1]]
+    block = InsertedBlock(channels, output.ndim - 2, **options).to(output)
+    block.turn(layout)
+    return block
+
+
+def _describe(path: str, block: InsertedBlock, known: Evidence) -> Place:
+    shape = list(known.outputs[0].shape)
+    del shape[LAYOUTS[block.layout][0]]
+    parameters = sum(parameter.numel() for parameter in block.parameters())
+    return Place(path, tuple(shape), block.layout, block.channels, block.inner_channels, parameters)
+
+
+def _find_layout(path: str, known: Evidence, asked: str | None) -> str:
+    """Name the layout of a place's output, or refuse."""
+    layout = _see_layout(path, known) if asked is None else _check_layout(path, known, asked)
+    if len({output.shape[LAYOUTS[layout][1]] for output in known.outputs}) > 1:
+        refuse_calls(path, known.outputs)
+    return layout
+
+
+def _see_layout(path: str, known: Evidence) -> str:
+    """Take the layout that is certain and needs no word from the user."""
+    shape, stay = tuple(known.outputs[0].shape), known.stay()
+    last, batch, channels = len(shape) - 1, known.batch_axis(), known.channels()
+    if not stay:
+        refuse(path, f"every axis of its output {shape} changes with the input's: no channels")
+    if channels is None:
+        words = [word for word in LAYOUTS if last == 2 or "tokens" not in word]
+        refuse(
+            path,
+            f"which axis of its output {shape} is channels cannot be seen, since axes "
+            f"{' and '.join(map(str, stay))} stay for every size of input that the network takes: "
+            f"pass layout=, one of {', '.join(map(repr, words))}",
+        )
+    if (batch, channels) == (0, 1):
+        return "channels_first"
+    if (batch, channels) == (0, last) and last > 2:
+        return "channels_last"
+    if batch < channels == last == 2:
+        word, order = ("tokens_first", "N, B, C") if batch else ("tokens", "B, N, C")
+        refuse(
+            path,
+            f"it gives tokens ({order}), here {shape}: pass layout={word!r} for a block over them",
+        )
+    refuse(
+        path,
+        f"axis {batch} of its output {shape} is the batch and axis {channels} is channels; "
+        "a block takes the batch first, and channels next or last",
+    )
+
+
+def _check_layout(path: str, known: Evidence, asked: str) -> str:
+    """Refuse a layout against which the evidence speaks."""
+    shape, stay, batch = tuple(known.outputs[0].shape), known.stay(), known.batch_axis()
+    if "tokens" in asked and len(shape) != 3:
+        refuse(path, f"layout={asked!r} is of outputs with 3 axes; it gives {shape}")
+    channels = LAYOUTS[asked][1] % len(shape)
+    if stay and channels not in stay:
+        refuse(
+            path,
+            f"layout={asked!r} takes axis {channels} of its output {shape} for channels, which "
+            "changes with the input's size",
+        )
+    if batch != LAYOUTS[asked][0]:
+        refuse(
+            path,
+            f"the batch is axis {batch} of its output {shape}, which layout={asked!r} takes for "
+            f"axis {LAYOUTS[asked][0]}",
+        )
+    return asked
 
 
 def _check_bare(network: nn.Module) -> None:
@@ -209,112 +322,12 @@ def _find(network: nn.Module, patterns: Sequence[str]) -> dict[str, nn.Module]:
         raise ValueError("after must name at least one module; got none")
     for path, module in places.values():
         if isinstance(getattr(module, CHILD, None), InsertedBlock):
-            _refuse(path, "one stands there; nl.remove_non_local(network) takes out all")
+            refuse(path, "one stands there; nl.remove_non_local(network) takes out all")
         if hasattr(module, CHILD):
-            _refuse(path, f"it has something else named {CHILD!r}")
+            refuse(path, f"it has something else named {CHILD!r}")
     return dict(places.values())
 
 
 def _matches(path: str, pattern: str) -> bool:
     names, globs = path.split("."), pattern.split(".")
     return len(names) == len(globs) and all(map(fnmatchcase, names, globs))
-
-
-class PlaceError(ValueError):
-    """A place that cannot take a block."""
-
-
-def _refuse(path: str, why: str) -> NoReturn:
-    raise PlaceError(f"no block can stand after {path!r}: {why}")
-
-
-class _Probe(nn.Module):
-    """What is where the block will be, to see that nothing but the hook would run it."""
-
-    def __init__(self, path: str) -> None:
-        super().__init__()
-        self.path = path
-
-    def forward(self, *args: object, **kwargs: object) -> NoReturn:
-        _refuse(self.path, "its forward goes over all its children, and would take in the block")
-
-
-def _run_once(
-    network: nn.Module, places: dict[str, nn.Module], example: Tensor | tuple[Any, ...] | None
-) -> dict[str, Tensor]:
-    """Run the network on the example and leave it as it was; empty tensors like the outputs."""
-    if example is None:
-        example = _zeros(network)
-    arguments = example if isinstance(example, tuple) else (example,)
-    seen: dict[str, Tensor] = {}
-
-    def look_at(path: str):
-        def look(module: nn.Module, args: object, output: object) -> None:
-            output = _check_output(path, output)
-            known = seen.setdefault(path, output)
-            if _kind(known) != _kind(output):
-                shapes = f"{tuple(known.shape)} and {tuple(output.shape)}"
-                _refuse(path, f"it runs several times, and gives {shapes}")
-
-        return look
-
-    with ExitStack() as undo:
-        for module in network.modules():
-            undo.callback(setattr, module, "training", module.training)
-            module.training = False  # not by eval(), which a network may have made its own
-        for path, place in places.items():
-            undo.enter_context(place.register_forward_hook(look_at(path)))
-            if not _runs_new_children(place):
-                place.add_module(CHILD, _Probe(path))
-                undo.callback(delattr, place, CHILD)
-        undo.enter_context(torch.no_grad())
-        cuda = {parameter.device for parameter in network.parameters() if parameter.is_cuda}
-        undo.enter_context(torch.random.fork_rng(devices=cuda))
-        try:
-            buffers = {name: buffer.clone() for name, buffer in network.named_buffers()}
-            torch.func.functional_call(network, buffers, arguments)
-        except PlaceError:
-            raise
-        except Exception as error:
-            shapes = [tuple(a.shape) if isinstance(a, Tensor) else a for a in arguments]
-            raise ValueError(
-                f"network must run on the example; got an error on {', '.join(map(str, shapes))}: "
-                "pass example=, a tensor or a tuple of arguments that it takes"
-            ) from error
-    for path, place in places.items():
-        if path not in seen:
-            inside = [f"{path}.{name}" for name, _ in place.named_children()]
-            hint = f"; name a module within, such as {inside[-1]!r}" if inside else ""
-            _refuse(path, f"it did not run in the example{hint}")
-    return {path: seen[path] for path in places}
-
-
-def _zeros(network: nn.Module) -> Tensor:
-    """Make an input for the network's first convolution."""
-    for module in network.modules():
-        if isinstance(module, nn.Conv1d | nn.Conv2d | nn.Conv3d):
-            size = EXAMPLE_SIZE[len(module.kernel_size)]
-            return module.weight.new_zeros(1, module.in_channels, *size)
-    raise ValueError(
-        "network has no convolution to make an example for: "
-        "pass example=, a tensor or a tuple of arguments that it takes"
-    )
-
-
-def _check_output(path: str, output: object) -> Tensor:
-    """Give an empty tensor like the output, if a block can take that."""
-    if not isinstance(output, Tensor):
-        _refuse(path, f"it gives a {type(output).__name__}, not a tensor")
-    if not 3 <= output.ndim <= 5:
-        _refuse(
-            path,
-            "it must give (B, C, T), (B, C, H, W) or (B, C, T, H, W); "
-            f"it gives {tuple(output.shape)}",
-        )
-    if not output.is_floating_point():
-        _refuse(path, f"it must give floating numbers; it gives {output.dtype}")
-    return output.new_empty(()).expand(output.shape)
-
-
-def _kind(output: Tensor) -> tuple[object, ...]:
-    return output.ndim, output.shape[1], output.dtype, output.device
