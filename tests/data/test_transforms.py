@@ -59,6 +59,21 @@ def test_resize_is_bilinear_without_antialias():
     assert resize_short_side(frames, 2)[0, 0, 0].tolist() in ([127, 0], [128, 0])
 
 
+@pytest.mark.parametrize("size", [(30, 40), (127, 97), (33, 17)])
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_resize_gives_what_torchvision_gives(size, channels_last):
+    torchvision = pytest.importorskip("torchvision.transforms.v2.functional")
+    frames = torch.randint(0, 256, (3, 3, *size), dtype=torch.uint8)
+    if channels_last:
+        frames = frames.to(memory_format=torch.channels_last)
+    # torchvision takes another way, which rounds otherwise, on processors without AVX2
+    most = 0 if torch.backends.cpu.get_cpu_capability() in ("AVX2", "AVX512") else 1
+    for side in (8, 16, 31, 57):
+        ours = resize_short_side(frames, side)
+        theirs = torchvision.resize(frames, list(ours.shape[-2:]), antialias=False)
+        assert (ours.int() - theirs.int()).abs().max() <= most
+
+
 def test_train_shape_type_and_value():
     out = TrainTransform(crop=16, short_side=(20, 24))(coordinates(30, 40, frames=5))
     assert out.shape == (3, 5, 16, 16)

@@ -13,8 +13,7 @@ from typing import Literal
 
 import torch
 from torch import Tensor
-from torchvision.transforms.v2 import InterpolationMode
-from torchvision.transforms.v2 import functional as F
+from torch.nn import functional as F
 
 from nonlocalnet.data.sampling import crop_offsets, short_side_size
 
@@ -64,7 +63,10 @@ def resize_short_side(frames: Tensor, short_side: int) -> Tensor:
     size = short_side_size(frames.shape[-2], frames.shape[-1], short_side)
     if size == tuple(frames.shape[-2:]):
         return frames
-    return F.resize(frames, list(size), InterpolationMode.BILINEAR, antialias=False)
+    # a processor resizes bytes themselves; elsewhere torch has this for floats alone
+    source = frames if frames.device.type == "cpu" else frames.float()
+    resized = F.interpolate(source, size, mode="bilinear", align_corners=False)
+    return resized if resized.dtype == torch.uint8 else resized.round().to(torch.uint8)
 
 
 class TrainTransform:
@@ -112,9 +114,9 @@ class TrainTransform:
         frames = resize_short_side(frames, _draw(*self.short_side))
         top = _draw(0, frames.shape[2] - self.crop)
         left = _draw(0, frames.shape[3] - self.crop)
-        frames = F.crop(frames, top, left, self.crop, self.crop)
+        frames = _crop(frames, top, left, self.crop)
         if torch.rand(()).item() < self.flip:
-            frames = F.horizontal_flip(frames)
+            frames = frames.flip(3)
         return frames.transpose(0, 1).contiguous()
 
 
@@ -177,10 +179,14 @@ class TestTransform:
             crops = [frames]
         else:
             places = crop_offsets(*frames.shape[2:], self.crop, min(self.num_crops, 3))
-            crops = [F.crop(frames, *place, self.crop, self.crop) for place in places]
+            crops = [_crop(frames, *place, self.crop) for place in places]
         if self.num_crops == 6:
-            crops += [F.horizontal_flip(crop) for crop in crops]
+            crops += [crop.flip(3) for crop in crops]
         return torch.stack(crops).transpose(1, 2).contiguous()
+
+
+def _crop(frames: Tensor, top: int, left: int, side: int) -> Tensor:
+    return frames[..., top : top + side, left : left + side]
 
 
 def _draw(low: int, high: int) -> int:
