@@ -41,7 +41,7 @@ def broken(tmp_path_factory, encode, moving) -> Path:
     encode(root / "nobody's.mp4", moving[:9])
     names = ["good", "copy", "cut", "empty", "wrong", "concealed", "short", "leak", "gone"]
     (root / "train.txt").write_text("".join(f"{name}.mp4 0\n" for name in names))
-    (root / "val.txt").write_text("validation.mp4 1\n")
+    (root / "val.txt").write_text("validation.mp4 0\n")
     (root / "classes.txt").write_text("a\nb\n")
     return root
 
@@ -68,7 +68,7 @@ def test_every_fault_is_found(broken, tmp_path, monkeypatch, capfd):
     # what is good is a data set, and nothing is wrong with it
     again = read_dataset(out)
     assert [r.path for r in again.train] == [broken / "good.mp4"]
-    assert [(r.path, r.labels) for r in again.val or []] == [(broken / "validation.mp4", (1,))]
+    assert [(r.path, r.labels) for r in again.val or []] == [(broken / "validation.mp4", (0,))]
     assert again.classes == ["a", "b"]
     assert main(["data", "check", str(out), "--workers", "1"]) == 0
 

@@ -53,7 +53,8 @@ def read_data(config: TrainConfig) -> tuple[VideoDataset, VideoDataset | None, l
 
     Raises:
         ValueError, FileNotFoundError: as `read_dataset`; more videos are missing than max_bad
-            allows; clips would be mirrored whose labels say left and right.
+            allows; one split has a class that the other lacks; clips would be mirrored
+            whose labels say left and right.
     """
     names = None if config.classes is None else read_classes(config.classes)
     found = read_dataset(
@@ -72,6 +73,9 @@ def read_data(config: TrainConfig) -> tuple[VideoDataset, VideoDataset | None, l
             f"the labels of {config.data} say left and right: clips cannot be mirrored; pass "
             "--flip 0"
         )
+    for note in found.notes:
+        status.print(note, soft_wrap=True)
+    found.check_classes()
     side = config.test_side or config.short_side[0]
     shared = {"multi_label": found.multi_label, "cache": config.cache}
     counts, clip = len(found.classes), ClipSpec.parse(config.clip)

@@ -1,0 +1,71 @@
+"""Which pictures of a folder are the frames of one video: their numbers say it."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+
+PICTURES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
+
+FLOW = ("flow_", "x_", "y_", "u_", "v_")  # optical flow beside the frames, as TSN's scripts put it
+
+
+@dataclass(frozen=True)
+class Series:
+    """The frames of a folder in the order of their numbers, and the numbers that are missing.
+
+    Frames may be every second or tenth of a video: what divides all distances is the step.
+    `others` are series beside it, by what comes before and after the number: then it is not known
+    which is the video.
+    """
+
+    frames: tuple[Path, ...]
+    numbers: tuple[int, ...]
+    others: tuple[str, ...] = ()
+
+    @property
+    def step(self) -> int:
+        """The distance from a number to the next."""
+        return math.gcd(*(b - a for a, b in pairwise(self.numbers))) or 1
+
+    @property
+    def missing(self) -> list[int]:
+        """The numbers that are missing between the first and the last."""
+        there, first, last = set(self.numbers), self.numbers[0], self.numbers[-1]
+        return [n for n in range(first, last + 1, self.step) if n not in there]
+
+    @property
+    def twice(self) -> list[int]:
+        """The numbers that several files have, such as 1.jpg and 01.jpg."""
+        return sorted({a for a, b in pairwise(self.numbers) if a == b})
+
+
+def numbered(files: Iterable[Path], *, fewest: int = 2) -> Series | None:
+    """Find the frames among the files of a folder: "00001.jpg", "img_00001.png", "ID-000001.jpg".
+
+    None where pictures are no series: fewer than `fewest`, without numbers, or with more numbers
+    missing than there, as photographs have. Optical flow beside the frames is no frame.
+    """
+    groups: defaultdict[tuple[str, str], list[tuple[int, Path]]] = defaultdict(list)
+    for path in files:
+        suffix = path.suffix.lower()
+        if suffix not in PICTURES or path.name.startswith("."):
+            continue
+        match = re.search(r"([0-9]+)$", path.stem)
+        if match is None:
+            return None
+        groups[path.stem[: match.start()], suffix].append((int(match[1]), path))
+    pictures = {key: group for key, group in groups.items() if not key[0].startswith(FLOW)}
+    ranked = sorted(pictures or groups, key=lambda key: -len(groups[key]))
+    if not ranked or len(groups[ranked[0]]) < fewest:
+        return None
+    group = sorted(groups[ranked[0]])
+    others = tuple(f"{prefix}N{suffix}" for prefix, suffix in ranked[1:])
+    series = Series(tuple(p for _, p in group), tuple(n for n, _ in group), others)
+    steps = (series.numbers[-1] - series.numbers[0]) // series.step + 1
+    return None if steps > 2 * len(group) else series
