@@ -17,7 +17,7 @@ from nonlocalnet.data.coco_files import read_annotations
 from nonlocalnet.data.datasets import VideoSplits, read_dataset
 from nonlocalnet.data.frame_folder import ASSUMED_RATE
 from nonlocalnet.data.resize import resize_dataset
-from nonlocalnet.data.summary import class_rows, split_rows
+from nonlocalnet.data.summary import class_rows, split_rows, splits_of
 from nonlocalnet.data.tree import LISTS, printable, walk
 from nonlocalnet.models.info import read_classes
 from nonlocalnet.runtime.checkpoint import write_atomically
@@ -156,7 +156,7 @@ def _print_contents(data: VideoSplits, report: CheckReport) -> None:
         table.add_row(*row)
     console.print(table)
     rows, more = class_rows(data)
-    table = Table("label", "class", *(f"videos, {split}" for split in report.good))
+    table = Table("label", "class", *(f"videos, {name}" for name, _ in splits_of(data)))
     for row in rows:
         table.add_row(*row)
     console.print(table)
@@ -170,13 +170,19 @@ def _print_contents(data: VideoSplits, report: CheckReport) -> None:
 
 
 def _print(report: CheckReport) -> None:
+    for fault in (finding.text for finding in report.findings if finding.kind == "class"):
+        console.print(f"train and val do not go together: {fault}", soft_wrap=True)
     _print_findings(
         ("what", "split", "video", "why"),
-        [(f.kind, f.split or "–", printable(f.path) or "–", f.text) for f in report.findings],
+        [
+            (f.kind, f.split or "–", printable(f.path), f.text)
+            for f in report.findings
+            if f.kind != "class"
+        ],
     )
     counts = Table("what", "videos", "fit for use")
     for kind, count in report.counts().items():
-        counts.add_row(kind, str(count), "no" if kind in (*UNFIT, "missing") else "yes")
+        counts.add_row(kind, str(count), "no" if kind in (*UNFIT, "missing", "class") else "yes")
     for split, records in report.good.items():
         counts.add_row(f"good, {split}", str(len(records)), "yes")
     console.print(counts)

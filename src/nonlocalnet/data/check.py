@@ -19,7 +19,7 @@ from nonlocalnet.data.frame_folder import ASSUMED_RATE, FrameFolder
 from nonlocalnet.data.isolated import Lost, run_isolated
 from nonlocalnet.data.packets import index_frames, whole_packets
 from nonlocalnet.data.readers import VideoRecord
-from nonlocalnet.data.tree import LISTS, walk
+from nonlocalnet.data.tree import LISTS, name_some, walk
 
 UNFIT = ("unreadable", "damaged", "short", "duplicate", "leak")
 KINDS = (*UNFIT, "duration", "missing", "unlisted", "frames", "class")
@@ -246,8 +246,8 @@ def _faults(file: FileReport, min_frames: int, listed: int | None) -> Iterator[t
     if file.frames < min_frames:
         yield "short", f"{file.frames} frames, at least {min_frames} are needed"
     if file.missing:
-        some = ", ".join(map(str, file.missing[:5])) + ", ..." * (len(file.missing) > 5)
-        yield "frames", f"{len(file.missing)} numbers are missing between its frames: {some}"
+        names = [str(number) for number in file.missing]
+        yield "frames", name_some("{} number{s} {is} missing between its frames", names)
     if listed is not None and file.frames != listed:
         yield "frames", f"its list says {listed} frames, {file.frames} are there, and used"
     off = abs(file.announced_seconds - file.seconds)

@@ -36,7 +36,7 @@ class FrameFolder:
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         try:
-            series = numbered(self.path.iterdir(), fewest=1)
+            series = numbered(self.path.iterdir(), asked=True)
         except OSError as error:
             raise VideoError(self.path, f"cannot be listed ({error.strerror})") from None
         if series is None:

@@ -45,27 +45,31 @@ class Series:
         return sorted({a for a, b in pairwise(self.numbers) if a == b})
 
 
-def numbered(files: Iterable[Path], *, fewest: int = 2) -> Series | None:
+def numbered(files: Iterable[Path], *, asked: bool = False) -> Series | None:
     """Find the frames among the files of a folder: "00001.jpg", "img_00001.png", "ID-000001.jpg".
 
-    None where pictures are no series: fewer than `fewest`, without numbers, or with more numbers
-    missing than there, as photographs have. Optical flow beside the frames is no frame.
+    Optical flow beside the frames is no frame. None where pictures are no series: a single one,
+    more without numbers than with, or more numbers missing than there, as with photographs. Where
+    the folder was `asked` for as a video, one picture with a number is enough.
     """
     groups: defaultdict[tuple[str, str], list[tuple[int, Path]]] = defaultdict(list)
+    unnumbered = 0
     for path in files:
         suffix = path.suffix.lower()
         if suffix not in PICTURES or path.name.startswith("."):
             continue
         match = re.search(r"([0-9]+)$", path.stem)
         if match is None:
-            return None
-        groups[path.stem[: match.start()], suffix].append((int(match[1]), path))
+            unnumbered += 1
+        else:
+            groups[path.stem[: match.start()], suffix].append((int(match[1]), path))
     pictures = {key: group for key, group in groups.items() if not key[0].startswith(FLOW)}
     ranked = sorted(pictures or groups, key=lambda key: -len(groups[key]))
-    if not ranked or len(groups[ranked[0]]) < fewest:
+    if not ranked:
         return None
     group = sorted(groups[ranked[0]])
     others = tuple(f"{prefix}N{suffix}" for prefix, suffix in ranked[1:])
     series = Series(tuple(p for _, p in group), tuple(n for n, _ in group), others)
     steps = (series.numbers[-1] - series.numbers[0]) // series.step + 1
-    return None if steps > 2 * len(group) else series
+    sure = len(group) > max(1, unnumbered) and steps <= 2 * len(group)
+    return series if asked or sure else None

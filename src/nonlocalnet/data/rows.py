@@ -74,11 +74,13 @@ def open_table(file: Path) -> csv.DictReader:
 
 
 def _row(where: str, line: str, delimiter: str) -> Row:
+    fields = _fields(line, delimiter)
+    if len(fields) == 2 and is_video(fields[0]) and all(map(_is_label, _split(fields[1]))):
+        return Row(where, line, fields[0], _split(fields[1]))
     *path, last = line.rsplit(maxsplit=1)
     labels = tuple(last.split(","))
     if path and all(map(_is_label, labels)) and path[0][-1] not in ',;"':
         return _with_folder(where, line, path[0], labels)
-    fields = _fields(line, delimiter)
     if len(fields) == 3 and fields[1].isdecimal() and not is_video(fields[0]):
         folder = (fields[0], int(fields[1]))
         return Row(where, line, f"{fields[0]} {fields[1]}", _split(fields[2]), folder)

@@ -12,7 +12,7 @@ mp4 avi mkv webm mov m4v mpg mpeg wmv flv 3gp 3g2 3gpp 3gp2 ogv ogm ogx ogg mts 
 trp tod mod vob evo dvd asf rm rmvb ivr divx xvid qt f4v mj2 mk3d gif apng
 mxf gxf lxf dv dif cine mlv ser dav ifv imx mxg mpv ismv wtv ty ty+ dvr-ms nut nsv
 264 h264 h26l 26l avc 265 h265 hevc 266 h266 vvc h261 h263 ivf obu m1v m2v mp2v mpv2 mjpeg mjpg
-y4m drc vc1 vc2 rcv avs avs2 avs3 evc apv dnxhd dnxhr ipu
+y4m drc vc1 vc2 rcv avs avs2 avs3 cavs evc apv dnxhd dnxhr ipu
 swf amv psp pmp bik smk roq vqa fli flc flm cpk nuv pva viv vivo mve mvi mtv thp usm xmv kux lvf
 moflex mods pdv rl2 rpl sga vmd yop cdxl hnm dxa gdv jv bmv bfi anm c93 4xm cdg
 """  # for people; of cameras and studios; coded frames without a container; of games

@@ -23,7 +23,7 @@ def split_rows(data: VideoSplits, report: CheckReport) -> list[tuple[str, ...]]:
     """
     return [
         _row(name, records, [report.files[str(record.path)] for record in records])
-        for name, records in _splits(data)
+        for name, records in splits_of(data)
     ]
 
 
@@ -56,7 +56,7 @@ def class_rows(data: VideoSplits) -> tuple[list[tuple[str, ...]], int]:
 
     A row is a label, its name, and a count for each split.
     """
-    counts = [Counter(k for record in part for k in record.labels) for _, part in _splits(data)]
+    counts = [Counter(k for record in part for k in record.labels) for _, part in splits_of(data)]
     rows: list[tuple[str, ...]] = [
         (str(label), _short(name), *(str(count[label]) for count in counts))
         for label, name in enumerate(data.classes[:SHOWN])
@@ -69,5 +69,6 @@ def _short(name: str) -> str:
     return name if len(name) <= NAME else f"{name[: NAME - 1]}…"
 
 
-def _splits(data: VideoSplits) -> list[tuple[str, list[VideoRecord]]]:
+def splits_of(data: VideoSplits) -> list[tuple[str, list[VideoRecord]]]:
+    """Name the splits that there are."""
     return [("train", data.train)] + ([] if data.val is None else [("val", data.val)])

@@ -9,15 +9,16 @@ from __future__ import annotations
 
 import os
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 
-from nonlocalnet.data.numbering import PICTURES, numbered
+from nonlocalnet.data.numbering import FLOW, numbered
 from nonlocalnet.data.suffixes import SUFFIXES, is_video, is_video_file
 
 LISTS = (".txt", ".csv", ".json")  # suffixes of lists, tables and annotations
+OWN = (".resized.json", ".checked.jsonl")  # what `data resize` and `data check` keep for themselves
 SHOWN = 3  # names in a note
 
 
@@ -114,6 +115,8 @@ def _sort_out(folder: Path, entries: Iterable[os.DirEntry[str]], found: Walk) ->
     files, folders = [], []
     for entry in entries:
         path = folder / entry.name
+        if entry.name in OWN:
+            continue
         if entry.name.startswith("."):
             found.hidden.append(path)
         elif entry.is_symlink() and not path.exists():
@@ -128,15 +131,11 @@ def _sort_out(folder: Path, entries: Iterable[os.DirEntry[str]], found: Walk) ->
         found.frames.append(folder)
         if series.missing:
             found.gaps.append(folder)
-        files = [path for path in files if path.suffix.lower() not in PICTURES]
+        frames = set(series.frames)
+        files = [path for path in files if path not in frames and not path.name.startswith(FLOW)]
     for path in files:
         (found.videos if path in videos else found.ignored).append(path)
     return folders
-
-
-def find_videos(root: Path) -> Iterator[Path]:
-    """Give all videos below a folder, as `walk` finds them."""
-    yield from walk(root).videos
 
 
 class VideoTree:
