@@ -16,6 +16,7 @@ from torch import Tensor
 from nonlocalnet.data.container import MAX_PIXELS, VideoError, VideoInfo
 from nonlocalnet.data.numbering import numbered
 from nonlocalnet.data.sampling import short_side_size
+from nonlocalnet.data.tree import printable
 
 ASSUMED_RATE = 25.0  # frames a second: pictures do not say
 
@@ -127,10 +128,10 @@ class FrameFolder:
         try:
             data = picture.read_bytes()
         except OSError as error:
-            raise VideoError(picture, f"cannot be read ({error.strerror})") from None
+            raise self._fault(picture, f"cannot be read ({error.strerror})") from None
         codec = next((name for head, name in CODECS.items() if data.startswith(head)), None)
         if codec is None:
-            raise VideoError(picture, "not a picture" if data else "the file is empty")
+            raise self._fault(picture, "not a picture" if data else "the file is empty")
         context = self._contexts.get(codec)
         if context is None:
             context = cast("av.VideoCodecContext", av.CodecContext.create(codec, "r"))
@@ -143,7 +144,10 @@ class FrameFolder:
         try:
             frames = context.decode(packet)
         except av.FFmpegError as error:
-            raise VideoError(picture, f"not a readable picture ({error.strerror})") from None
+            raise self._fault(picture, f"not a readable picture ({error.strerror})") from None
         if not frames:
-            raise VideoError(picture, "holds no picture")
+            raise self._fault(picture, "holds no picture")
         return frames[0]
+
+    def _fault(self, picture: Path, reason: str) -> VideoError:
+        return VideoError(self.path, f"{printable(picture.name)}: {reason}")

@@ -64,7 +64,7 @@ def numbered(files: Iterable[Path], *, asked: bool = False) -> Series | None:
         else:
             groups[path.stem[: match.start()], suffix].append((int(match[1]), path))
     pictures = {key: group for key, group in groups.items() if not key[0].startswith(FLOW)}
-    ranked = sorted(pictures or groups, key=lambda key: -len(groups[key]))
+    ranked = sorted(pictures or groups, key=lambda key: (-len(groups[key]), key))
     if not ranked:
         return None
     group = sorted(groups[ranked[0]])

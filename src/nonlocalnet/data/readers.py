@@ -107,7 +107,7 @@ def read_class_folders(root: Path) -> tuple[list[VideoRecord], list[str], list[s
         notes.append(name_some("{} video{s} lie{s3} in no class folder, and {is} left out", loose))
     empty = sorted(set(_folders(root)) - set(classes) - set(loose))
     if empty:
-        notes.append(name_some("{} class folder{s} {has} no video, and {is} no class", empty))
+        notes.append(name_some("{} class folder{s} {has} no video, and {is} no class{es}", empty))
     return records, classes, notes
 
 
