@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import av
@@ -109,3 +110,16 @@ def test_videos_without_labels_are_written_too(tmp_path, encode, moving):
     again = read_dataset(tmp_path / "out")
     assert [(r.path, r.labels) for r in again.train] == [(tmp_path / "v/A.mp4", ())]
     assert again.multi_label
+
+
+def test_names_that_are_no_utf8_are_written(tmp_path, encode, moving):
+    name = os.fsdecode(b"caf\xe9")
+    encode(tmp_path / "a.mp4", moving[:3])
+    (tmp_path / "in" / name).mkdir(parents=True)
+    (tmp_path / "a.mp4").rename(tmp_path / "in" / name / f"{name} 1.mp4")
+    data = read_dataset(tmp_path / "in")
+    write_good(check_dataset(data), data.classes, tmp_path / "out")
+    again = read_dataset(tmp_path / "out")
+    assert ([r.path for r in again.train], again.classes) == ([data.train[0].path], [name])
+    with pytest.raises(ValueError, match=r"'a\\nb' cannot stand in a list"):
+        write_good(check_dataset(data), ["a\nb"], tmp_path / "out")

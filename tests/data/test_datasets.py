@@ -382,3 +382,11 @@ def test_charades_frames(tmp_path):
     assert short(read_dataset(tmp_path).train, tmp_path) == [("Charades_v1_rgb/46GP8", (1,))]
     alone = read_dataset(tmp_path / "Charades_v1_train.csv", root=tmp_path / "Charades_v1_rgb")
     assert short(alone.train, tmp_path) == [("Charades_v1_rgb/46GP8", (1,))]
+
+
+def test_splits_taken_for_classes_are_told(tmp_path):
+    touch(*(tmp_path / part / name / "1.mp4" for part in ("train", "test") for name in "ab"))
+    data = read_dataset(tmp_path)
+    assert data.classes == ["test", "train"]
+    (note,) = data.notes
+    assert note.startswith("2 classes have the names of a split: test, train; name two folders")

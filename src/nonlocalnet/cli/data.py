@@ -175,7 +175,7 @@ def _print(report: CheckReport) -> None:
     _print_findings(
         ("what", "split", "video", "why"),
         [
-            (f.kind, f.split or "–", printable(f.path), f.text)
+            (f.kind, f.split or "–", printable(f.path), printable(f.text))
             for f in report.findings
             if f.kind != "class"
         ],

@@ -263,14 +263,12 @@ def write_good(report: CheckReport, classes: list[str], folder: Path) -> list[Pa
 
     -> the lists written. A split without a good video gets none.
 
-    Raises ValueError for a path that a list of lines cannot hold.
+    Raises ValueError for a path or class that a list of lines cannot hold.
     """
-    for record in (record for records in report.good.values() for record in records):
-        name = str(record.path)
+    paths = [str(record.path) for records in report.good.values() for record in records]
+    for name in (*paths, *classes):
         if any(mark in name for mark in "\r\n") or name != name.strip():
-            raise ValueError(
-                f"{name!r} cannot stand in a list, which has a video a line: rename it"
-            )
+            raise ValueError(f"{name!r} cannot stand in a list, which has a name a line: rename it")
     folder.mkdir(parents=True, exist_ok=True)
     written = []
     for split, records in report.good.items():
@@ -284,7 +282,8 @@ def write_good(report: CheckReport, classes: list[str], folder: Path) -> list[Pa
             written.append(file)
         else:
             file.unlink(missing_ok=True)  # of a check before
-    (folder / "classes.txt").write_text("".join(f"{name}\n" for name in classes))
+    text = "".join(f"{name}\n" for name in classes)
+    (folder / "classes.txt").write_text(text, encoding="utf-8", errors="surrogateescape")
     return written
 
 

@@ -26,10 +26,11 @@ from nonlocalnet.data.readers import (
     read_header,
     read_list,
 )
-from nonlocalnet.data.tree import LISTS, VideoTree, resolve
+from nonlocalnet.data.tree import LISTS, VideoTree, name_some, plain, resolve
 
 TRAIN = ("train", "trainlist")
 VAL = ("val", "vallist", "validation", "validate")
+SPLITS = (*TRAIN, *VAL, "training", "valid", "test", "testing", "testlist")
 
 
 def read_layout(
@@ -216,6 +217,10 @@ def _class_folders(place: _Place) -> Annotations:
             f"{place.folder} has one folder of videos, {classes[0]!r}, and lists with names of "
             f"their own ({', '.join(lists[:3])}, ...): name the list instead"
         )
+    splits = [name for name in classes if plain(name) in SPLITS]
+    if splits:
+        text = "{} class{es} {has} the name{s} of a split"
+        notes.append(name_some(text, splits) + "; name two folders if they are (--data, --val)")
     listed = [
         Listed(record.name, classes[record.labels[0]], record.path, str(record.path))
         for record in records

@@ -12,7 +12,8 @@ from pathlib import Path
 
 PICTURES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
 
-FLOW = ("flow_", "x_", "y_", "u_", "v_")  # optical flow beside the frames, as TSN's scripts put it
+# what names optical flow beside the frames, as TSN's scripts put it
+FLOW = ("flow_x_", "flow_y_", "flow_u_", "flow_v_", "x_", "y_", "u_", "v_")
 
 
 @dataclass(frozen=True)
@@ -21,12 +22,13 @@ class Series:
 
     Frames may be every second or tenth of a video: what divides all distances is the step.
     `others` are series beside it, by what comes before and after the number: then it is not known
-    which is the video.
+    which is the video. `flow` is optical flow.
     """
 
     frames: tuple[Path, ...]
     numbers: tuple[int, ...]
     others: tuple[str, ...] = ()
+    flow: tuple[Path, ...] = ()
 
     @property
     def step(self) -> int:
@@ -63,13 +65,15 @@ def numbered(files: Iterable[Path], *, asked: bool = False) -> Series | None:
             unnumbered += 1
         else:
             groups[path.stem[: match.start()], suffix].append((int(match[1]), path))
-    pictures = {key: group for key, group in groups.items() if not key[0].startswith(FLOW)}
+    pictures = {key: group for key, group in groups.items() if key[0] not in FLOW}
     ranked = sorted(pictures or groups, key=lambda key: (-len(groups[key]), key))
     if not ranked:
         return None
     group = sorted(groups[ranked[0]])
     others = tuple(f"{prefix}N{suffix}" for prefix, suffix in ranked[1:])
-    series = Series(tuple(p for _, p in group), tuple(n for n, _ in group), others)
+    flow = (path for key, group in groups.items() if key not in pictures for _, path in group)
+    numbers = tuple(number for number, _ in group)
+    series = Series(tuple(path for _, path in group), numbers, others, tuple(flow))
     steps = (series.numbers[-1] - series.numbers[0]) // series.step + 1
     sure = len(group) > max(1, unnumbered) and steps <= 2 * len(group)
     return series if asked or sure else None

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 
-from nonlocalnet.data.numbering import FLOW, numbered
+from nonlocalnet.data.numbering import numbered
 from nonlocalnet.data.suffixes import SUFFIXES, is_video, is_video_file
 
 LISTS = (".txt", ".csv", ".json")  # suffixes of lists, tables and annotations
@@ -131,8 +131,7 @@ def _sort_out(folder: Path, entries: Iterable[os.DirEntry[str]], found: Walk) ->
         found.frames.append(folder)
         if series.missing:
             found.gaps.append(folder)
-        frames = set(series.frames)
-        files = [path for path in files if path not in frames and not path.name.startswith(FLOW)]
+        files = sorted({*files} - {*series.frames, *series.flow})
     for path in files:
         (found.videos if path in videos else found.ignored).append(path)
     return folders

@@ -11,6 +11,7 @@ from nonlocalnet.data.datasets import read_dataset
 from nonlocalnet.data.readers import VideoRecord
 from nonlocalnet.data.sampling import ClipSpec
 from nonlocalnet.data.transforms import TestTransform, TrainTransform
+from nonlocalnet.data.tree import printable
 from nonlocalnet.data.video import VideoDataset
 from nonlocalnet.models.info import read_classes
 from nonlocalnet.models.registry import DEPTHS
@@ -62,7 +63,8 @@ def read_data(config: TrainConfig) -> tuple[VideoDataset, VideoDataset | None, l
     )
     if found.missing:
         listed = found.missing + len(found.train) + len(found.val or ())
-        text = f"{found.missing} of {listed} listed videos are missing, {found.absent[0]} for one"
+        one = printable(found.absent[0])
+        text = f"{found.missing} of {listed} listed videos are missing, {one} for one"
         if found.missing > config.max_bad * listed:
             raise ValueError(
                 f"{text}: more than max_bad = {config.max_bad:g} allows; is --root right?"
