@@ -112,7 +112,7 @@ def walk(root: Path) -> Walk:
 
 def _sort_out(folder: Path, entries: Iterable[os.DirEntry[str]], found: Walk) -> list[Path]:
     """Put what a folder holds where it belongs; give the folders to go on with."""
-    files, folders = [], []
+    files, folders, videos = [], [], set()
     for entry in entries:
         path = folder / entry.name
         if entry.name in OWN:
@@ -121,10 +121,13 @@ def _sort_out(folder: Path, entries: Iterable[os.DirEntry[str]], found: Walk) ->
             found.hidden.append(path)
         elif entry.is_symlink() and not path.exists():
             found.cut.append(path)
+        elif entry.is_dir():
+            folders.append(path)
         else:
-            (folders if entry.is_dir() else files).append(path)
-    # a pipe would wait for whoever writes into it
-    videos = {path for path in files if path.is_file() and is_video_file(path)}
+            files.append(path)
+            # a pipe would wait for whoever writes into it
+            if entry.is_file() and is_video_file(path):
+                videos.add(path)
     series = None if videos or folders else numbered(files)
     if series is not None:
         found.videos.append(folder)
