@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import av
@@ -41,7 +42,7 @@ def broken(tmp_path_factory, encode, moving) -> Path:
     encode(root / "nobody's.mp4", moving[:9])
     names = ["good", "copy", "cut", "empty", "wrong", "concealed", "short", "leak", "gone"]
     (root / "train.txt").write_text("".join(f"{name}.mp4 0\n" for name in names))
-    (root / "val.txt").write_text("validation.mp4 1\n")
+    (root / "val.txt").write_text("validation.mp4 0\n")
     (root / "classes.txt").write_text("a\nb\n")
     return root
 
@@ -68,7 +69,7 @@ def test_every_fault_is_found(broken, tmp_path, monkeypatch, capfd):
     # what is good is a data set, and nothing is wrong with it
     again = read_dataset(out)
     assert [r.path for r in again.train] == [broken / "good.mp4"]
-    assert [(r.path, r.labels) for r in again.val or []] == [(broken / "validation.mp4", (1,))]
+    assert [(r.path, r.labels) for r in again.val or []] == [(broken / "validation.mp4", (0,))]
     assert again.classes == ["a", "b"]
     assert main(["data", "check", str(out), "--workers", "1"]) == 0
 
@@ -109,3 +110,16 @@ def test_videos_without_labels_are_written_too(tmp_path, encode, moving):
     again = read_dataset(tmp_path / "out")
     assert [(r.path, r.labels) for r in again.train] == [(tmp_path / "v/A.mp4", ())]
     assert again.multi_label
+
+
+def test_names_that_are_no_utf8_are_written(tmp_path, encode, moving):
+    name = os.fsdecode(b"caf\xe9")
+    encode(tmp_path / "a.mp4", moving[:3])
+    (tmp_path / "in" / name).mkdir(parents=True)
+    (tmp_path / "a.mp4").rename(tmp_path / "in" / name / f"{name} 1.mp4")
+    data = read_dataset(tmp_path / "in")
+    write_good(check_dataset(data), data.classes, tmp_path / "out")
+    again = read_dataset(tmp_path / "out")
+    assert ([r.path for r in again.train], again.classes) == ([data.train[0].path], [name])
+    with pytest.raises(ValueError, match=r"'a\\nb' cannot stand in a list"):
+        write_good(check_dataset(data), ["a\nb"], tmp_path / "out")

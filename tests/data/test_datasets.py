@@ -275,3 +275,118 @@ def test_links_in_a_circle(tmp_path):
     touch(tmp_path / "videos/x.mp4")
     (tmp_path / "videos/again").symlink_to(tmp_path)
     assert len(read_dataset(tmp_path).train) == 1
+
+
+def test_case_06_a_hidden_folder_is_named_and_not_trained_on(shared):
+    data = read_dataset(shared / "cases/06-folders/hidden")
+    assert [r.name for r in data.train] == ["bee/1.mp4", "bee/2.mp4"]
+    assert data.notes == ("1 hidden file or folder is left out: bee/.ipynb_checkpoints",)
+
+
+def test_what_a_folder_of_classes_leaves_out(tmp_path):
+    touch(tmp_path / "train/a/1.mp4", tmp_path / "train/a/1.srt", tmp_path / "train/loose.mts")
+    touch(tmp_path / "train/b/.x/2.mp4", tmp_path / "val/a/3.3gp", tmp_path / "val/a/x.wav")
+    (tmp_path / "train/c").mkdir()
+    data = read_dataset(tmp_path)
+    assert data.classes == ["a"]
+    assert data.notes == (
+        "train: 1 file is no video: a/1.srt",
+        "train: 1 hidden file or folder is left out: b/.x",
+        "train: 1 video lies in no class folder, and is left out: loose.mts",
+        "train: 2 class folders have no video, and are no classes: b, c",
+        "val: 1 file is no video: a/x.wav",
+    )
+    data.check_classes()
+
+
+@pytest.mark.parametrize("apart", [False, True])
+@pytest.mark.parametrize(
+    ("train", "val", "said"),
+    [
+        (["fight", "walk"], ["fight", "walk"], None),
+        (["air_drumming", "walk"], ["air drumming", "Walk"], None),
+        (["fight", "Fight"], ["fight"], r"1 class of train has no .* val: Fight; val has 'fight'"),
+        (["fight", "figth"], ["fight"], r"1 class of train has no .* val: figth; val has 'fight'"),
+        (["a", "b", "c"], ["b"], r"2 classes of train have no video in val: a, c; rename"),
+    ],
+)
+def test_classes_of_one_split_alone(tmp_path, train, val, said, apart):
+    for part, names in (("train", train), ("val", val)):
+        touch(*(tmp_path / part / name / "1.mp4" for name in names))
+    if apart:
+        data = read_dataset(tmp_path / "train", val=tmp_path / "val")
+    else:
+        data = read_dataset(tmp_path)
+    if said is None:
+        data.check_classes()
+    else:
+        with pytest.raises(ValueError, match=said):
+            data.check_classes()
+
+
+def test_a_class_of_val_alone_is_refused_with_the_nearest(tmp_path):
+    touch(*(tmp_path / name / "1.mp4" for name in ("train/fight", "train/walk", "val/figth")))
+    with pytest.raises(ValueError, match=r"class 'figth' is none .*; did you mean 'fight'\?"):
+        read_dataset(tmp_path)
+
+
+def test_classes_that_differ_in_case_alone_are_told(tmp_path):
+    touch(tmp_path / "Fight/1.mp4", tmp_path / "fight/2.mp4", tmp_path / "walk/3.mp4")
+    (note,) = read_dataset(tmp_path).notes
+    assert note.startswith("'Fight' and 'fight' are 2 classes whose names differ in case")
+
+
+def test_labels_of_lists(tmp_path):
+    touch(*(tmp_path / f"{i}.mp4" for i in range(5)))
+    train = write(tmp_path / "train.txt", "1.mp4 1\n2.mp4 2\n3.mp4 3\n")
+    (hint, empty) = read_dataset(train).notes
+    assert hint.startswith("labels start at 1; ours start at 0: these are counted as 4 classes")
+    assert empty == "1 of 4 classes has no video in training: 0"
+    with pytest.raises(ValueError, match=r"label 3 is beyond the 3 classes.*subtract 1 from each"):
+        read_dataset(train, classes=["a", "b", "c"])
+    # a rare label that validation lacks is told, one that training lacks refused
+    write(tmp_path / "train.txt", "1.mp4 0\n2.mp4 1\n3.mp4 2\n")
+    write(tmp_path / "val.txt", "4.mp4 0\n")
+    data = read_dataset(tmp_path)
+    assert data.notes == ("2 classes of train have no video in val: 1, 2",)
+    data.check_classes()
+    write(tmp_path / "val.txt", "4.mp4 3\n")
+    with pytest.raises(ValueError, match="1 class of val has no video in train: 3; give train"):
+        read_dataset(tmp_path).check_classes()
+
+
+@pytest.mark.parametrize("prefix", ["jester-v1-", "something-something-v1-"])
+def test_jester_and_something_something_v1(tmp_path, prefix):
+    write(tmp_path / f"labels/{prefix}labels.csv", "Swiping Left\nSwiping Right\nNo gesture\n")
+    write(
+        tmp_path / f"labels/{prefix}train.csv",
+        "34870;Swiping Right\n56557;No gesture\n9;Swiping Left\n",
+    )
+    write(tmp_path / f"labels/{prefix}validation.csv", "9223;Swiping Left\n")
+    for name in ("34870", "56557", "9223"):
+        touch(*(tmp_path / f"20bn/{name}/{i:05d}.jpg" for i in range(1, 4)))
+    data = read_dataset(tmp_path)
+    assert data.classes == ["Swiping Left", "Swiping Right", "No gesture"]
+    assert short(data.train, tmp_path) == [("20bn/34870", (1,)), ("20bn/56557", (2,))]
+    assert short(data.val, tmp_path) == [("20bn/9223", (0,))]
+    assert (data.mirrored, data.absent) == (False, ("9",))
+    write(tmp_path / f"labels/{prefix}train.csv", "34870;Swiping Up\n")
+    with pytest.raises(ValueError, match=r"train\.csv:1: class 'Swiping Up' is none of the 3"):
+        read_dataset(tmp_path)
+
+
+def test_charades_frames(tmp_path):
+    # Charades_v1_rgb: a folder a video, named as it
+    write(tmp_path / "Charades_v1_train.csv", "id,actions\n46GP8,c001 0 1\n")
+    touch(*(tmp_path / f"Charades_v1_rgb/46GP8/46GP8-{i:06d}.jpg" for i in range(1, 4)))
+    assert short(read_dataset(tmp_path).train, tmp_path) == [("Charades_v1_rgb/46GP8", (1,))]
+    alone = read_dataset(tmp_path / "Charades_v1_train.csv", root=tmp_path / "Charades_v1_rgb")
+    assert short(alone.train, tmp_path) == [("Charades_v1_rgb/46GP8", (1,))]
+
+
+def test_splits_taken_for_classes_are_told(tmp_path):
+    touch(*(tmp_path / part / name / "1.mp4" for part in ("train", "test") for name in "ab"))
+    data = read_dataset(tmp_path)
+    assert data.classes == ["test", "train"]
+    (note,) = data.notes
+    assert note.startswith("2 classes have the names of a split: test, train; name two folders")

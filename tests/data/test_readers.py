@@ -28,14 +28,22 @@ def test_folder(tmp_path):
     touch(tmp_path / "loose.mp4")
     (tmp_path / "aa no videos yet").mkdir()
     (tmp_path / ".hidden").mkdir()
-    records, classes = read_folder(tmp_path)
+    with pytest.warns(UserWarning, match=r"no video|left out") as told:
+        records, classes = read_folder(tmp_path)
+    assert [str(warning.message).removeprefix(f"{tmp_path}: ") for warning in told] == [
+        "1 file is no video: a/notes.txt",
+        "2 hidden files or folders are left out: .hidden, a/.half.mp4",
+        "1 video lies in no class folder, and is left out: loose.mp4",
+        "1 class folder has no video, and is no class: aa no videos yet",
+    ]
     assert classes == ["a", "b"]  # a folder without videos is no class
     assert records == [
         VideoRecord(a1, (0,), "a/1.webm"),
         VideoRecord(a2, (0,), "a/2.avi"),
         VideoRecord(b, (1,), "b/deep/x.MP4"),
     ]
-    assert read_videos(tmp_path) == (records, classes)
+    with pytest.warns(UserWarning, match=r"no video|left out"):
+        assert read_videos(tmp_path) == (records, classes)
 
 
 def test_folder_without_videos(tmp_path):

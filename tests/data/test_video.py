@@ -8,7 +8,7 @@ import torch
 from torch.utils.data import ConcatDataset, DataLoader
 
 from nonlocalnet.data import video as module
-from nonlocalnet.data.decode import VideoError
+from nonlocalnet.data.decode import VideoError, VideoReader
 from nonlocalnet.data.encode import write_video
 from nonlocalnet.data.sampling import ClipSpec
 from nonlocalnet.data.transforms import TestTransform, TrainTransform
@@ -201,13 +201,13 @@ def test_testing_names_the_unreadable_video(broken):
 
 def test_frames_are_decoded_at_the_transforms_size(records, monkeypatch):
     sizes = []
-    frames = module.VideoReader.frames
+    frames = VideoReader.frames
 
     def spy(self, indices, *, short_side=None):
         sizes.append(short_side)
         return frames(self, indices, short_side=short_side)
 
-    monkeypatch.setattr(module.VideoReader, "frames", spy)
+    monkeypatch.setattr(VideoReader, "frames", spy)
     VideoDataset(records, 2, ClipSpec(2, 1), TrainTransform(8, (10, 20)), train=True)[0]
     VideoDataset(records, 2, ClipSpec(2, 1), TestTransform(8, 12), train=False)[0]
     VideoDataset(records, 2, ClipSpec(2, 1), lambda x: x[None], train=False)[0]
@@ -224,7 +224,7 @@ def test_the_cache_changes_no_item_and_decodes_no_more(records, monkeypatch):
     def never(*arguments: object) -> None:
         raise AssertionError("opened a file")
 
-    monkeypatch.setattr(module, "VideoReader", never)
+    monkeypatch.setattr(module, "open_reader", never)
     torch.manual_seed(0)
     for (clip, target, j), i in zip(expected, range(6), strict=True):
         found = cached[i]

@@ -14,9 +14,11 @@ from nonlocalnet.data import coco_check
 from nonlocalnet.data.check import UNFIT, CheckReport, check_dataset, write_good
 from nonlocalnet.data.coco_check import CocoReport, check_annotations
 from nonlocalnet.data.coco_files import read_annotations
-from nonlocalnet.data.datasets import read_dataset
+from nonlocalnet.data.datasets import VideoSplits, read_dataset
+from nonlocalnet.data.frame_folder import ASSUMED_RATE
 from nonlocalnet.data.resize import resize_dataset
-from nonlocalnet.data.tree import find_videos
+from nonlocalnet.data.summary import class_rows, split_rows, splits_of
+from nonlocalnet.data.tree import LISTS, printable, walk
 from nonlocalnet.models.info import read_classes
 from nonlocalnet.runtime.checkpoint import write_atomically
 from nonlocalnet.runtime.log import Bar, console, print_wide
@@ -113,6 +115,7 @@ def _check(options: Check) -> int:
             journal=options.out and options.out / ".checked.jsonl",
             progress=bar.advance,
         )
+    _print_contents(data, report)
     _print(report)
     _write(report, options.json)
     if options.out is not None:
@@ -146,14 +149,40 @@ def _check_images(options: Check, images: Path) -> int:
     return 1 if any(kind in coco_check.UNFIT for kind in report.counts()) else 0
 
 
+def _print_contents(data: VideoSplits, report: CheckReport) -> None:
+    numbers = "least / median / most"
+    table = Table("split", "videos", "classes", f"frames\n{numbers}", f"seconds\n{numbers}", "size")
+    for row in split_rows(data, report):
+        table.add_row(*row)
+    console.print(table)
+    rows, more = class_rows(data)
+    table = Table("label", "class", *(f"videos, {name}" for name, _ in splits_of(data)))
+    for row in rows:
+        table.add_row(*row)
+    console.print(table)
+    if more:
+        console.print(f"and {more} more classes")
+    if any(path.is_dir() for path in map(Path, report.files)):
+        rate = f"{ASSUMED_RATE:g} frames a second"
+        console.print(f"folders of frames do not say their rate: {rate} are assumed")
+    for note in report.notes:
+        console.print(note, soft_wrap=True)
+
+
 def _print(report: CheckReport) -> None:
+    for fault in (finding.text for finding in report.findings if finding.kind == "class"):
+        console.print(f"train and val do not go together: {fault}", soft_wrap=True)
     _print_findings(
         ("what", "split", "video", "why"),
-        [(f.kind, f.split or "–", f.path, f.text) for f in report.findings],
+        [
+            (f.kind, f.split or "–", printable(f.path), printable(f.text))
+            for f in report.findings
+            if f.kind != "class"
+        ],
     )
     counts = Table("what", "videos", "fit for use")
     for kind, count in report.counts().items():
-        counts.add_row(kind, str(count), "no" if kind in (*UNFIT, "missing") else "yes")
+        counts.add_row(kind, str(count), "no" if kind in (*UNFIT, "missing", "class") else "yes")
     for split, records in report.good.items():
         counts.add_row(f"good, {split}", str(len(records)), "yes")
     console.print(counts)
@@ -171,7 +200,10 @@ def _print_findings(columns: tuple[str, ...], rows: list[tuple[str, ...]]) -> No
 
 
 def _resize(options: Resize) -> int:
-    total = sum(1 for _ in find_videos(options.source))
+    found = walk(options.source)
+    for note in found.notes(known=LISTS):
+        console.print(note, soft_wrap=True)
+    total = len(found.videos)
     with Bar("resizing", total) as bar:
         report = resize_dataset(
             options.source,
@@ -185,7 +217,7 @@ def _resize(options: Resize) -> int:
     if report.bad:
         table = Table("left out", "why", title="could not be copied")
         for path, reason in report.bad[:SHOWN]:
-            table.add_row(str(path), reason)
+            table.add_row(printable(str(path)), reason)
         print_wide(table)
     console.print(
         f"{options.out}: {report.written} written, {report.skipped} there before, "

@@ -105,6 +105,8 @@ def _test(options: Options, device: torch.device) -> int:
     if found.missing:
         text = f"{found.missing} listed videos are missing and left out, {found.absent[0]} for one"
         status.print(text, soft_wrap=True)
+    for note in found.notes:
+        status.print(note, soft_wrap=True)
     records = found.train if found.val is None else found.val
     views = {name: getattr(options, name) for name in ("num_clips", "num_crops", "side", "crop")}
     dataset = make_test_set(records, info, **views)

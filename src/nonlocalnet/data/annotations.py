@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import csv
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from nonlocalnet.data.rows import open_table, read_text
 from nonlocalnet.data.tree import VideoTree
 
 KINETICS_COLUMNS = {"youtube_id", "time_start", "time_end"}
@@ -21,6 +21,7 @@ class Listed:
     label: str | tuple[int, ...]
     path: Path | None
     where: str
+    num_frames: int | None = None
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,8 @@ class Annotations:
     named: bool = True
     multi_label: bool = False
     mirrored: bool = True
+    notes: tuple[str, ...] = ()  # what was left out, and what looks odd
+    walked: bool = False  # the notes are of a walk through the folder
 
 
 def read_kinetics(tables: Sequence[Path], tree: VideoTree) -> Annotations:
@@ -47,28 +50,27 @@ def read_kinetics(tables: Sequence[Path], tree: VideoTree) -> Annotations:
     splits: dict[str, list[Listed]] = {"train": [], "val": []}
     names: set[str] = set()
     for table in tables:
-        with table.open(newline="", encoding="utf-8-sig", errors="surrogateescape") as lines:
-            rows = csv.DictReader(lines)
-            for row in rows:
-                where = f"{table}:{rows.line_num}"
-                split = _split_of(row.get("split") or table.stem, where)
-                if split == "test":
-                    continue
-                name, label = row["youtube_id"], (row.get("label") or "").strip()
-                if not name or not label:
-                    raise ValueError(f"{where}: label or youtube_id is missing in {row}")
-                try:
-                    start, end = (int(float(row[key])) for key in ("time_start", "time_end"))
-                except (TypeError, ValueError):
-                    raise ValueError(
-                        f"{where}: time_start and time_end must be seconds, got "
-                        f"{row['time_start']!r} and {row['time_end']!r}"
-                    ) from None
-                cut = f"{name}_{start:06d}_{end:06d}"
-                folders = [label, split] + ["validate", "validation"] * (split == "val")
-                path = tree.find(cut, *folders) or tree.find(name, *folders)
-                names.add(label)
-                splits[split].append(Listed(cut, label, path, where))
+        rows = open_table(table)
+        for row in rows:
+            where = f"{table}:{rows.line_num}"
+            split = _split_of(row.get("split") or table.stem, where)
+            if split == "test":
+                continue
+            name, label = row["youtube_id"], (row.get("label") or "").strip()
+            if not name or not label:
+                raise ValueError(f"{where}: label or youtube_id is missing in {row}")
+            try:
+                start, end = (int(float(row[key])) for key in ("time_start", "time_end"))
+            except (TypeError, ValueError):
+                raise ValueError(
+                    f"{where}: time_start and time_end must be seconds, got "
+                    f"{row['time_start']!r} and {row['time_end']!r}"
+                ) from None
+            cut = f"{name}_{start:06d}_{end:06d}"
+            folders = [label, split] + ["validate", "validation"] * (split == "val")
+            path = tree.find(cut, *folders) or tree.find(name, *folders)
+            names.add(label)
+            splits[split].append(Listed(cut, label, path, where))
     classes = sorted(names)
     return Annotations(splits["train"], splits["val"], classes)
 
@@ -148,6 +150,24 @@ def read_something(train: Path, val: Path | None, labels: Path, tree: VideoTree)
     return Annotations(list(read(train)), [] if val is None else list(read(val)), classes)
 
 
+def read_jester(train: Path, val: Path | None, labels: Path, tree: VideoTree) -> Annotations:
+    """Read Jester and Something-Something v1: "ID;LABEL" a line, and a list of the labels.
+
+    A video is a folder ID of frames, or a file. Raises ValueError, naming list and line, for
+    another form.
+    """
+
+    def read(list_file: Path) -> Iterator[Listed]:
+        for where, line in _lines(list_file):
+            name, mark, label = line.partition(";")
+            if not mark or not name:
+                raise ValueError(f'{where}: expected "ID;LABEL", got {line!r}')
+            yield Listed(name, label.strip(), tree.find(name), where)
+
+    classes = read_names(labels)
+    return Annotations(list(read(train)), [] if val is None else list(read(val)), classes)
+
+
 def read_charades_classes(file: Path) -> list[str]:
     """Read Charades_v1_classes.txt, "c000 Holding some clothes", in order of the numbers."""
     classes = []
@@ -165,8 +185,7 @@ def read_names(file: Path) -> list[str]:
 
 
 def _lines(file: Path) -> Iterable[tuple[str, str]]:
-    text = file.read_text(encoding="utf-8-sig", errors="surrogateescape")
-    for number, line in enumerate(text.splitlines(), 1):
+    for number, line in enumerate(read_text(file).splitlines(), 1):
         if line.strip():
             yield f"{file}:{number}", line.strip()
 

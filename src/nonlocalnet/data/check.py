@@ -14,13 +14,15 @@ from av.logging import Capture
 
 from nonlocalnet.data.container import VideoError, open_video
 from nonlocalnet.data.datasets import VideoSplits
+from nonlocalnet.data.decode import turned
+from nonlocalnet.data.frame_folder import ASSUMED_RATE, FrameFolder
 from nonlocalnet.data.isolated import Lost, run_isolated
 from nonlocalnet.data.packets import index_frames, whole_packets
 from nonlocalnet.data.readers import VideoRecord
-from nonlocalnet.data.tree import find_videos
+from nonlocalnet.data.tree import LISTS, name_some, walk
 
 UNFIT = ("unreadable", "damaged", "short", "duplicate", "leak")
-KINDS = (*UNFIT, "duration", "missing", "unlisted")
+KINDS = (*UNFIT, "duration", "missing", "unlisted", "frames", "class")
 SLACK = 0.5  # seconds by which a header's duration may be off
 
 
@@ -35,6 +37,9 @@ class FileReport:
     damage: str = ""
     error: str = ""
     digest: str = ""
+    height: int = 0
+    width: int = 0
+    missing: tuple[int, ...] = ()  # numbers, of a folder of frames
 
 
 @dataclass(frozen=True)
@@ -54,6 +59,7 @@ class CheckReport:
     files: dict[str, FileReport] = field(default_factory=dict)
     findings: list[Finding] = field(default_factory=list)
     good: dict[str, list[VideoRecord]] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
 
     def counts(self) -> dict[str, int]:
         """Count the findings of each kind."""
@@ -65,6 +71,7 @@ class CheckReport:
         content = {
             "counts": self.counts(),
             "good": {split: len(records) for split, records in self.good.items()},
+            "notes": self.notes,
             "findings": [asdict(finding) for finding in self.findings],
             "files": {path: asdict(report) for path, report in self.files.items()},
         }
@@ -78,6 +85,8 @@ def check_file(path: Path) -> FileReport:
     frames that a header or the packets announce and decoding does not give.
     """
     try:
+        if path.is_dir():
+            return _decode_folder(path)
         with path.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
         # the log has what the decoder does not raise
@@ -92,6 +101,22 @@ def check_file(path: Path) -> FileReport:
     return replace(report, digest=digest, damage=damage)
 
 
+def _decode_folder(path: Path) -> FileReport:
+    with FrameFolder(path) as folder:
+        digest = hashlib.sha256()
+        for picture in folder.pictures:
+            digest.update(hashlib.sha256(picture.read_bytes()).digest())
+        sizes = [(f.height, f.width) for f in folder.decode(range(folder.num_frames))]
+        return FileReport(
+            folder.num_frames,
+            folder.num_frames / ASSUMED_RATE,
+            digest=digest.hexdigest(),
+            height=sizes[0][0],
+            width=sizes[0][1],
+            missing=tuple(folder.missing),
+        )
+
+
 def _decode_whole(path: Path) -> FileReport:
     container, stream = open_video(path)
     with container:
@@ -103,6 +128,7 @@ def _decode_whole(path: Path) -> FileReport:
             promised = (container.duration or 0) / av.time_base if alone else 0.0
     container, stream = open_video(path)
     frames, corrupt, packets = 0, 0, 0
+    height = width = 0
     with container:
         try:
             for count, packet in enumerate(whole_packets(container, stream)):
@@ -110,6 +136,9 @@ def _decode_whole(path: Path) -> FileReport:
                 if count < index.unusable:
                     continue
                 for frame in stream.decode(packet):
+                    if not frames:
+                        sides = (frame.width, frame.height)
+                        height, width = sides if turned(frame) else sides[::-1]
                     frames += 1
                     corrupt += frame.is_corrupt
         except av.FFmpegError as error:
@@ -122,7 +151,9 @@ def _decode_whole(path: Path) -> FileReport:
         damage = f"its header announces {announced} frames, {packets} are there"
     elif frames < index.num_frames:
         damage = f"only {frames} of {index.num_frames} frames can be decoded"
-    return FileReport(frames, index.duration, announced, promised, damage)
+    return FileReport(
+        frames, index.duration, announced, promised, damage, height=height, width=width
+    )
 
 
 def check_dataset(
@@ -140,15 +171,17 @@ def check_dataset(
     Found: files that are unreadable (or kill their process, or take longer than `time_limit`
     seconds), damaged, shorter than `min_frames`, of another duration than their header says;
     duplicates, by their bytes, within a split, and leaks, the same video in training and
-    validation; listed videos that are missing and videos below `folder` that no list names. Of
-    duplicates the first is kept; a leak is taken out of training.
+    validation; listed videos that are missing and videos below `folder` that no list names; frames
+    that are missing among others, or not as many as a list says; classes of one split that the
+    other lacks. Of duplicates the first is kept; a leak is taken out of training.
 
     journal: a file of results so far, one a line; those of files unchanged since are not redone.
     progress: called with the number of files done and the findings so far.
     """
     splits = {"train": data.train} | ({"val": data.val} if data.val is not None else {})
     paths = list(dict.fromkeys(r.path for records in splits.values() for r in records))
-    report = CheckReport()
+    report = CheckReport(notes=list(data.notes))
+    report.findings += [Finding("class", "", fault) for fault in data.faults]
     known = _read_journal(journal)
     todo = []
     for path in paths:
@@ -175,9 +208,11 @@ def check_dataset(
     _judge(splits, report, min_frames)
     if folder is not None and folder.is_dir():
         listed = {path.resolve() for path in paths}
+        found = walk(folder)
+        report.notes += [] if data.walked else found.notes(known=LISTS)
         report.findings += [
             Finding("unlisted", str(path), "in no split")
-            for path in find_videos(folder)
+            for path in found.videos
             if path.resolve() not in listed
         ]
     return report
@@ -190,7 +225,7 @@ def _judge(splits: dict[str, list[VideoRecord]], report: CheckReport, min_frames
         good = report.good[split] = []
         for record in splits[split]:
             file = report.files[str(record.path)]
-            found = list(_faults(file, min_frames))
+            found = list(_faults(file, min_frames, record.num_frames))
             if file.digest in first:
                 other, path = first[file.digest]
                 kind = "duplicate" if other == split else "leak"
@@ -202,7 +237,7 @@ def _judge(splits: dict[str, list[VideoRecord]], report: CheckReport, min_frames
                 good.append(record)
 
 
-def _faults(file: FileReport, min_frames: int) -> Iterator[tuple[str, str]]:
+def _faults(file: FileReport, min_frames: int, listed: int | None) -> Iterator[tuple[str, str]]:
     if file.error:
         yield "unreadable", file.error
         return
@@ -210,6 +245,11 @@ def _faults(file: FileReport, min_frames: int) -> Iterator[tuple[str, str]]:
         yield "damaged", file.damage
     if file.frames < min_frames:
         yield "short", f"{file.frames} frames, at least {min_frames} are needed"
+    if file.missing:
+        names = [str(number) for number in file.missing]
+        yield "frames", name_some("{} number{s} {is} missing between its frames", names)
+    if listed is not None and file.frames != listed:
+        yield "frames", f"its list says {listed} frames, {file.frames} are there, and used"
     off = abs(file.announced_seconds - file.seconds)
     if file.announced_seconds and file.seconds and off > max(SLACK, 0.05 * file.seconds):
         yield (
@@ -222,7 +262,13 @@ def write_good(report: CheckReport, classes: list[str], folder: Path) -> list[Pa
     """Write train.txt, val.txt ("PATH LABEL", absolute paths) and classes.txt: a data set again.
 
     -> the lists written. A split without a good video gets none.
+
+    Raises ValueError for a path or class that a list of lines cannot hold.
     """
+    paths = [str(record.path) for records in report.good.values() for record in records]
+    for name in (*paths, *classes):
+        if any(mark in name for mark in "\r\n") or name != name.strip():
+            raise ValueError(f"{name!r} cannot stand in a list, which has a name a line: rename it")
     folder.mkdir(parents=True, exist_ok=True)
     written = []
     for split, records in report.good.items():
@@ -236,13 +282,18 @@ def write_good(report: CheckReport, classes: list[str], folder: Path) -> list[Pa
             written.append(file)
         else:
             file.unlink(missing_ok=True)  # of a check before
-    (folder / "classes.txt").write_text("".join(f"{name}\n" for name in classes))
+    text = "".join(f"{name}\n" for name in classes)
+    (folder / "classes.txt").write_text(text, encoding="utf-8", errors="surrogateescape")
     return written
 
 
 def _stamp(path: Path) -> tuple[str, int, int]:
     try:
         status = path.stat()
+        if path.is_dir():  # a picture may change, and its folder does not
+            inside = [picture.stat() for picture in path.iterdir()]
+            latest = max((entry.st_mtime_ns for entry in inside), default=0)
+            return str(path), sum(entry.st_size for entry in inside), latest
     except OSError:
         return str(path), -1, -1
     return str(path), status.st_size, status.st_mtime_ns
@@ -254,7 +305,8 @@ def _read_journal(journal: Path | None) -> dict[tuple[str, int, int], FileReport
         for line in journal.read_text().splitlines():
             try:
                 *stamp, report = json.loads(line)
-                known[tuple(stamp)] = FileReport(**report)
-            except (ValueError, TypeError):  # the line that a crash cut
+                missing = tuple(report.pop("missing"))
+                known[tuple(stamp)] = FileReport(**report, missing=missing)
+            except (ValueError, TypeError, KeyError, AttributeError):  # cut, or of an older check
                 continue
     return known

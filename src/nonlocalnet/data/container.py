@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import av
@@ -16,6 +17,17 @@ LISTS = ("concat", "dash", "hls", "imf")  # FFmpeg would show whatever files the
 
 class VideoError(FileError):
     """Say which video cannot be read, and why: "PATH: reason"."""
+
+
+@dataclass(frozen=True)
+class VideoInfo:
+    """What a video holds: frames, size in pixels as shown (after rotation), rate, seconds."""
+
+    num_frames: int
+    height: int
+    width: int
+    fps: float
+    duration: float
 
 
 def open_video(

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nonlocalnet.data.annotations import Listed
+from nonlocalnet.data.classes import alike, compare, empty, nearest, starts_at_one
 from nonlocalnet.data.layouts import read_layout
 from nonlocalnet.data.readers import VideoRecord
 from nonlocalnet.data.tree import plain
@@ -18,7 +19,8 @@ class VideoSplits:
 
     `mirrored`: a horizontal flip keeps the labels; not so where they say left and right, as
     Something-Something's do. `absent` are the listed videos without a file, which are left out,
-    `missing` their number.
+    `missing` their number. `notes` say in sentences what else was left out of the folder and what
+    looks odd, `faults` why the two splits' classes do not go together.
     """
 
     train: list[VideoRecord]
@@ -27,10 +29,21 @@ class VideoSplits:
     multi_label: bool = False
     mirrored: bool = True
     absent: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    faults: tuple[str, ...] = ()
+    walked: bool = False  # the notes tell of the whole folder
 
     @property
     def missing(self) -> int:
         return len(self.absent)
+
+    def check_classes(self) -> None:
+        """Refuse two splits of which one has a class that the other lacks.
+
+        Raises ValueError, naming the classes, and those that may be meant.
+        """
+        if self.faults:
+            raise ValueError("; ".join(self.faults))
 
 
 def read_dataset(
@@ -61,36 +74,57 @@ def read_dataset(
     if not train:  # a validation list alone
         train, held_out = held_out, []
     names, named = list(classes or found.classes), classes is not None or found.named
+    notes = list(found.notes)
     if val is not None:
         other = read_layout(Path(val), root, names if named else None, split)
         held_out = other.train or other.val
+        notes += [f"{Path(val).name}: {note}" for note in other.notes]
         names = names if named else max(names, other.classes, key=len)
     absent: list[str] = []
     kept = [_number(part, names, absent) for part in (train, held_out)]
-    for part, records in zip((train, held_out), kept, strict=True):
+    for part, (records, _) in zip((train, held_out), kept, strict=True):
         if part and not records:
             raise ValueError(
                 f"{source}: none of its {len(part)} videos is there, the first would be "
                 f"{part[0].name} ({part[0].where}); name the folder of the videos with --root"
             )
+    (training, of_train), (validation, of_val) = kept
     multi_label = found.multi_label or any(
-        len(record.labels) != 1 for records in kept for record in records
+        len(record.labels) != 1 for record in training + validation
     )
+    numbers = not any(isinstance(listed.label, str) for listed in train)
+    if numbers and not found.multi_label:
+        notes += starts_at_one(of_train | of_val)
+    notes += alike(names) if not numbers else []
+    faults: list[str] = []
+    if held_out and not multi_label:
+        faults, more = compare(names, of_train, of_val, strict=not numbers)
+        notes += more
+    if not multi_label:
+        notes += empty(names, training)
     return VideoSplits(
-        kept[0],
-        kept[1] if held_out else None,
+        training,
+        validation if held_out else None,
         names,
         multi_label,
         found.mirrored,
         tuple(absent),
+        tuple(notes),
+        tuple(faults),
+        found.walked,
     )
 
 
-def _number(part: list[Listed], classes: list[str], absent: list[str]) -> list[VideoRecord]:
-    """Turn class names into labels; videos without a file go to `absent`."""
+def _number(
+    part: list[Listed], classes: list[str], absent: list[str]
+) -> tuple[list[VideoRecord], set[int]]:
+    """Turn class names into labels; videos without a file go to `absent`.
+
+    -> (records, all labels that are listed).
+    """
     number = {plain(name): i for i, name in enumerate(classes)}
     number |= {name: i for i, name in enumerate(classes)}
-    records = []
+    records, listed_labels = [], set()
     for listed in part:
         labels = listed.label
         if isinstance(labels, str):
@@ -98,11 +132,12 @@ def _number(part: list[Listed], classes: list[str], absent: list[str]) -> list[V
             if label is None:
                 raise ValueError(
                     f"{listed.where}: class {labels!r} is none of the {len(classes)} classes "
-                    f"({', '.join(classes[:3])}, ...)"
+                    f"({', '.join(classes[:3])}, ...){nearest(labels, classes)}"
                 )
             labels = (label,)
+        listed_labels.update(labels)
         if listed.path is None:
             absent.append(listed.name)
         else:
-            records.append(VideoRecord(listed.path, labels, listed.name))
-    return records
+            records.append(VideoRecord(listed.path, labels, listed.name, listed.num_frames))
+    return records, listed_labels

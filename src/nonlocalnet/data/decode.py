@@ -7,8 +7,8 @@ that does not keep to its own is decoded in order.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence, Set
-from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from types import TracebackType
@@ -20,22 +20,12 @@ from av.sidedata.sidedata import Type as SideDataType
 from av.video.reformatter import VideoReformatter
 from torch import Tensor
 
-from nonlocalnet.data.container import VideoError, open_video
+from nonlocalnet.data.container import VideoError, VideoInfo, open_video
+from nonlocalnet.data.frame_folder import FrameFolder
 from nonlocalnet.data.packets import index_frames, whole_packets
 from nonlocalnet.data.sampling import short_side_size
 
 FEW_FRAMES = 8  # decoding these on is cheaper than a seek
-
-
-@dataclass(frozen=True)
-class VideoInfo:
-    """What a video holds: frames, size in pixels as shown (after rotation), rate, seconds."""
-
-    num_frames: int
-    height: int
-    width: int
-    fps: float
-    duration: float
 
 
 class VideoReader:
@@ -196,13 +186,21 @@ class VideoReader:
         return f"{count} frame{'s' if count > 1 else ''}{cut}"
 
 
+def open_reader(path: str | os.PathLike, *, threads: int = 1) -> VideoReader | FrameFolder:
+    """Open a video file, or a folder of numbered pictures, for its length and its frames."""
+    if Path(path).is_dir():
+        return FrameFolder(Path(path))
+    return VideoReader(Path(path), threads=threads)
+
+
 def probe(path: str | Path) -> VideoInfo:
     """Describe a video: true frame count, size as shown, average rate, duration.
 
     Counts packets and decodes a single frame, for the rotation. Non-square pixels are not
-    stretched. Raises VideoError for a file that cannot be read.
+    stretched. A folder of numbered pictures counts as a video of 25 frames a second. Raises
+    VideoError for a file that cannot be read.
     """
-    with VideoReader(path) as video:
+    with open_reader(path) as video:
         return video.info()
 
 
@@ -219,7 +217,7 @@ def decode(
     Raises VideoError for a file that cannot be read, a frame that cannot be decoded, or an index
     that the video does not have.
     """
-    with VideoReader(path, threads=threads) as video:
+    with open_reader(path, threads=threads) as video:
         return video.frames(indices, short_side=short_side)
 
 
@@ -230,7 +228,7 @@ def decode_all(
 
     -> uint8 (T, 3, H, W) as from `decode`.
     """
-    with VideoReader(path) as video:
+    with open_reader(path) as video:
         return video.frames(range(min(video.num_frames, max_frames)), short_side=short_side)
 
 
@@ -263,4 +261,4 @@ def _display_matrix(frame: av.VideoFrame) -> np.ndarray | None:
     return None if side_data is None else np.frombuffer(side_data, np.int32)[[0, 1, 3, 4]]
 
 
-__all__ = ["VideoError", "VideoInfo", "VideoReader", "decode", "decode_all", "probe"]
+__all__ = ["VideoError", "VideoInfo", "VideoReader", "decode", "decode_all", "open_reader", "probe"]

@@ -13,16 +13,24 @@ from nonlocalnet.data.annotations import (
     Listed,
     read_charades_classes,
     read_hmdb51,
+    read_jester,
     read_kinetics,
     read_names,
     read_something,
     read_ucf101,
 )
-from nonlocalnet.data.readers import is_table, read_charades, read_folder, read_header, read_list
-from nonlocalnet.data.tree import VideoTree, resolve
+from nonlocalnet.data.readers import (
+    is_table,
+    read_charades,
+    read_class_folders,
+    read_header,
+    read_list,
+)
+from nonlocalnet.data.tree import LISTS, VideoTree, name_some, plain, resolve
 
 TRAIN = ("train", "trainlist")
 VAL = ("val", "vallist", "validation", "validate")
+SPLITS = (*TRAIN, *VAL, "training", "valid", "test", "testing", "testlist")
 
 
 def read_layout(
@@ -38,6 +46,8 @@ def read_layout(
     place = _Place(source, None if root is None else Path(root), classes, split)
     for read in FORMATS:
         found = read(place)
+        if found is not None and "tree" in vars(place):  # the whole tree was walked
+            return replace(found, notes=tuple(place.tree.walk.notes(known=LISTS)), walked=True)
         if found is not None:
             return found
     raise AssertionError("the last format takes or refuses all")
@@ -45,12 +55,14 @@ def read_layout(
 
 def _read_file(source: Path, root: str | Path | None, classes: Sequence[str] | None) -> Annotations:
     if set(read_header(source)) >= KINETICS_COLUMNS:
-        return read_kinetics([source], VideoTree(Path(root or source.parent)))
+        tree = VideoTree(Path(root or source.parent))
+        notes = tuple(tree.walk.notes(known=LISTS))
+        return replace(read_kinetics([source], tree), notes=notes, walked=True)
     table = is_table(source)
     records, names = (read_charades if table else read_list)(source, root, classes)
     paths = resolve([record.path for record in records])
     listed = [
-        Listed(record.name, record.labels, path, str(source))
+        Listed(record.name, record.labels, path, str(source), record.num_frames)
         for record, path in zip(records, paths, strict=True)
     ]
     return Annotations(listed, [], names, named=classes is not None, multi_label=table)
@@ -107,6 +119,18 @@ def _something(place: _Place) -> Annotations | None:
         return None
     val = place.find(f"{name}validation.json", "validation.json")
     return replace(read_something(train, val, labels, place.tree), mirrored=False)
+
+
+def _jester(place: _Place) -> Annotations | None:
+    train = place.find("*-v1-train.csv")
+    if train is None:
+        return None
+    prefix = train.name.removesuffix("train.csv")
+    labels, val = (train.with_name(f"{prefix}{part}.csv") for part in ("labels", "validation"))
+    if not labels.exists():
+        return None
+    val = val if val.exists() else None
+    return replace(read_jester(train, val, labels, place.tree), mirrored=False)
 
 
 def _ucf101(place: _Place) -> Annotations | None:
@@ -172,7 +196,13 @@ def _split_folders(place: _Place) -> Annotations | None:
     if not train.is_dir() or val is None:
         return None
     training = _class_folders(replace(place, folder=train))
-    return replace(training, val=_class_folders(replace(place, folder=val)).train)
+    held_out = _class_folders(replace(place, folder=val))
+    notes = [
+        f"{folder.name}: {note}"
+        for folder, part in ((train, training), (val, held_out))
+        for note in part.notes
+    ]
+    return replace(training, val=held_out.train, notes=tuple(notes))
 
 
 def _class_folders(place: _Place) -> Annotations:
@@ -180,23 +210,28 @@ def _class_folders(place: _Place) -> Annotations:
         raise ValueError(
             f"{place.folder} is a folder of classes: its videos lie there, not at a root"
         )
-    records, classes = read_folder(place.folder)
+    records, classes, notes = read_class_folders(place.folder)
     lists = sorted(file.name for file in place.folder.iterdir() if file.suffix in (".txt", ".csv"))
     if len(classes) == 1 and lists:
         raise ValueError(
             f"{place.folder} has one folder of videos, {classes[0]!r}, and lists with names of "
             f"their own ({', '.join(lists[:3])}, ...): name the list instead"
         )
+    splits = [name for name in classes if plain(name) in SPLITS]
+    if splits:
+        text = "{} class{es} {has} the name{s} of a split"
+        notes.append(name_some(text, splits) + "; name two folders if they are (--data, --val)")
     listed = [
         Listed(record.name, classes[record.labels[0]], record.path, str(record.path))
         for record in records
     ]
-    return Annotations(listed, [], classes)
+    return Annotations(listed, [], classes, notes=tuple(notes), walked=True)
 
 
 FORMATS: tuple[Callable[[_Place], Annotations | None], ...] = (
     _charades,
     _something,
+    _jester,
     _ucf101,
     _hmdb51,
     _kinetics,

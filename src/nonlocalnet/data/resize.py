@@ -15,13 +15,14 @@ from av.video.reformatter import VideoReformatter
 
 from nonlocalnet.data.container import VideoError, open_video
 from nonlocalnet.data.decode import turned, upright
+from nonlocalnet.data.frame_folder import ASSUMED_RATE, FrameFolder
 from nonlocalnet.data.isolated import Lost, run_isolated
 from nonlocalnet.data.packets import index_frames, whole_packets
 from nonlocalnet.data.sampling import short_side_size
-from nonlocalnet.data.tree import find_videos, is_video
+from nonlocalnet.data.suffixes import is_video
+from nonlocalnet.data.tree import LISTS, video_stem, walk
 
 SETTINGS = ".resized.json"
-LISTS = (".txt", ".csv", ".json")
 KEY_FRAMES = 32  # frames from one key frame to the next: a clip begins anywhere
 
 
@@ -46,9 +47,10 @@ def resize_dataset(
 ) -> ResizeReport:
     """Copy the folder `source` to `out`, its videos by `resize_video`: the same data set, smaller.
 
-    Every video is at its place under its name, with the suffix .mp4, and every .txt, .csv and .json
-    is copied; where one names videos by their absolute path below `source`, the path becomes
-    relative. What `out` has already is not made again. Originals are only read.
+    Every video is at its place under its name, with the suffix .mp4, a folder of numbered pictures
+    as well, at 25 frames a second; every .txt, .csv and .json is copied, and where one names videos
+    by their absolute path below `source`, the path becomes relative. What `out` has already is not
+    made again. Originals are only read.
 
     Raises ValueError where one folder lies in the other, where there is no video, and where `out`
     was begun with other settings.
@@ -58,14 +60,15 @@ def resize_dataset(
         raise ValueError(f"{source} is no folder: name the one that holds the videos and the lists")
     if out.is_relative_to(source) or source.is_relative_to(out):
         raise ValueError(f"{out} and {source} lie one in the other: choose a folder elsewhere")
-    videos = list(find_videos(source))
+    videos = walk(source).videos
     if not videos:
         raise ValueError(f"{source}: no videos found below it")
     _keep_settings(out, {"short_side": short_side, "crf": crf})
     _copy_lists(source, out)
     report, taken, todo = ResizeReport(), set(), []
     for video in videos:
-        target = (out / video.relative_to(source)).with_suffix(".mp4")
+        place = out / video.relative_to(source)
+        target = place.with_name(f"{video_stem(video.name)}.mp4")
         if target in taken:
             report.bad.append((video, "another video beside it has the same name"))
         elif target.exists() and target.stat().st_mtime >= video.stat().st_mtime:
@@ -98,7 +101,8 @@ def resize_video(source: Path, target: Path, short_side: int, crf: int) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     partial = _partial(target)
     try:
-        frames = _copy(source, partial, short_side, crf)
+        copy = _copy_pictures if source.is_dir() else _copy
+        frames = copy(source, partial, short_side, crf)
         container, stream = open_video(partial)
         with container:
             copied = index_frames(container, stream).num_frames
@@ -146,6 +150,27 @@ def _copy(source: Path, target: Path, short_side: int, crf: int) -> int:
             raise VideoError(source, f"only {count} of {index.num_frames} frames can be decoded")
         file.mux(writer.encode(None))
     return count
+
+
+def _copy_pictures(source: Path, target: Path, short_side: int, crf: int) -> int:
+    rate, reformat = Fraction(ASSUMED_RATE), VideoReformatter()
+    with FrameFolder(source) as folder, av.open(str(target), "w", format="mp4") as file:
+        about = folder.info()
+        size = (about.height, about.width)
+        size = short_side_size(*size, short_side) if min(size) > short_side else size
+        options = {"crf": str(crf), "preset": "fast", "g": str(KEY_FRAMES)}
+        writer = file.add_stream("libx264", rate=rate, options=options)
+        writer.height, writer.width = (max(2, side // 2 * 2) for side in size)
+        writer.pix_fmt = "yuv420p"
+        writer.codec_context.thread_count = 1
+        for i, frame in enumerate(folder.decode(range(folder.num_frames))):
+            image = reformat.reformat(
+                frame, writer.width, writer.height, "yuv420p", interpolation="BICUBIC", threads=1
+            )
+            image.pts, image.time_base = i, 1 / rate
+            file.mux(writer.encode(image))
+        file.mux(writer.encode(None))
+    return folder.num_frames
 
 
 def _even_size(frame: av.VideoFrame, short_side: int) -> tuple[int, int]:

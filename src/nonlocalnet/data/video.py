@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from nonlocalnet.data.decode import VideoError, VideoReader, probe
+from nonlocalnet.data.decode import VideoError, open_reader, probe
 from nonlocalnet.data.draws import Draw, Unreadable, seeded
 from nonlocalnet.data.readers import (
     VideoRecord,
@@ -149,7 +149,7 @@ class VideoDataset(Dataset):
             if video is None:
                 raise VideoError(path, "could not be decoded when the cache was filled")
             return video[choose(len(video))]
-        with VideoReader(path) as reader:
+        with open_reader(path) as reader:
             return reader.frames(choose(reader.num_frames), short_side=self._short_side)
 
     def _target(self, i: int) -> Tensor:
@@ -180,7 +180,7 @@ class VideoDataset(Dataset):
             video = part.view(shapes[i]).permute(0, 3, 1, 2) if sizes[i] else None
             try:
                 if video is not None:
-                    with VideoReader(self.records[i].path) as reader:
+                    with open_reader(self.records[i].path) as reader:
                         video.copy_(reader.frames(range(len(video)), short_side=short_side))
             except VideoError as error:
                 video = None

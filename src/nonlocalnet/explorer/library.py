@@ -14,9 +14,11 @@ from typing import TypeVar
 
 from nonlocalnet.data.decode import VideoError, probe
 from nonlocalnet.data.isolated import IsolatedCall, Lost
-from nonlocalnet.data.tree import SUFFIXES, find_videos
+from nonlocalnet.data.suffixes import SUFFIXES
+from nonlocalnet.data.tree import walk
 from nonlocalnet.inspection.look import Look, look_at_clip, read_clip
 from nonlocalnet.models.video_resnet import VideoResNet
+from nonlocalnet.runtime.log import status
 
 T = TypeVar("T")
 
@@ -162,7 +164,7 @@ def shown(name: str) -> str:
 
 
 def videos_of(source: Path | None) -> list[Path]:
-    """List the videos of a file, or of a folder and those below it.
+    """List the videos of a file, or of a folder and those below it; say what is left out.
 
     Raises:
         FileNotFoundError: it is not there.
@@ -174,7 +176,10 @@ def videos_of(source: Path | None) -> list[Path]:
         return [source]
     if not source.is_dir():
         raise FileNotFoundError(f"no video or folder at {source}")
-    found = list(find_videos(source))
-    if not found:
-        raise ValueError(f"{source} has no videos; known are {', '.join(SUFFIXES)}")
-    return found
+    found = walk(source)
+    if not found.videos:
+        known = f"{', '.join(SUFFIXES[:6])} or folders of 00001.jpg"
+        raise ValueError("; ".join([f"{source} has no videos, such as {known}", *found.notes()]))
+    for note in found.notes():
+        status.print(note, soft_wrap=True)
+    return found.videos

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from nonlocalnet.data.decode import VideoReader
+from nonlocalnet.data.decode import open_reader
 from nonlocalnet.data.sampling import ClipSpec, clip_at
 from nonlocalnet.data.transforms import MEAN, STD, TestTransform, normalize
 from nonlocalnet.inspection.analysis import Analysis, Attention, BlockMap, analyse
@@ -303,7 +303,7 @@ def read_clip(
         VideoError: it cannot be read.
     """
     side = info.short_side
-    with VideoReader(Path(path)) as reader:
+    with open_reader(path) as reader:
         about = reader.info()
         indices = clip_at(reader.num_frames, ClipSpec.parse(info.config["clip"]), moment)
         frames = reader.frames(indices, short_side=side)

@@ -11,6 +11,7 @@ from nonlocalnet.data.datasets import read_dataset
 from nonlocalnet.data.readers import VideoRecord
 from nonlocalnet.data.sampling import ClipSpec
 from nonlocalnet.data.transforms import TestTransform, TrainTransform
+from nonlocalnet.data.tree import printable
 from nonlocalnet.data.video import VideoDataset
 from nonlocalnet.models.info import read_classes
 from nonlocalnet.models.registry import DEPTHS
@@ -53,7 +54,8 @@ def read_data(config: TrainConfig) -> tuple[VideoDataset, VideoDataset | None, l
 
     Raises:
         ValueError, FileNotFoundError: as `read_dataset`; more videos are missing than max_bad
-            allows; clips would be mirrored whose labels say left and right.
+            allows; one split has a class that the other lacks; clips would be mirrored
+            whose labels say left and right.
     """
     names = None if config.classes is None else read_classes(config.classes)
     found = read_dataset(
@@ -61,7 +63,8 @@ def read_data(config: TrainConfig) -> tuple[VideoDataset, VideoDataset | None, l
     )
     if found.missing:
         listed = found.missing + len(found.train) + len(found.val or ())
-        text = f"{found.missing} of {listed} listed videos are missing, {found.absent[0]} for one"
+        one = printable(found.absent[0])
+        text = f"{found.missing} of {listed} listed videos are missing, {one} for one"
         if found.missing > config.max_bad * listed:
             raise ValueError(
                 f"{text}: more than max_bad = {config.max_bad:g} allows; is --root right?"
@@ -72,6 +75,9 @@ def read_data(config: TrainConfig) -> tuple[VideoDataset, VideoDataset | None, l
             f"the labels of {config.data} say left and right: clips cannot be mirrored; pass "
             "--flip 0"
         )
+    for note in found.notes:
+        status.print(note, soft_wrap=True)
+    found.check_classes()
     side = config.test_side or config.short_side[0]
     shared = {"multi_label": found.multi_label, "cache": config.cache}
     counts, clip = len(found.classes), ClipSpec.parse(config.clip)

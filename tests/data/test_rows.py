@@ -1,0 +1,114 @@
+"""Lists in the dialects that people write."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from nonlocalnet.data.datasets import read_dataset
+from nonlocalnet.data.readers import read_charades, read_list
+
+
+@pytest.mark.parametrize("name", ["list.csv", "list.txt"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "v/a b.mp4,3\nc.mp4,0\n",
+        "v/a b.mp4, 3\nc.mp4, 0\n",
+        "v/a b.mp4 , 3 \nc.mp4 , 0 \n",
+        "v/a b.mp4;3\nc.mp4;0\n",
+        "v/a b.mp4; 3\nc.mp4; 0\n",
+        "v/a b.mp4\t3\nc.mp4\t0\n",
+        '"v/a b.mp4","3"\n"c.mp4","0"\n',
+        '"v/a b.mp4", 3\n"c.mp4", 0\n',
+        "v/a b.mp4 3\nc.mp4 0\n",
+        "path,label\nv/a b.mp4,3\nc.mp4,0\n",
+        "Label, Video_Path, note\n3, v/a b.mp4, x\n0, c.mp4,\n",
+        "id;filename;class\n7;v/a b.mp4;3\n8;c.mp4;0\n",
+    ],
+)
+@pytest.mark.parametrize(
+    "encoded",
+    [
+        lambda text: text.encode(),
+        lambda text: b"\xef\xbb\xbf" + text.replace("\n", "\r\n").encode(),
+        lambda text: text.replace("\n", "\r").encode("utf-16"),
+    ],
+)
+def test_dialects(tmp_path, name, text, encoded):
+    (tmp_path / name).write_bytes(encoded(text))
+    records, _ = read_list(tmp_path / name)
+    assert [(r.name, r.labels) for r in records] == [("v/a b.mp4", (3,)), ("c.mp4", (0,))]
+
+
+@pytest.mark.parametrize(
+    ("line", "name", "labels"),
+    [
+        ('a.mp4,"1,5"', "a.mp4", (1, 5)),
+        ("a.mp4,1 5", "a.mp4", (1, 5)),
+        ("a.mp4 1, 5", "a.mp4", (1, 5)),
+        ("a.mp4, -", "a.mp4", ()),
+        ("smith, john, take 2.mp4, 4", "smith, john, take 2.mp4", (4,)),
+        ('"smith, john.mp4", 4', "smith, john.mp4", (4,)),
+        ("a\x0bb\u2028c.mp4 2", "a\x0bb\u2028c.mp4", (2,)),  # line ends for Python alone
+    ],
+)
+def test_single_lines(tmp_path, line, name, labels):
+    (tmp_path / "list.csv").write_text(line + "\n")
+    ((record,), _) = read_list(tmp_path / "list.csv")
+    assert (record.name, record.labels) == (name, labels)
+
+
+@pytest.mark.parametrize("line", ["a.mp4,x", "a.mp4,,", ",3", "a.mp4,b.mp4,3", "a.mp4,1,2,3"])
+def test_what_is_no_line_is_named(tmp_path, line):
+    (tmp_path / "list.csv").write_text(f"ok.mp4,1\n{line}\n")
+    with pytest.raises(ValueError, match=r"list\.csv:2: expected"):
+        read_list(tmp_path / "list.csv")
+
+
+@pytest.mark.parametrize("line", ["{} {} {}", "{},{},{}", "{}, {}, {}", "{};{};{}", "{}\t{}\t{}"])
+def test_folders_with_their_number_of_frames(tmp_path, line):
+    for name in ("v/one two", "v/3"):
+        (tmp_path / name).mkdir(parents=True)
+    text = "\n".join([line.format("v/one two", 29, 1), line.format("v/3", 7, 0)])
+    (tmp_path / "list.txt").write_text(text)
+    records, classes = read_list(tmp_path / "list.txt")
+    assert [(r.name, r.labels, r.num_frames) for r in records] == [
+        ("v/one two", (1,), 29),
+        ("v/3", (0,), 7),
+    ]
+    assert classes == ["0", "1"]
+
+
+def test_a_header_names_the_frames(tmp_path):
+    (tmp_path / "v").mkdir()
+    (tmp_path / "list.csv").write_text("total_frames,frame_dir,label\n29,v,1\n")
+    ((record,), _) = read_list(tmp_path / "list.csv")
+    assert (record.name, record.labels, record.num_frames) == ("v", (1,), 29)
+
+
+def test_a_number_at_a_videos_end_is_no_number_of_frames(tmp_path):
+    (tmp_path / "take 2.mp4").touch()
+    (tmp_path / "list.txt").write_text("take 2 0\nother clip 1\n")
+    records, _ = read_list(tmp_path / "list.txt")
+    assert [(r.name, r.num_frames) for r in records] == [("take 2", None), ("other clip", None)]
+
+
+def test_tables_that_a_spreadsheet_saved(tmp_path):
+    rows = ["label;youtube_id;time_start;time_end;split", '"a, b";x;1;2;train']
+    (tmp_path / "all.csv").write_text("\ufeff" + "\r\n".join(rows))
+    (tmp_path / "x_000001_000002.3gp").touch()
+    data = read_dataset(tmp_path)
+    assert (data.classes, data.train[0].path.suffix) == (["a, b"], ".3gp")
+    (tmp_path / "c.csv").write_text('id;actions\nA;"c001 0 1;c003 0 1"\n')
+    assert read_charades(tmp_path / "c.csv")[0][0].labels == (1, 3)
+
+
+def test_paths_of_the_shared_case(shared: Path):
+    data = read_dataset(shared / "cases/06-folders/classes")
+    assert sorted((r.name, r.labels) for r in data.train) == [
+        ("ant/frag.mp4", (0,)),
+        ("bee/a.MTS", (1,)),
+        ("bee/h263.3gp", (1,)),
+    ]
