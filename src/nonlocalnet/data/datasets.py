@@ -10,6 +10,7 @@ from nonlocalnet.data.annotations import Listed
 from nonlocalnet.data.layouts import read_layout
 from nonlocalnet.data.readers import VideoRecord
 from nonlocalnet.data.tree import plain
+from nonlocalnet.errors import option
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,8 @@ def read_dataset(
         if part and not records:
             raise ValueError(
                 f"{source}: none of its {len(part)} videos is there, the first would be "
-                f"{part[0].name} ({part[0].where}); name the folder of the videos with --root"
+                f"{part[0].name} ({part[0].where}); name the folder of the videos with "
+                f"{option('root')}"
             )
     multi_label = found.multi_label or any(
         len(record.labels) != 1 for records in kept for record in records
