@@ -594,7 +594,9 @@ def test_a_parent_that_may_not_be_written(tmp_path, monkeypatch):
         raise PermissionError(errno.EACCES, "Permission denied", str(tmp_path))
 
     monkeypatch.setattr(Path, "mkdir", refuse)
-    with pytest.raises(PermissionError, match=rf"cannot use {tmp_path}/a/b: Permission denied; choose"):
+    with pytest.raises(
+        PermissionError, match=rf"cannot use {tmp_path}/a/b: Permission denied; choose"
+    ):
         get(NAME, folder=tmp_path / "a" / "b")
 
 
