@@ -208,8 +208,8 @@ def test_score(weights: Path, data: Path, root: Path | None, views: int) -> floa
         multi_label=info.multi_label,
     )
     found = evaluate(model, dataset, multi_label=info.multi_label)
-    task = make_labels(info.multi_label)
-    return task.score(found.probabilities, found.target)[task.main_score]
+    scores = make_labels(info.multi_label).score(found.probabilities, found.target)
+    return scores["map" if info.multi_label else "top1"]
 
 
 if __name__ == "__main__":

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
-from collections.abc import Iterable
+from collections.abc import Generator, Iterable
+from contextvars import ContextVar
 from pathlib import Path
 
 LONG = 25  # a list of more names is not read
@@ -31,6 +33,42 @@ def check_choice(name: str, value: object, allowed: Iterable[object]) -> None:
     if len(allowed) > LONG:
         shown = f"{len(allowed)} names, such as {', '.join(map(repr, near or allowed[:5]))}"
     raise ValueError(f"{name} must be one of {shown}; got {value!r}{hint}")
+
+
+_typed = ContextVar("_typed", default=False)  # whether options were typed after a command
+
+
+@contextlib.contextmanager
+def typed_options() -> Generator[None]:
+    """Let `option` give what is typed after a command."""
+    token = _typed.set(True)
+    try:
+        yield
+    finally:
+        _typed.reset(token)
+
+
+def option(name: str, value: object = None) -> str:
+    """Name an option in a message as its reader gives it: an argument, or words after a command.
+
+    Args:
+        name: of the argument.
+        value: that is advised; None names the option alone. A word in capitals stands for a value.
+
+    >>> option("max_bad"), option("init", "none"), option("init", "FILE"), option("flip", 0)
+    ('max_bad', "init='none'", 'init=FILE', 'flip=0')
+    >>> with typed_options():
+    ...     option("max_bad"), option("init", "none")
+    ('--max-bad', '--init none')
+    """
+    if _typed.get():
+        word = f"--{name.replace('_', '-')}"
+        if value is None or value is True:
+            return word
+        return f"{word} {' '.join(map(str, value)) if isinstance(value, tuple) else value}"
+    if value is None:
+        return name
+    return f"{name}={value if str(value).isupper() else repr(value)}"
 
 
 class FileError(ValueError):

@@ -6,6 +6,8 @@ import pytest
 from PIL import Image
 
 from nonlocalnet.cli import main
+from nonlocalnet.inspection.curves import panels
+from nonlocalnet.runtime.scores import find_score
 
 
 @pytest.fixture
@@ -67,3 +69,57 @@ def test_plot_leaves_out_what_has_no_curve(runs, capsys):
 def test_plot_refuses(words, said, capsys):
     assert main(["plot", *words]) == 2
     assert said in capsys.readouterr().err
+
+
+def measured(folder, names, **options):
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps({"model": "x"} | options))
+    lines = [{"kind": "train", "iteration": 1, "loss": 0.5, "seconds": 1}]
+    lines.append({"kind": "val", "iteration": 1} | dict.fromkeys(names, 10.0))
+    (folder / "metrics.jsonl").write_text("\n".join(map(json.dumps, lines)))
+
+
+@pytest.fixture
+def drawn(monkeypatch):
+    """What was drawn: panels and their lines."""
+    found = {}
+
+    def look(lines, xlabel):
+        found.update(lines)
+        return panels(lines, xlabel=xlabel)
+
+    monkeypatch.setattr("nonlocalnet.cli.plot.panels", look)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("names", "panel"),
+    [
+        (["bbox_AP", "bbox_AP50", "segm_AP", "segm_AP50"], "validation mask AP, %"),
+        (["bbox_AP", "keypoints_AP"], "validation keypoint AP, %"),
+        (["top1", "top5", "mean_class"], "validation top-1, %"),
+        (["map"], "validation mAP, %"),
+    ],
+)
+def test_every_kind_of_run_is_drawn_and_listed(names, panel, tmp_path, drawn, capsys):
+    measured(tmp_path / "run", names)
+    assert main(["plot", str(tmp_path / "run"), "--out", str(tmp_path / "c.png")]) == 0
+    assert list(drawn) == ["training loss", panel]
+    assert main(["runs", str(tmp_path), "--json"]) == 0
+    (row,) = json.loads(capsys.readouterr().out.partition("\n")[2])
+    assert (row["best"], row["score"]) == (10.0, find_score(row["score"]).name)
+
+
+def test_unknown_scores_are_told_and_left_out(tmp_path, drawn, capsys):
+    measured(tmp_path / "run", ["fancy"])
+    assert main(["plot", str(tmp_path / "run"), "--out", str(tmp_path / "c.png")]) == 0
+    assert "run: no known score in its validation (fancy), left out" in capsys.readouterr().err
+    assert list(drawn) == ["training loss"]
+    assert main(["runs", str(tmp_path)]) == 0
+
+
+def test_the_legend_has_no_options_that_were_not_given(tmp_path, drawn):
+    measured(tmp_path / "a", ["top1"], look=None)
+    measured(tmp_path / "b", ["top1"], look="x.mp4")
+    assert main(["plot", *(str(tmp_path / x) for x in "ab"), "--out", str(tmp_path / "c.png")]) == 0
+    assert list(drawn["training loss"]) == ["a", "b (look x.mp4)"]

@@ -20,6 +20,7 @@ import pytest
 from nonlocalnet.models import cache, zoo
 from nonlocalnet.models.registry import DEFAULTS, list_models
 from nonlocalnet.models.zoo import get
+from nonlocalnet.runtime.scores import SCORES
 
 NAME = "i3d_nonlocal_8x8_IN_pretrain_400k"
 FILE = f"{NAME}.pkl"
@@ -141,7 +142,7 @@ def names(folder):
 
 def test_names_and_file_names_are_unique():
     releases = zoo.list_releases()
-    assert len(releases) == 28
+    assert len(releases) == 30
     for what in ("name", "file", "url"):
         assert len({getattr(row, what) for row in releases}) == len(releases)
 
@@ -155,10 +156,15 @@ def test_every_row_makes_sense(row):
     assert row.model in list_models()
     assert row.licence
     assert row.figure
-    assert 60 < row.top1 < row.top5 < 100
+    if row.scores:
+        assert set(row.scores) <= set(SCORES)
+        assert all(30 < score < 100 for score in row.scores.values())
+        assert (row.top1, row.top5) == (None, None)
+    else:
+        assert 60 < row.top1 < row.top5 < 100
     assert row.blocks == (5 if "nl" in row.model else 0)
     assert set(row.options) <= set(DEFAULTS)
-    if row.dataset == "ImageNet-1k":
+    if row.dataset in ("ImageNet-1k", "COCO 2017"):
         assert row.clip is None
     else:
         assert row.dataset == "Kinetics-400"
@@ -176,13 +182,25 @@ def test_torchvision_rows_are_torchvisions():
         package = importlib.metadata.distribution("torchvision")
     except importlib.metadata.PackageNotFoundError:
         pytest.skip("torchvision is not installed")
-    code = Path(package.locate_file("torchvision/models/resnet.py")).read_text()  # slow to import
+    models = Path(package.locate_file("torchvision/models"))  # slow to import
+    code = (models / "resnet.py").read_text()
     for depth in (50, 101):
         row = zoo.find_release(f"resnet{depth}_imagenet")
         enum = code[code.index(f"class ResNet{depth}_Weights") :]
         assert re.search(r'IMAGENET1K_V1 = Weights\(\s*url="(.*)"', enum)[1] == row.url
         assert float(re.search(r'"acc@1": (.*),', enum)[1]) == row.top1
         assert float(re.search(r'"acc@5": (.*),', enum)[1]) == row.top5
+    for stem, kind, names in (
+        ("mask", "MaskRCNN", {"box_map": "bbox_AP", "mask_map": "segm_AP"}),
+        ("keypoint", "KeypointRCNN", {"box_map": "bbox_AP", "kp_map": "keypoints_AP"}),
+    ):
+        row = zoo.find_release(f"{stem}rcnn_resnet50_fpn_coco")
+        code = (models / "detection" / f"{stem}_rcnn.py").read_text()
+        enum = code[code.index(f"class {kind}_ResNet50_FPN_Weights") :]
+        enum = enum[enum.index("COCO_V1 = Weights(") :]
+        assert re.search(r'url="(.*)"', enum)[1] == row.url
+        for theirs, ours in names.items():
+            assert float(re.search(rf'"{theirs}": (.*),', enum)[1]) == row.scores[ours]
 
 
 def test_the_official_ones_are_as_the_readme_has_them():
@@ -210,7 +228,7 @@ def test_finding():
     assert zoo.find_release(NAME).name == NAME
     assert zoo.release_of(Path("some/where") / FILE) is zoo.find_release(NAME)
     assert zoo.release_of(f"x{FILE}") is None
-    with pytest.raises(ValueError, match=f"release must be one of 28 .*did you mean '{NAME}'"):
+    with pytest.raises(ValueError, match=f"release must be one of 30 .*did you mean '{NAME}'"):
         get(NAME[:-1])
 
 
@@ -419,7 +437,7 @@ def test_other_records_stay(server, tmp_path):
 @pytest.mark.parametrize("status", [404, 403, 500, 204, 206])
 def test_what_the_server_refuses(status, server, tmp_path):
     server.status = status
-    with pytest.raises(OSError, match=rf"{FILE}: the server answers {status}.*--mirror takes"):
+    with pytest.raises(OSError, match=rf"{FILE}: the server answers {status}.*--mirror PLACE"):
         get(NAME, folder=tmp_path, mirror=server.url)
     assert names(tmp_path) == []
 
@@ -437,7 +455,9 @@ def test_a_refusal_keeps_the_part(server, tmp_path):
 def test_no_network(tmp_path):
     with Server() as server:
         url = server.url  # of a server that is gone
-    with pytest.raises(OSError, match=r"cannot reach 127.0.0.1:\d+: Connection refused; --mirror"):
+    with pytest.raises(
+        OSError, match=r"cannot reach 127.0.0.1:\d+: Connection refused; .*--mirror"
+    ):
         get(NAME, folder=tmp_path, mirror=url)
 
 
@@ -555,7 +575,7 @@ def test_a_folder_that_may_not_be_written(number, server, tmp_path, monkeypatch)
         return real(path, mode, *args, **kwargs)
 
     monkeypatch.setattr(Path, "open", refuse)
-    with pytest.raises(OSError, match=rf"cannot use {tmp_path}: .*; --folder or \$NONLOCALNET"):
+    with pytest.raises(OSError, match=rf"cannot use {tmp_path}: .*; .* \$NONLOCALNET_CACHE"):
         get(NAME, folder=tmp_path, mirror=server.url)
     with real(tmp_path / FILE, "wb") as file:
         file.write(CONTENT)
@@ -565,7 +585,7 @@ def test_a_folder_that_may_not_be_written(number, server, tmp_path, monkeypatch)
 def test_a_folder_that_is_a_file(server, tmp_path):
     (tmp_path / "file").write_text("")
     for folder in (tmp_path / "file", tmp_path / "file" / "below"):
-        with pytest.raises(OSError, match=f"cannot use {folder}: .*; --folder"):
+        with pytest.raises(OSError, match=f"cannot use {folder}: .*; choose another"):
             get(NAME, folder=folder, mirror=server.url)
 
 
@@ -574,7 +594,9 @@ def test_a_parent_that_may_not_be_written(tmp_path, monkeypatch):
         raise PermissionError(errno.EACCES, "Permission denied", str(tmp_path))
 
     monkeypatch.setattr(Path, "mkdir", refuse)
-    with pytest.raises(PermissionError, match=rf"cannot use {tmp_path}/a/b: Permission denied; --"):
+    with pytest.raises(
+        PermissionError, match=rf"cannot use {tmp_path}/a/b: Permission denied; choose"
+    ):
         get(NAME, folder=tmp_path / "a" / "b")
 
 
@@ -634,7 +656,7 @@ def test_a_base_url_replaces_the_release_s(end, server, tmp_path, monkeypatch):
 @pytest.mark.parametrize("mirror", ["nowhere", "ftp://127.0.0.1/models", "file:///tmp", "."])
 def test_a_mirror_that_is_none(mirror, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(ValueError, match=f"there is no file .* to take {NAME} from; --mirror"):
+    with pytest.raises(ValueError, match=f"there is no file .* to take {NAME} from; .*--mirror"):
         get(NAME, folder=tmp_path / "cache", mirror=mirror)
 
 

@@ -140,6 +140,7 @@ def test_a_scheduler_ends_all_processes_with_a_checkpoint(config):
     wait_for_lines(run, 3, process)
     process.send_signal(signal.SIGTERM)  # torchrun passes it on
     _, err = process.communicate(timeout=100)
+    assert process.returncode == 1  # torchrun's own, whatever the processes give
     assert "interrupted at iteration" in err
     done = Checkpoints(run.out / "checkpoints", 3).load()["iteration"]
     assert done >= 3

@@ -110,7 +110,7 @@ def test_a_decoding_process_that_dies_is_replaced(videos, tmp_path, capsys):
 
 def test_decoding_processes_that_always_die_end_the_run(videos, tmp_path):
     dataset = Dying(make_dataset(videos / "train"), tmp_path / "died", 99)
-    with pytest.raises(RuntimeError, match=r"die again and again.*fewer --workers"):
+    with pytest.raises(RuntimeError, match=r"die again and again.*fewer workers"):
         for _ in read_batches(dataset, batch_size=4, seed=5, start=0, workers=1):
             pass
 
@@ -160,7 +160,7 @@ def test_nothing_to_start_from(asked, model, init):
 
 def test_small_networks_have_no_imagenet(asked):
     config = TrainConfig(data=Path("d"), out=Path("o"), model="c2d_tiny", init="imagenet")
-    with pytest.raises(ValueError, match=r"c2d_tiny has no ImageNet weights.*--init none"):
+    with pytest.raises(ValueError, match=r"c2d_tiny has no ImageNet weights.*init='none'"):
         find_start(config.resolve())
 
 

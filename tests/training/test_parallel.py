@@ -51,7 +51,7 @@ def test_recomputed_blocks_keep_less():
 
 
 def test_synchronised_norms_need_a_gpu():
-    with pytest.raises(ValueError, match="--sync-norm needs GPUs"):
+    with pytest.raises(ValueError, match="sync_norm needs GPUs"):
         spread(make_model(), torch.device("cpu"), parallel="ddp", sync_norm=True)
 
 

@@ -14,8 +14,9 @@ import torch
 from launching import start_training, wait_for_lines
 
 import nonlocalnet as nl
+from nonlocalnet.cli import main
 from nonlocalnet.cli.train import read
-from nonlocalnet.runtime.checkpoint import Checkpoints, load_checkpoint
+from nonlocalnet.runtime.checkpoint import Checkpoints, load_checkpoint, save_checkpoint
 from nonlocalnet.runtime.log import read_metrics
 from nonlocalnet.training.config import TrainConfig
 from nonlocalnet.training.loop import train
@@ -36,7 +37,8 @@ def scores(config):
 def assert_same_state(one, other):
     a, b = (Checkpoints(config.out / "checkpoints", 3).load() for config in (one, other))
     for state in (a, b):
-        del state["seconds"]
+        for name in ("seconds", "config", "log"):  # which differ as a matter of course
+            del state[name]
         state["window"] = [line[:2] for line in state["window"]]
     assert a.keys() == b.keys()
     assert a["optimizer"]["param_groups"] == b["optimizer"]["param_groups"]
@@ -147,7 +149,7 @@ def test_options_survive_their_file(config):
 
 def test_out_that_is_a_file(config):
     config.out.write_text("")
-    with pytest.raises(ValueError, match="is a file: --out names the folder"):
+    with pytest.raises(ValueError, match="is a file: out names the folder"):
         train(config)
 
 
@@ -228,13 +230,17 @@ def test_a_run_without_its_checkpoints_is_not_overwritten(config):
     (config.out / "checkpoints" / "00000001.pt").unlink()
     with pytest.raises(ValueError, match="holds a run already"):
         train(config)
-    with pytest.raises(ValueError, match=r"the checkpoints of .* are gone.*--init"):
+    with pytest.raises(ValueError, match=r"the checkpoints of .* are gone.*init="):
         train(dataclasses.replace(config, resume=True))
 
 
-def test_checkpoints_without_their_options(config):
+def test_checkpoints_of_before_without_their_options(config):
     train(dataclasses.replace(config, iterations=1))
     (config.out / "config.json").unlink()
+    (state,) = (config.out / "checkpoints").iterdir()
+    saved = load_checkpoint(state)
+    del saved["config"]
+    save_checkpoint(state, saved)
     with pytest.raises(ValueError, match=r"lacks config\.json.*--print-config"):
         train(dataclasses.replace(config, resume=True))
     with pytest.raises(ValueError, match=r"no run in .*; --data begins one"):
@@ -291,3 +297,109 @@ def test_an_error_ends_the_run_though_processes_decode(config, tmp_path, bad_vid
     _, err = process.communicate(timeout=60)
     assert process.returncode == 2, err
     assert ("cannot be read, more than" if bad_videos else "the loss is") in err
+
+
+def damage_tensor(file, name):
+    """Change one bit of a tensor in a state."""
+    raw = bytearray(file.read_bytes())
+    place = raw.index(load_checkpoint(file)["model"][name].numpy().tobytes())
+    raw[place + 1] ^= 4
+    file.write_bytes(raw)
+
+
+def test_one_bit_of_a_tensor_changes_and_the_state_before_is_taken(config, capsys):
+    whole = dataclasses.replace(config, checkpoint_every=1)
+    train(whole)
+    newest = config.out / "checkpoints" / "00000006.pt"
+    expected = load_checkpoint(newest)["model"]
+    damage_tensor(newest, "res3.block0.conv_a.weight")
+    train(dataclasses.replace(whole, resume=True))
+    said = " ".join(capsys.readouterr().err.split())
+    assert "00000006.pt is not a readable checkpoint: it is damaged" in said
+    assert "resumed at iteration 5" in said
+    found = load_checkpoint(newest)["model"]
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
+
+
+def test_a_run_without_an_intact_state_is_not_gone_on_with(config):
+    run = dataclasses.replace(config, iterations=1, val=None)
+    train(run)
+    damage_tensor(config.out / "checkpoints" / "00000001.pt", "fc.weight")
+    with pytest.raises(ValueError, match=r"no checkpoint of .* can be read.*it is damaged"):
+        train(dataclasses.replace(run, iterations=2, resume=True))
+
+
+ODD = [
+    "7",
+    "null",
+    "NaN",
+    "[1]",
+    '"text"',
+    '{"kind": [1], "iteration": 1}',
+    '{"kind": "train", "iteration": "1"}',
+    '{"kind": "train", "iteration": null}',
+    '{"kind": "train", "iteration": NaN}',
+    '{"kind": "train", "iteration": true}',
+    f'{{"kind": "train", "iteration": 1{"0" * 400}}}',
+    "[" * 100_000,
+    "9" * 5_000,
+    '{"kind": "train", "iterat',
+    "",
+]
+
+
+@pytest.mark.parametrize("earlier_version", [False, True])
+def test_lines_of_numbers_that_are_damaged_come_back_or_are_told(config, capsys, earlier_version):
+    run = dataclasses.replace(config, iterations=2, log_every=1, val=None)
+    train(run)
+    log, state = config.out / "metrics.jsonl", config.out / "checkpoints" / "00000002.pt"
+    lines = log.read_text().splitlines()
+    log.write_text("\n".join([lines[0][:20], *ODD, lines[1]]) + "\n")  # the first one is cut
+    if earlier_version:
+        saved = load_checkpoint(state)
+        torch.save({"format": 1} | {k: saved[k] for k in saved.keys() - {"log", "config"}}, state)
+    train(dataclasses.replace(run, iterations=3, resume=True))
+    said = " ".join(capsys.readouterr().err.split())
+    found = [line["iteration"] for line in read_metrics(log, "train")]
+    if earlier_version:
+        assert f"{len(ODD) + 1} damaged lines are left out" in said
+        assert found == [2, 3]
+    else:
+        assert "metrics.jsonl lacked lines or had others: it is written again" in said
+        assert log.read_text().splitlines()[:2] == lines
+        assert found == [1, 2, 3]
+
+
+def test_metrics_that_are_gone_come_back(config, capsys):
+    run = dataclasses.replace(config, iterations=2, log_every=1, val=None)
+    train(run)
+    before = losses(config)
+    (config.out / "metrics.jsonl").unlink()
+    train(dataclasses.replace(run, iterations=3, resume=True))
+    assert "it is written again" in " ".join(capsys.readouterr().err.split())
+    assert losses(config)[:2] == before
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (None, "config.json is missing"),
+        ('{"data": "/da', "config.json is damaged"),
+        ("[" * 100_000, "config.json is damaged"),
+        ("[1]", "config.json is damaged"),
+        ("lr", "says lr 0.5, not 0.05"),
+    ],
+)
+def test_options_that_are_damaged_come_from_the_state(config, capsys, text, said):
+    train(dataclasses.replace(config, iterations=1, val=None))
+    file = config.out / "config.json"
+    before = json.loads(file.read_text())
+    file.unlink()
+    if text is not None:  # a changed digit is valid JSON
+        file.write_text(json.dumps(before | {"lr": 0.5}) if text == "lr" else text)
+    assert main(["train", "--resume", "--out", str(config.out), "--iterations", "2"]) == 0
+    told = " ".join(capsys.readouterr().err.split())
+    assert said in told
+    assert "the options of the state of iteration 1 are taken" in told
+    after = json.loads(file.read_text())
+    assert {key for key in before if before[key] != after[key]} <= {"iterations", "resume"}

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 
 import nonlocalnet
-from nonlocalnet.errors import EXTRAS
+from nonlocalnet.errors import EXTRAS, typed_options
 
 COMMANDS = {
     "models": "list the networks, with parameters and multiply-adds",
@@ -27,6 +27,7 @@ COMMANDS = {
 }
 
 
+@typed_options()
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a subcommand; errors of use and of input are one sentence on stderr, exit code 2."""
     args = list(sys.argv[1:] if argv is None else argv)

@@ -33,8 +33,9 @@ class Options:
     images: tyro.conf.Positional[tuple[Path, ...]]
     """Image files; a folder stands for the images in it. They are turned upright, as viewers do."""
     weights: Path
-    """Weights of a detector, such as the model.safetensors of `nonlocalnet train`, or the name of a
-    release (nonlocalnet zoo)."""
+    """Weights of a detector: a file, such as the best.safetensors of `nonlocalnet train`, or a
+    release, which is downloaded: maskrcnn_resnet50_fpn_coco or keypointrcnn_resnet50_fpn_coco,
+    torchvision's, trained on COCO (nonlocalnet zoo)."""
     set: tuple[str, ...] = ()
     """NAME=VALUE: arguments of the network that the weights do not say."""
     score: float = 0.5

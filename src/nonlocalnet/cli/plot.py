@@ -10,10 +10,9 @@ import tyro
 
 from nonlocalnet.inspection.curves import Line, panels
 from nonlocalnet.runtime.log import console, status
-from nonlocalnet.runtime.runs import MAIN_SCORES, Run, differing, find_runs
+from nonlocalnet.runtime.runs import Run, differing, find_runs
 
 NAMED = 3  # differing options that fit a legend
-LABELS = {"top1": "validation top-1, %", "map": "validation mAP, %"}
 
 
 @dataclass(frozen=True)
@@ -43,10 +42,12 @@ def command(options: Annotated[Options, tyro.conf.arg(name="")]) -> int:
             status.print(f"{run.name}: no loss over {options.x}, left out", soft_wrap=True)
             continue
         lines["training loss"][label] = loss
-        for score in MAIN_SCORES:
-            points = run.points(options.x, score)
-            if points[0]:
-                lines.setdefault(LABELS[score], {})[label] = points
+        if score := run.main_score:
+            points = run.points(options.x, score.name)
+            lines.setdefault(f"validation {score.label}, %", {})[label] = points
+        elif run.scores:
+            unknown = f"no known score in its validation ({', '.join(run.scores)}), left out"
+            status.print(f"{run.name}: {unknown}", soft_wrap=True)
     if not lines["training loss"]:
         raise ValueError(f"no run has a loss over {options.x}; nothing to draw")
     options.out.parent.mkdir(parents=True, exist_ok=True)
@@ -61,6 +62,8 @@ def _labels(runs: list[Run]) -> list[str]:
     names = differing(runs)[:NAMED]
     labels = []
     for run in runs:
-        told = [f"{name} {run.options[name]}" for name in names if name in run.options]
+        told = [
+            f"{name} {run.options[name]}" for name in names if run.options.get(name) is not None
+        ]
         labels.append(f"{run.name} ({', '.join(told)})" if told else run.name)
     return labels

@@ -13,6 +13,7 @@ from rich.table import Table
 from nonlocalnet.models.zoo import Release, list_releases
 from nonlocalnet.runtime.download import download
 from nonlocalnet.runtime.log import print_wide
+from nonlocalnet.runtime.scores import find_score
 
 
 @dataclass(frozen=True)
@@ -54,11 +55,18 @@ def _row(release: Release) -> dict[str, object]:
 
 def _print(releases: list[Release]) -> None:
     columns = ("name", "project", "model", "clip", "blocks", "top-1", "top-5", "measured here")
-    table = Table(*columns, "licence", title="released checkpoints and what their authors report")
+    detectors = any(release.scores for release in releases)
+    last = ("COCO AP", "licence") if detectors else ("licence",)
+    table = Table(*columns, *last, title="released checkpoints and what their authors report")
     for release in releases:
         what = (release.name, release.project, release.model, release.clip or "–")
         scores = (
             "–" if score is None else f"{score:.1f}" for score in (release.top1, release.top5)
         )
-        table.add_row(*what, str(release.blocks), *scores, "no", release.licence)
+        coco = ", ".join(
+            f"{find_score(name).label.removesuffix(' AP')} {value:.1f}"
+            for name, value in release.scores.items()
+        )
+        cells = (coco or "–", release.licence) if detectors else (release.licence,)
+        table.add_row(*what, str(release.blocks), *scores, "no", *cells)
     print_wide(table)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Literal, NoReturn
 
 from nonlocalnet.data.coco_files import CocoError
+from nonlocalnet.errors import option
 
 FileKind = Literal["instances", "person_keypoints"]
 
@@ -91,4 +92,4 @@ def _images(home: Path, annotations: Path, root: Path | None) -> Path:
     for place in places:
         if place.is_dir():
             return place
-    raise CocoError(root or home, "no such folder of images; --root names it")
+    raise CocoError(root or home, f"no such folder of images; {option('root')} names it")

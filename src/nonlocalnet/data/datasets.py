@@ -11,6 +11,7 @@ from nonlocalnet.data.classes import alike, compare, empty, nearest, starts_at_o
 from nonlocalnet.data.layouts import read_layout
 from nonlocalnet.data.readers import VideoRecord
 from nonlocalnet.data.tree import plain
+from nonlocalnet.errors import option
 
 
 @dataclass(frozen=True)
@@ -86,7 +87,8 @@ def read_dataset(
         if part and not records:
             raise ValueError(
                 f"{source}: none of its {len(part)} videos is there, the first would be "
-                f"{part[0].name} ({part[0].where}); name the folder of the videos with --root"
+                f"{part[0].name} ({part[0].where}); name the folder of the videos with "
+                f"{option('root')}"
             )
     (training, of_train), (validation, of_val) = kept
     multi_label = found.multi_label or any(

@@ -26,7 +26,10 @@ LIMIT = 4 << 30  # bytes; what is released has a tenth of it
 BLOCK = 1 << 16
 TIMEOUT = 30.0  # seconds without a byte
 HASHES = "hashes.json"
-MIRROR = "--mirror takes a local file, a folder that has it, or another base URL"
+MIRROR = (
+    "`nonlocalnet zoo get NAME --mirror PLACE` takes it from a local file, a folder that has it, "
+    "or another base URL"
+)
 AGAIN = "the same command goes on from there"
 HANDLERS = (  # http and https alone: no redirect leads elsewhere
     web.ProxyHandler,
@@ -253,5 +256,5 @@ def _in_words(error: OSError, folder: Path, source: str | Path) -> OSError:
         return OSError(f"no space is left in {folder}; make room, and {AGAIN}")
     if error.errno is None or error.filename == str(source):
         return error
-    other = "--folder or $NONLOCALNET_CACHE names another folder"
+    other = "choose another folder, as with $NONLOCALNET_CACHE"
     return type(error)(f"cannot use {folder}: {error.strerror}; {other}")

@@ -17,6 +17,7 @@ from nonlocalnet.convert import caffe2, mmaction2, pytorchvideo
 from nonlocalnet.convert.converted import Converted
 from nonlocalnet.convert.files import Checkpoint, read_checkpoint
 from nonlocalnet.convert.sources import convert
+from nonlocalnet.models import checksum
 from nonlocalnet.models.detection import BACKBONES, DETECTORS
 from nonlocalnet.models.info import WeightsInfo, coco_classes, kinetics_classes
 from nonlocalnet.models.registry import DEFAULTS, Network, create_model, describe, resolve
@@ -149,9 +150,17 @@ def resolved(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def open_weights(path: str | os.PathLike) -> Checkpoint:
-    """Read a checkpoint; where there is none of the name of a release, say how to get it."""
+    """Read a checkpoint; where there is none of the name of a release, say how to get it.
+
+    A file that has a checksum (ours do) must have the bytes that it was made of.
+    """
     try:
-        return read_checkpoint(path)
+        checkpoint = read_checkpoint(path)
+        with in_one_sentence(path):
+            signed = checksum.check(path)
+            if KEY in checkpoint.meta and not signed and checksum.is_named(checkpoint.meta):
+                raise ValueError("it is damaged: its checksum cannot be read")
+        return checkpoint
     except FileNotFoundError as error:
         if os.fspath(path) in {release.name for release in list_releases()}:
             hint = f"it is a release: `nonlocalnet zoo get {path}` gets it and prints its path"

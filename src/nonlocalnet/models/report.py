@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -84,6 +85,7 @@ def compare(
     *,
     new_classifier: bool = False,
     new_blocks: bool = False,
+    new_parts: Sequence[str] = (),
 ) -> LoadReport:
     """Tell what would become of every key of a file and of a network; the network stays.
 
@@ -105,6 +107,8 @@ def compare(
             rows.append(_fit(theirs, key, value, converted))
         elif new_blocks and _block(key) and _block(key) not in in_file:
             rows.append(Row(None, key, "left", "a new non-local block"))
+        elif part_of(key, new_parts):
+            rows.append(Row(None, key, "left", f"a new {part_of(key, new_parts)}"))
         elif key.endswith(COUNTER):
             rows.append(Row(None, key, "made", "zero: a counter that the file lacks"))
         elif converted.cleaned and key.endswith(("running_mean", "running_var")):
@@ -144,6 +148,11 @@ def _fit(theirs: str | None, key: str, place: Tensor, converted: Converted) -> R
     return Row(theirs, key, "mismatch", f"{name} is {sizes}")
 
 
+def part_of(key: str, parts: Iterable[str]) -> str | None:
+    """The part that a key belongs to: res5, layer4, roi_heads, res4.block0."""
+    return next((part for part in parts if f".{part}." in f".{key}"), None)
+
+
 def _block(key: str) -> str | None:
     """The non-local block that a key belongs to."""
     match = BLOCK.match(key)
@@ -177,12 +186,21 @@ def _differ(a: Any, b: Any) -> bool:
     return a != b
 
 
+class Unfit(ValueError):
+    """A file does not fit a network; `report` says where."""
+
+    def __init__(self, text: str, report: LoadReport) -> None:
+        super().__init__(text)
+        self.report = report
+
+
 def refuse(path: str | os.PathLike, report: LoadReport) -> None:
-    """Raise a ValueError that names the problems of a report, if it has any."""
+    """Raise an `Unfit` that names the problems of a report, if it has any."""
     wrong = report.conflicts + [row.note for row in report.problems]
     if wrong:
         more = f" and {len(wrong) - 5} more" if len(wrong) > 5 else ""
-        raise ValueError(f"{path} does not fit the network: {'; '.join(wrong[:5])}{more}")
+        text = f"{path} does not fit the network: {'; '.join(wrong[:5])}{more}"
+        raise Unfit(text, report)
 
 
 def check_numbers(path: str | os.PathLike, converted: Converted) -> None:

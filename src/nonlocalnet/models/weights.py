@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -18,6 +19,7 @@ from nonlocalnet.convert.converted import Converted
 from nonlocalnet.convert.entry import Entry
 from nonlocalnet.convert.torchvision_rcnn import as_backbone
 from nonlocalnet.errors import check_choice
+from nonlocalnet.models import checksum
 from nonlocalnet.models.description import (
     KEY,
     KINETICS,
@@ -43,9 +45,11 @@ from nonlocalnet.models.video_resnet import VideoResNet
 
 
 def save_weights(model: nn.Module, path: str | os.PathLike, info: WeightsInfo) -> None:
-    """Write the model's parameters and buffers, with `info` in the file's metadata."""
+    """Write the model's parameters and buffers, with `info` and a checksum in the metadata."""
     tensors = {key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}
-    save_file(tensors, path, metadata={KEY: json.dumps(vars(info))})
+    meta = {KEY: json.dumps(vars(info)), checksum.KEY: checksum.UNSIGNED}
+    save_file(tensors, path, metadata=meta)
+    checksum.sign(path)
 
 
 Layout = Literal["caffe2", "pyslowfast"]
@@ -118,6 +122,7 @@ def load_weights(
     *,
     new_classifier: bool = False,
     new_blocks: bool = False,
+    new_parts: Sequence[str] = (),
 ) -> LoadReport:
     """Fill a model from a file of any known format; nothing is left or unused silently.
 
@@ -132,6 +137,8 @@ def load_weights(
             the box predictor and the last layer of the mask predictor.
         new_blocks: leave non-local blocks of which the file has nothing as they are, the identity
             at start, as when a network starts from one without them (paper, section 4.1).
+        new_parts: parts of the network, such as "res5", of which the file may lack all or some;
+            what it lacks is left as it is.
 
     Returns:
         What became of every key.
@@ -149,7 +156,9 @@ def load_weights(
     converted = in_our_terms(open_weights(path))
     if converted.flat and is_detector(model):
         converted = as_backbone(converted)
-    report = compare(model, converted, new_classifier=new_classifier, new_blocks=new_blocks)
+    report = compare(
+        model, converted, new_classifier=new_classifier, new_blocks=new_blocks, new_parts=new_parts
+    )
     refuse(path, report)
     for name, (value, why) in converted.assumed.items():
         given = getattr(model, "arguments", getattr(model, "config", {})).get(name, value)

@@ -26,6 +26,7 @@ class Release:
         clip: "FRAMESxRATE"; None for image classifiers.
         dataset: trained and tested on.
         top1, top5, figure: reported accuracies, and where.
+        scores: of detectors, reported COCO scores in percent.
         options: arguments of the network that the file does not hold.
         sha256: as many of its digits as the release states.
     """
@@ -42,6 +43,7 @@ class Release:
     dataset: str = "Kinetics-400"
     options: Mapping[str, Any] = field(default_factory=dict, hash=False)
     sha256: str | None = None
+    scores: Mapping[str, float] = field(default_factory=dict, hash=False)
 
     @property
     def file(self) -> str:
@@ -161,7 +163,48 @@ def _torchvision() -> Iterator[Release]:
         )
 
 
-RELEASES = (*_official(), *_pyslowfast(), *_pytorchvideo(), *_mmaction2(), *_torchvision())
+def _torchvision_rcnn() -> Iterator[Release]:
+    # torchvision 0.26, models/detection/{mask,keypoint}_rcnn.py
+    for name, model, stem, enum, reported in (
+        (
+            "maskrcnn_resnet50_fpn",
+            "mask_rcnn_r50_fpn",
+            "maskrcnn_resnet50_fpn_coco-bf2d0c1e",
+            "MaskRCNN_ResNet50_FPN_Weights.COCO_V1",
+            {"bbox_AP": 37.9, "segm_AP": 34.6},
+        ),
+        (
+            "keypointrcnn_resnet50_fpn",
+            "keypoint_rcnn_r50_fpn",
+            "keypointrcnn_resnet50_fpn_coco-fc266e95",
+            "KeypointRCNN_ResNet50_FPN_Weights.COCO_V1",
+            {"bbox_AP": 54.6, "keypoints_AP": 65.0},
+        ),
+    ):
+        yield Release(
+            name=f"{name}_coco",
+            url=f"https://download.pytorch.org/models/{stem}.pth",
+            project="torchvision",
+            licence="BSD-3-Clause (code)",
+            model=model,
+            clip=None,
+            top1=None,
+            top5=None,
+            figure=f"torchvision, {enum}, COCO val2017",
+            dataset="COCO 2017",
+            sha256=stem.rpartition("-")[2],
+            scores=reported,
+        )
+
+
+RELEASES = (
+    *_official(),
+    *_pyslowfast(),
+    *_pytorchvideo(),
+    *_mmaction2(),
+    *_torchvision(),
+    *_torchvision_rcnn(),
+)
 
 
 def list_releases(pattern: str = "*") -> list[Release]:

@@ -6,16 +6,18 @@ import contextlib
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Generator
+import zipfile
+from collections.abc import Callable, Generator, Iterable
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from nonlocalnet.models import checksum
 from nonlocalnet.runtime.log import status
 
 MIB = 1 << 20
-FORMAT = 1  # of checkpoints; another number is another version's
+FORMAT = 2  # of checkpoints; 1 had no checksum, another number is another version's
 
 
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
@@ -57,18 +59,25 @@ def remove_leftovers(folder: Path) -> None:
 
 
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
-    """Write a training state of tensors and plain values."""
-    state = {"format": FORMAT, **state}
-    write_atomically(path, lambda temporary: torch.save(state, temporary))
+    """Write a training state of tensors and plain values, with a checksum of the whole file."""
+
+    def write(temporary: Path) -> None:
+        torch.save({"format": FORMAT, **state}, temporary)
+        checksum.sign(temporary)
+
+    write_atomically(path, write)
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
     """Read a training state; only tensors and plain values are admitted.
 
     Raises:
-        ValueError: the file is damaged, no checkpoint, or of another version.
+        ValueError: the file is damaged, be it by one bit, no checkpoint, or of another version.
     """
     try:
+        signed = checksum.check(path)
+        if not signed:
+            _check_records(path)
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # bytes that are no checkpoint fail in any way
         reason = (
@@ -76,11 +85,20 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         )
         raise ValueError(f"{path} is not a readable checkpoint: {reason}") from None
     found = state.pop("format", None) if isinstance(state, dict) else None
-    if found != FORMAT:
+    if found not in (1, FORMAT):
         raise ValueError(
             f"{path} is not a checkpoint of this version: its format is {found}, not {FORMAT}"
         )
+    if found == FORMAT and not signed:
+        raise ValueError(f"{path} is not a readable checkpoint: its checksum is damaged")
     return state
+
+
+def _check_records(path: Path) -> None:
+    """Compare a zip file's records with their checksums, which torch does not."""
+    with zipfile.ZipFile(path) as archive:
+        if (name := archive.testzip()) is not None:
+            raise ValueError(f"it is damaged: the bytes of its record {name} have changed")
 
 
 class Checkpoints:
@@ -103,7 +121,7 @@ class Checkpoints:
         for old in [path for path in self.files() if int(path.stem) <= iteration][self.keep :]:
             old.unlink(missing_ok=True)
 
-    def load(self) -> dict[str, Any] | None:
+    def load(self, *, quiet: bool = False) -> dict[str, Any] | None:
         """Read the newest state that can be read, and say which cannot; None if there is no file.
 
         Raises:
@@ -115,10 +133,53 @@ class Checkpoints:
                 return load_checkpoint(path)
             except ValueError as error:
                 reasons.append(str(error))
-                status.print(f"{error}; trying the one before", soft_wrap=True)
+                if not quiet:
+                    status.print(f"{error}; trying the one before", soft_wrap=True)
         if files:
             raise ValueError(f"no checkpoint of {self.folder} can be read: {reasons[0]}")
         return None
+
+
+# what a run writes before it has learned anything
+FIRST_FILES = (".lock", "config.json", "metrics.jsonl", "checkpoints", "look", "tensorboard")
+
+
+@contextlib.contextmanager
+def run_folder(folder: Path, begun: Callable[[], bool]) -> Generator[None]:
+    """Make a folder and keep other processes out of it; a failure that comes early leaves no trace.
+
+    Args:
+        folder: of the run. Where an error or an interrupt comes before `begun()`, what the run has
+            put there is deleted, and the folder if it was made here; what was there before stays.
+        begun: tells whether there is something to keep.
+
+    Raises:
+        ValueError: another process holds it.
+    """
+    made = [path for path in (folder, *folder.parents) if not path.exists()]
+    before = set(os.listdir(folder)) if folder.is_dir() else set()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with lock(folder):
+            try:
+                yield
+            except BaseException:
+                if not begun():
+                    _delete(folder / name for name in FIRST_FILES if name not in before)
+                raise
+    except BaseException:
+        for path in made:  # the innermost first; one that holds anything stays
+            with contextlib.suppress(OSError):
+                path.rmdir()
+        raise
+
+
+def _delete(paths: Iterable[Path]) -> None:
+    for path in paths:
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch import distributed as dist
 
+from nonlocalnet.errors import option
 from nonlocalnet.runtime.device import pick_device
 from nonlocalnet.runtime.log import console, status
 
@@ -112,6 +113,6 @@ def explain_dead_processes(out: object) -> Generator[None]:
         if size() > 1 and lost:
             raise RuntimeError(
                 f"another process of this run died ({str(error).splitlines()[0][:200]}); start "
-                f"all again with --resume, checkpoints are in {out}"
+                f"all again with {option('resume', True)}, checkpoints are in {out}"
             ) from error
         raise

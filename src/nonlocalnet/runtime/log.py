@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 import time
 from collections import deque
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -32,8 +34,8 @@ class MetricsLog:
     """
 
     def __init__(self, path: Path, *, tensorboard: bool = False) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
         self.path, self._board = path, None
+        self.lines: list[str] = []  # what the file holds: a state keeps it, whatever becomes of it
         if tensorboard:
             try:
                 from torch.utils.tensorboard.writer import SummaryWriter
@@ -50,11 +52,14 @@ class MetricsLog:
             key: None if isinstance(value, float) and not math.isfinite(value) else value
             for key, value in values.items()
         }
+        line = json.dumps({"kind": kind, **clean})
         try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
             with self.path.open("a") as file:
-                file.write(json.dumps({"kind": kind, **clean}) + "\n")
+                file.write(line + "\n")
         except OSError as error:
             raise OSError(f"{self.path} could not be written: {error.strerror}") from None
+        self.lines.append(line)
         if self._board is None:
             return
         for key, value in clean.items():
@@ -66,15 +71,39 @@ class MetricsLog:
         if self._board is not None:
             self._board.close()
 
-    def truncate(self, **last: int) -> None:
-        """Drop the lines past each kind's last iteration: a resumed run writes them again."""
+    def restore(self, lines: Sequence[str]) -> bool:
+        """Let the file hold these lines and no others; tell whether it began with them already."""
+        self.lines = list(lines)
+        text = "".join(line + "\n" for line in lines)
+        try:
+            found = self.path.read_text(errors="replace")
+        except FileNotFoundError:
+            found = ""
+        if found != text:
+            partial = self.path.with_suffix(".partial")
+            partial.write_text(text)
+            partial.replace(self.path)
+        return found.startswith(text)
+
+    def truncate(self, **last: int) -> int:
+        """Drop the lines past each kind's last iteration, and damaged ones; count the latter.
+
+        A resumed run writes the later ones again.
+        """
         if not self.path.exists():
-            return
-        lines, _ = read_lines(self.path)  # without one that a crash cut
-        kept = [line for line in lines if line.get("iteration", 0) <= last.get(line["kind"], 0)]
-        partial = self.path.with_suffix(".partial")
-        partial.write_text("".join(json.dumps(line) + "\n" for line in kept))
-        partial.replace(self.path)
+            return 0
+        lines, damaged = read_lines(self.path)
+        known = [line for line in lines if is_number(line.get("iteration"))]
+        kept = [line for line in known if line["iteration"] <= last.get(line["kind"], 0)]
+        self.restore([json.dumps(line) for line in kept])
+        return damaged + len(lines) - len(known)
+
+
+def is_number(value: Any) -> bool:
+    """Tell whether this is a finite number that Python can compute with."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    return abs(value) <= sys.float_info.max  # which a long integer may exceed, and NaN does not
 
 
 def read_lines(path: Path) -> tuple[list[dict[str, Any]], int]:
@@ -83,9 +112,9 @@ def read_lines(path: Path) -> tuple[list[dict[str, Any]], int]:
     for text in path.read_text(errors="replace").splitlines():
         try:
             line = json.loads(text)
-        except json.JSONDecodeError:
+        except (ValueError, RecursionError):
             line = None
-        if isinstance(line, dict) and "kind" in line:
+        if isinstance(line, dict) and isinstance(line.get("kind"), str):
             lines.append(line)
         else:
             damaged += 1

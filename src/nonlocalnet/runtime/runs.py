@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -12,9 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from nonlocalnet.runtime.log import read_lines
+from nonlocalnet.runtime.log import is_number, read_lines
+from nonlocalnet.runtime.scores import Score, main_score
 
-MAIN_SCORES = ("map", "top1", "segm_AP", "keypoints_AP")  # by which the best weights are chosen
+PLACE = ("kind", "iteration", "seconds", "unreadable")  # of a line; the others are measured
 NOT_COMPARED = ("out", "resume")  # differ as a matter of course
 
 
@@ -29,9 +29,14 @@ class Run:
     notes: list[str] = field(default_factory=list)
 
     @property
-    def main_score(self) -> str | None:
+    def main_score(self) -> Score | None:
         """The score that runs are compared by; None where there is none yet."""
-        return next((name for name in MAIN_SCORES if self.values(name)), None)
+        return main_score(name for name in self.scores if self.values(name))
+
+    @property
+    def scores(self) -> list[str]:
+        """Names of what its validation lines hold beside the place in the run."""
+        return list(dict.fromkeys(name for line in self.val for name in line if name not in PLACE))
 
     def values(self, name: str) -> list[float]:
         """Give the numbers of that name, from training or validation, in the order written."""
@@ -45,14 +50,14 @@ class Run:
     def summary(self) -> dict[str, Any]:
         """Say how far it came and how well: plain values, None for what is unknown."""
         score = self.main_score
-        scores = self.values(score) if score else []
+        scores = self.values(score.name) if score else []
         return {
             "name": self.name,
             "model": self.options.get("model"),
             "iteration": max(map(int, self.values("iteration")), default=0),
             "iterations": self.options.get("iterations"),
-            "score": score,
-            "best": max(scores, default=None),
+            "score": score and score.name,
+            "best": score and score.best(scores),
             "last": scores[-1] if scores else None,
             "loss": _last(self.values("loss")),
             "clips_per_second": _last(self.values("clips_per_second")),
@@ -104,7 +109,7 @@ def read_run(folder: Path, name: str) -> Run:
             raise ValueError("not a table")
     except FileNotFoundError:
         notes.append("no config.json")
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         notes.append("config.json is damaged")
         options = {}
     lines: list[dict[str, Any]] = []
@@ -144,8 +149,7 @@ def differing(runs: Sequence[Run]) -> list[str]:
 
 
 def _number(line: dict[str, Any], name: str) -> bool:
-    value = line.get(name)
-    return isinstance(value, int | float) and math.isfinite(value)
+    return is_number(line.get(name))
 
 
 def _last(values: list[float]) -> float | None:

@@ -12,6 +12,7 @@ import torch
 from torch.utils.data import DataLoader, Sampler
 
 from nonlocalnet.data.draws import Draw
+from nonlocalnet.errors import option
 from nonlocalnet.evaluation.workers import Obey
 from nonlocalnet.runtime.distributed import rank, size
 from nonlocalnet.runtime.log import status
@@ -124,6 +125,6 @@ def _check_goes_on(text: str, failures: int) -> None:
     if failures > RESTARTS:
         raise RuntimeError(
             f"decoding processes die again and again ({text.splitlines()[0]}): the machine "
-            "may be short of memory; try fewer --workers"
+            f"may be short of memory; try fewer {option('workers')}"
         ) from None
     status.print("a decoding process died; beginning again where it was", soft_wrap=True)

@@ -44,7 +44,6 @@ class Classification(Task[VideoDataset]):
         self.classes, self.data, self.mixup = classes, data, mixup
         self.multi_label = training.multi_label
         self.labels = make_labels(self.multi_label, label_smoothing=label_smoothing)
-        self.main_score = self.labels.main_score
 
     def __str__(self) -> str:
         many = ", many labels a video" if self.multi_label else ""

@@ -12,7 +12,7 @@ import tyro
 
 from nonlocalnet.blocks.non_local_block import Extent
 from nonlocalnet.blocks.norm import Norm
-from nonlocalnet.errors import check_choice
+from nonlocalnet.errors import check_choice, option
 from nonlocalnet.models.detection import DETECTORS, STAGES
 from nonlocalnet.models.options import parse_options
 from nonlocalnet.models.registry import DEPTHS, list_models
@@ -37,7 +37,7 @@ OF_VIDEOS = {
 }
 OF_IMAGES = {"jitter"}
 
-ELSEWHERE = {"num_classes": "the data", "clip": "--clip", "crop": "--crop"}  # not by --set
+ELSEWHERE = ("num_classes", "clip", "crop")  # arguments of the network that `set` does not tell
 
 PRETRAINED = (*DEPTHS, "x152")
 
@@ -100,6 +100,10 @@ class TrainConfig:
     (torchvision's ResNet of that depth; inflated) or "none"; "auto" is imagenet for the paper's
     depths, else none. The classifier is new if its classes are others, and so are non-local blocks
     that the file lacks: the identity at start. The input is normalised as the file's was."""
+
+    init_missing: tuple[str, ...] = ()
+    """Parts of the network that --init need not have in full, such as res5 (of a detector layer4):
+    what the file lacks of them starts at random."""
 
     iterations: int = 400_000
     """Updates of the weights."""
@@ -182,6 +186,8 @@ class TrainConfig:
         for name in ("dropout", "label_smoothing", "ema", "momentum"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name} must be in [0, 1); got {getattr(self, name)}")
+        if self.init_missing and self.init == "none":
+            raise ValueError(f"{option('init_missing')} is of weights to start from: pass them too")
         if self.lr <= 0:
             raise ValueError(f"lr must be positive; got {self.lr}")
         check_choice("precision", self.precision, get_args(Precision))
@@ -257,8 +263,9 @@ class TrainConfig:
             ValueError: one in `set` that is told elsewhere.
         """
         told = parse_options(self.set)
-        for name in ELSEWHERE.keys() & told.keys():
-            raise ValueError(f"{name} is told by {ELSEWHERE[name]}, not by --set")
+        for name in set(ELSEWHERE) & told.keys():
+            by = option(name) if hasattr(self, name) else "the data"
+            raise ValueError(f"{name} is told by {by}, not by {option('set')}")
         if self.model in DETECTORS:
             options: dict[str, Any] = {
                 "norm": self.norm,
@@ -288,22 +295,16 @@ class TrainConfig:
             if getattr(self, name) != getattr(other, name)
         ]
 
-    def check_goes_on(self) -> None:
+    def check_goes_on(self, before: TrainConfig) -> None:
         """Refuse to go on with a run that was begun otherwise.
 
         Raises:
-            ValueError: config.json of `out` is not there, or has other options than the free ones.
+            ValueError: other options than the free ones differ.
         """
-        before = TrainConfig.find(self.out)
-        if before is None:
-            raise ValueError(
-                f"{self.out} lacks config.json, the options that its checkpoints were made with: "
-                "write it again, with the same options and --print-config"
-            )
         if changed := self.differences(before):
             raise ValueError(
                 f"a run goes on as it began, {self.out} with {'; '.join(changed)}: choose "
-                "another folder, with --init to start from its weights"
+                f"another folder, with {option('init')} to start from its weights"
             )
 
     def as_json(self) -> str:
@@ -321,6 +322,15 @@ class TrainConfig:
         return cls.read(file) if file.is_file() else None
 
     @classmethod
+    def is_at(cls, path: Path) -> bool:
+        """Tell whether a file holds the options of a run."""
+        try:
+            cls.read(path)
+        except (OSError, ValueError):
+            return False
+        return True
+
+    @classmethod
     def read(cls, path: Path) -> TrainConfig:
         """Read the options of a run from its config.json.
 
@@ -328,7 +338,19 @@ class TrainConfig:
             ValueError: the file is damaged, or of another version.
         """
         try:
-            values = json.loads(path.read_text())
+            return cls.from_json(path.read_text())
+        except ValueError as error:
+            raise ValueError(f"{path} does not hold the options of a run: {error}") from None
+
+    @classmethod
+    def from_json(cls, text: str) -> TrainConfig:
+        """Read what `as_json` wrote.
+
+        Raises:
+            ValueError: it is damaged, or of another version.
+        """
+        try:
+            values = json.loads(text)
             for name in ("data", "out", "val", "root", "classes", "look"):
                 if values[name] is not None:
                     values[name] = Path(values[name])
@@ -336,5 +358,5 @@ class TrainConfig:
                 if isinstance(value, list):
                     values[name] = tuple(value)
             return cls(**values)
-        except (ValueError, KeyError, TypeError) as error:
-            raise ValueError(f"{path} does not hold the options of a run: {error}") from None
+        except (KeyError, TypeError, AttributeError, RecursionError) as error:
+            raise ValueError(str(error)) from None

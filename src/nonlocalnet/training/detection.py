@@ -35,7 +35,6 @@ class Detection(Task[CocoDataset]):
         self.data = hashlib.sha256(training.annotations.read_bytes()).hexdigest()
         second: ScoreKind = "keypoints" if training.keypoints else "segm"
         self.kinds: tuple[ScoreKind, ScoreKind] = ("bbox", second)
-        self.main_score = f"{second}_AP"
         self.numbers = (*SHARED, "loss_keypoint" if training.keypoints else "loss_mask")
 
     def __str__(self) -> str:

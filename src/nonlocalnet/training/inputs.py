@@ -13,6 +13,7 @@ from nonlocalnet.data.sampling import ClipSpec
 from nonlocalnet.data.transforms import TestTransform, TrainTransform
 from nonlocalnet.data.tree import printable
 from nonlocalnet.data.video import VideoDataset
+from nonlocalnet.errors import option
 from nonlocalnet.models.info import read_classes
 from nonlocalnet.models.registry import DEPTHS
 from nonlocalnet.runtime.download import find_weights
@@ -29,11 +30,12 @@ def find_start(config: TrainConfig) -> Path | None:
     Raises:
         ValueError: "imagenet" for another network than ResNet-50 and -101.
         FileNotFoundError: neither a file nor a release.
+        OSError: the release cannot be got, and what to start from instead.
     """
     if config.init == "none":
         return None
     if config.init != "imagenet":
-        path = find_weights(config.init)
+        path = _get(config.init)
         if not path.is_file():
             raise FileNotFoundError(
                 f"no weights to start from: {config.init} is neither a file nor a release "
@@ -43,10 +45,20 @@ def find_start(config: TrainConfig) -> Path | None:
     depth = next((name for name in DEPTHS if f"_{name}" in config.model), None)
     if depth is None:
         raise ValueError(
-            f"{config.model} has no ImageNet weights, ResNet-50 and -101 have; pass --init none, "
-            "or a file"
+            f"{config.model} has no ImageNet weights, ResNet-50 and -101 have; pass "
+            f"{option('init', 'none')}, or {option('init', 'FILE')}"
         )
-    return find_weights(f"resnet{depth[1:]}_imagenet")
+    return _get(f"resnet{depth[1:]}_imagenet")
+
+
+def _get(weights: str) -> Path:
+    try:
+        return find_weights(weights)
+    except OSError as error:
+        raise type(error)(
+            f"{error}; or start from a file, {option('init', 'FILE')}, or from random weights, "
+            f"{option('init', 'none')}"
+        ) from None
 
 
 def read_data(config: TrainConfig) -> tuple[VideoDataset, VideoDataset | None, list[str]]:
@@ -67,13 +79,13 @@ def read_data(config: TrainConfig) -> tuple[VideoDataset, VideoDataset | None, l
         text = f"{found.missing} of {listed} listed videos are missing, {one} for one"
         if found.missing > config.max_bad * listed:
             raise ValueError(
-                f"{text}: more than max_bad = {config.max_bad:g} allows; is --root right?"
+                f"{text}: more than max_bad = {config.max_bad:g} allows; is {option('root')} right?"
             )
         status.print(f"{text}; they are left out", soft_wrap=True)
     if not found.mirrored and config.flip:
         raise ValueError(
             f"the labels of {config.data} say left and right: clips cannot be mirrored; pass "
-            "--flip 0"
+            f"{option('flip', 0)}"
         )
     for note in found.notes:
         status.print(note, soft_wrap=True)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
+from collections.abc import Generator
 from types import FrameType
 from typing import Any
 
@@ -38,3 +40,17 @@ class Interrupt:
     def _ask(self, number: int, frame: FrameType | None) -> None:
         self.asked = True
         signal.signal(number, self._before[number])
+
+
+@contextlib.contextmanager
+def sigterm_as_ctrl_c() -> Generator[None]:
+    """Let SIGTERM raise a KeyboardInterrupt, as SIGINT does: where no `Interrupt` hears it."""
+    try:
+        before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    except ValueError:  # not the main thread
+        yield
+        return
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

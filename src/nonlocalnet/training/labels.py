@@ -20,7 +20,6 @@ class Labels(Protocol):
     """A loss and the scores that go with it."""
 
     multi_label: bool
-    main_score: str
 
     def loss(self, logits: Tensor, target: Tensor) -> Tensor: ...
 
@@ -34,7 +33,6 @@ class SingleLabel:
     """
 
     multi_label = False
-    main_score = "top1"
 
     def __init__(self, label_smoothing: float = 0.0) -> None:
         self.label_smoothing = label_smoothing
@@ -56,7 +54,6 @@ class MultiLabel:
     """
 
     multi_label = True
-    main_score = "map"
 
     def __init__(self, label_smoothing: float = 0.0) -> None:
         self.label_smoothing = label_smoothing

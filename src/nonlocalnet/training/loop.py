@@ -15,10 +15,11 @@ from typing import Any
 import torch
 
 from nonlocalnet.blocks.non_local_block import NonLocalBlock
+from nonlocalnet.errors import option
 from nonlocalnet.evaluation.multiview import Abandoned
 from nonlocalnet.models.registry import Network
 from nonlocalnet.models.weights import WeightsInfo, save_weights
-from nonlocalnet.runtime.checkpoint import Checkpoints, lock, remove_leftovers, write_atomically
+from nonlocalnet.runtime.checkpoint import Checkpoints, run_folder, write_atomically
 from nonlocalnet.runtime.distributed import (
     explain_dead_processes,
     gather,
@@ -28,8 +29,9 @@ from nonlocalnet.runtime.distributed import (
     total,
 )
 from nonlocalnet.runtime.log import Bar, MetricsLog, RunningMean, status
+from nonlocalnet.runtime.scores import main_score
 from nonlocalnet.training.batches import Batches, mix, read_batches
-from nonlocalnet.training.begin import begin, check
+from nonlocalnet.training.begin import begin, check, restore_log
 from nonlocalnet.training.config import TrainConfig
 from nonlocalnet.training.interrupt import Interrupt, Interrupted
 from nonlocalnet.training.learner import Learner
@@ -75,9 +77,11 @@ def train(config: TrainConfig) -> Result:
     config = config.resolve()
     with processes(config.device) as device:
         check(config)
-        config.out.mkdir(parents=True, exist_ok=True)
-        with lock(config.out) if rank() == 0 else contextlib.nullcontext():
-            return _Run(config, device).fit()
+        run: _Run | None = None
+        folder = run_folder(config.out, lambda: run is not None and run.iteration > 0)
+        with folder if rank() == 0 else contextlib.nullcontext():
+            run = _Run(config, device)
+            return run.fit()
 
 
 class _Run:
@@ -128,16 +132,18 @@ class _Run:
         self.watch = None
         if config.look is not None and rank() == 0:
             if not any(isinstance(module, NonLocalBlock) for module in given.network.modules()):
-                raise ValueError(f"{config.model} has no non-local block for --look to draw")
+                raise ValueError(
+                    f"{config.model} has no non-local block for {option('look')} to draw"
+                )
             from nonlocalnet.training.watch import Watch  # matplotlib comes with it
 
             self.watch = Watch(config.look, config.look_at, self._info(), config.out / "look")
         if rank() == 0:
-            remove_leftovers(config.out)
-            self.log.truncate(train=self.iteration, val=self.validated)
-        if rank() == 0 and self.iteration < config.iterations:  # else the options change nothing
-            text = config.as_json()
-            write_atomically(config.out / "config.json", lambda file: file.write_text(text))
+            restore_log(self.log, given.saved)
+            file, text = config.out / "config.json", config.as_json()
+            # of a run that is done the options change nothing
+            if self.iteration < config.iterations or not TrainConfig.is_at(file):
+                write_atomically(file, lambda place: place.write_text(text))
 
     def fit(self) -> Result:
         """Update until the last iteration or an interrupt; save what there is."""
@@ -147,7 +153,7 @@ class _Run:
         batches = self._read_batches(config.seed)
         with bar, self.interrupt, explain_dead_processes(config.out), closing(batches):
             if self.iteration >= config.iterations:
-                status.print(f"--iterations {config.iterations} are done: nothing to train")
+                status.print(f"all {config.iterations} iterations are done: nothing to train")
             asked = not self._settle()  # what a kill cut off
             while self.iteration < config.iterations and not asked:
                 numbers, asked = self._update(batches)
@@ -166,7 +172,7 @@ class _Run:
                 self._save_weights("model.safetensors", precise=False)
                 status.print(
                     f"interrupted at iteration {self.iteration}; everything is in {config.out}, "
-                    f"--resume goes on"
+                    f"{option('resume', True)} goes on"
                 )
         self._report_unreadable()
         self.log.close()
@@ -237,10 +243,10 @@ class _Run:
         return [*means, waited, time.monotonic() - started], asked > 0
 
     def _diverged(self, what: str) -> RuntimeError:
-        return RuntimeError(
-            f"{what} at iteration {self.iteration}: lower --lr (now {self._rate():g}); "
-            f"checkpoints from before are in {self.config.out}"
-        )
+        kept = self.checkpoints.files()
+        before = f"; checkpoints from before are in {self.config.out}" if kept else ""
+        rate = f"lower {option('lr')} (now {self._rate():g})"
+        return RuntimeError(f"{what} at iteration {self.iteration}: {rate}{before}")
 
     def _words(self, means: list[float]) -> str:
         loss, *numbers, waited, took = means
@@ -321,10 +327,7 @@ class _Run:
         except Abandoned:
             raise Interrupted from None
         self.validated = self.iteration
-        score = self.scores[self.task.main_score]
-        score = -1.0 if math.isnan(score) else score  # where no class has an item
-        if self.best is None or score > self.best:
-            self.best = score
+        if self._is_best():
             self._save_weights("best.safetensors")
         if rank() == 0:
             self.log.write(
@@ -339,6 +342,16 @@ class _Run:
         if self.watch is not None:
             self.watch.draw(network, self.iteration)
 
+    def _is_best(self) -> bool:
+        """Keep the score that runs are judged by, if it is better than all before."""
+        score = main_score(self.scores)
+        assert score is not None
+        value = self.scores[score.name]
+        value = -1.0 if math.isnan(value) else value  # where no class has an item
+        better = self.best is None or score.best([self.best, value]) != self.best
+        self.best = value if better else self.best
+        return better
+
     def _save_state(self) -> None:
         """Write a checkpoint, whole or not at all."""
         self._count_unreadable()
@@ -347,6 +360,7 @@ class _Run:
             if not all(value.isfinite().all() for value in state["model"].values()):
                 raise self._diverged("the weights are no numbers")
             state |= {"input": [self.start.mean, self.start.std], "videos": self.task.data}
+            state |= {"config": self.config.as_json(), "log": "\n".join(self.log.lines)}
             state |= {name: getattr(self, name) for name in self.KEPT}
             self.checkpoints.save(self.iteration, state)
 

@@ -25,6 +25,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.checkpoint import checkpoint
 
+from nonlocalnet.errors import option
 from nonlocalnet.runtime.distributed import rank, size
 
 WHOLE = StateDictOptions(full_state_dict=True)
@@ -43,7 +44,9 @@ def spread(model: nn.Module, device: torch.device, *, parallel: str, sync_norm: 
     """
     if sync_norm:
         if device.type == "cpu":
-            raise ValueError("--sync-norm needs GPUs: torch synchronises no batch norms on a CPU")
+            raise ValueError(
+                f"{option('sync_norm')} needs GPUs: torch synchronises no batch norms on a CPU"
+            )
         nn.SyncBatchNorm.convert_sync_batchnorm(model)
     if size() == 1:
         return model

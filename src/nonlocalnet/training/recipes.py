@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from nonlocalnet.errors import check_choice
+from nonlocalnet.errors import check_choice, option
 from nonlocalnet.models.detection import DETECTORS
 from nonlocalnet.training.config import TrainConfig
 
@@ -301,12 +301,13 @@ def check_start(config: TrainConfig) -> None:
         return
     if recipe.starts_from in RECIPES:
         raise ValueError(
-            f"{recipe.name} starts from the network of {recipe.starts_from}: pass --init with the "
-            "best.safetensors of that run, or a release (nonlocalnet zoo)"
+            f"{recipe.name} starts from the network of {recipe.starts_from}: pass "
+            f"{option('init')} with the best.safetensors of that run, or a release "
+            "(nonlocalnet zoo)"
         )
     raise ValueError(
-        f"{recipe.name} starts from {recipe.starts_from}, which torchvision has not: pass --init "
-        "with a file in torchvision's layout"
+        f"{recipe.name} starts from {recipe.starts_from}, which torchvision has not: pass "
+        f"{option('init')} with a file in torchvision's layout"
     )
 
 

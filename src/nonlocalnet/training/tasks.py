@@ -28,7 +28,6 @@ class Task(ABC, Generic[Data]):
         unit: what an update takes, "clips" or "images".
         items: what the data sets have, "videos" or "images".
         numbers: names of what `loss` gives beside the loss.
-        main_score: the score by which the best weights are chosen.
         multi_label: whether a video has many labels.
         classes: names in label order.
         training: what is learned from.
@@ -39,7 +38,6 @@ class Task(ABC, Generic[Data]):
     unit: str
     items: str
     numbers: tuple[str, ...]
-    main_score: str
     multi_label: bool
     classes: list[str]
     training: Data
