@@ -13,7 +13,7 @@ from rich.table import Table
 from nonlocalnet.evaluation.cost import Cost, cost
 from nonlocalnet.models.detection import DETECTORS
 from nonlocalnet.models.registry import list_models
-from nonlocalnet.runtime.log import Bar, print_wide
+from nonlocalnet.runtime.log import Bar, print_table
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ def command(options: Annotated[Options, tyro.conf.arg(name="")]) -> int:
                     " / ".join(f"{ratio:.2f}" for ratio in row["ratio"]),
                 )
         if table.row_count:
-            print_wide(table)
+            print_table(table)
     return 0
 
 

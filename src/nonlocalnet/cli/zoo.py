@@ -12,7 +12,7 @@ from rich.table import Table
 
 from nonlocalnet.models.zoo import Release, list_releases
 from nonlocalnet.runtime.download import download
-from nonlocalnet.runtime.log import print_wide
+from nonlocalnet.runtime.log import print_table
 
 
 @dataclass(frozen=True)
@@ -61,4 +61,4 @@ def _print(releases: list[Release]) -> None:
             "–" if score is None else f"{score:.1f}" for score in (release.top1, release.top5)
         )
         table.add_row(*what, str(release.blocks), *scores, "no", release.licence)
-    print_wide(table)
+    print_table(table)
