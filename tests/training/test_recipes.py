@@ -5,7 +5,6 @@ import math
 
 import pytest
 import torch
-from shapes import write_shapes
 
 import nonlocalnet as nl
 from nonlocalnet.models.detection import BACKBONES, DETECTORS
@@ -14,6 +13,7 @@ from nonlocalnet.runtime.log import read_metrics
 from nonlocalnet.training.config import TrainConfig
 from nonlocalnet.training.loop import train
 from nonlocalnet.training.recipes import RECIPES, check_start, find_recipe, options_of
+from shapes import write_shapes
 
 TABLE_2 = """
 2a c2d_r50 71.8 89.7 | c2d_r50_nl1_gaussian 72.5 90.2 | c2d_r50_nl1 72.7 90.5

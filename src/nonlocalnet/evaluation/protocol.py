@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from typing import Literal
 
@@ -12,6 +13,20 @@ from nonlocalnet.data.video import VideoDataset
 from nonlocalnet.models.info import WeightsInfo
 
 Crop = int | Literal["whole"]
+
+
+def identify_videos(records: Sequence[VideoRecord]) -> str:
+    """Hash the videos' file names and labels, in any order and folder.
+
+    Weights say with it what they were trained on and chosen by, and a test compares.
+
+    >>> from pathlib import Path
+    >>> one, two = (VideoRecord(Path(f"{p}/a.mp4"), (3,), f"{p}/a.mp4") for p in ("x", "y"))
+    >>> identify_videos([one]) == identify_videos([two])
+    True
+    """
+    names = sorted(f"{record.path.stem} {record.labels}" for record in records)
+    return hashlib.sha256("\n".join(names).encode(errors="surrogateescape")).hexdigest()
 
 
 def make_test_set(
