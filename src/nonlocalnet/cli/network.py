@@ -15,14 +15,6 @@ from nonlocalnet.runtime.download import find_weights
 from nonlocalnet.runtime.log import status
 
 
-def check_positive(options: object, *names: str) -> None:
-    """Raise a ValueError, naming the option as it is typed, where a number is below 1."""
-    for name in names:
-        value = getattr(options, name)
-        if isinstance(value, int) and value < 1:
-            raise ValueError(f"--{name.replace('_', '-')} must be at least 1; got {value}")
-
-
 def load_network(
     weights: Path,
     clip: str | None,

@@ -12,7 +12,8 @@ import torch
 import tyro
 from rich.table import Table
 
-from nonlocalnet.cli.network import check_positive, load_network
+from nonlocalnet.cli.network import load_network
+from nonlocalnet.cli.options import check_positive
 from nonlocalnet.data.decode import VideoError
 from nonlocalnet.evaluation.multiview import predict
 from nonlocalnet.runtime.device import pick_device

@@ -14,7 +14,8 @@ import torch
 import tyro
 from rich.table import Table
 
-from nonlocalnet.cli.network import check_positive, load_network
+from nonlocalnet.cli.network import load_network
+from nonlocalnet.cli.options import check_positive
 from nonlocalnet.data.coco_files import identify_annotations
 from nonlocalnet.data.coco_layout import find_test
 from nonlocalnet.data.datasets import VideoSplits, read_dataset
@@ -166,7 +167,7 @@ def _read(options: Options, info: WeightsInfo) -> VideoSplits:
         found = read_dataset(data, classes=known if known and data.is_file() else None, **where)
     except ValueError as error:
         if _lists_videos_alone(data):
-            raise ValueError(f"{error}; {PREDICT}") from None
+            raise ValueError(f"{error} ({PREDICT})") from None
         raise
     if data.is_file() or not known or same_names(found.classes, known):
         return found

@@ -31,7 +31,7 @@ def print_table(table: Table) -> None:
         console.print(table)
         return
     if table.title:
-        console.print(f"{table.title}\n", soft_wrap=True)
+        console.print(table.title)
     cells = [[str(cell) for cell in column.cells] for column in table.columns]
     headers = [str(column.header) for column in table.columns]
     for first, *others in zip(*cells, strict=True):
