@@ -51,7 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         from nonlocalnet.cli.options import check_options
 
         module = importlib.import_module(f"nonlocalnet.cli.{name}")
-        check_options(name, _options(module), rest)
+        check_options(name, options_of(module), rest)
         if hasattr(module, "run"):  # a command that must see its words before tyro does
             return module.run(rest)
         return tyro.cli(
@@ -79,7 +79,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
 
 
-def _options(module: ModuleType) -> Any:
+def options_of(module: ModuleType) -> Any:
     """Give the type of a command's options."""
     if hasattr(module, "run"):
         return module.Options
