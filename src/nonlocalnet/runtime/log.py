@@ -35,7 +35,9 @@ def print_table(table: Table) -> None:
     cells = [[str(cell) for cell in column.cells] for column in table.columns]
     headers = [str(column.header) for column in table.columns]
     for first, *others in zip(*cells, strict=True):
-        told = [f"{name} {cell}" for name, cell in zip(headers[1:], others, strict=True) if cell]
+        told = [
+            f"{name} {cell}".strip() for name, cell in zip(headers[1:], others, strict=True) if cell
+        ]
         text = textwrap.fill(
             ", ".join(told),
             console.width,
@@ -44,7 +46,7 @@ def print_table(table: Table) -> None:
             break_long_words=False,
             break_on_hyphens=False,
         )
-        console.print(f"{first}\n{text}", soft_wrap=True)
+        console.print(f"{first}\n{text}".rstrip(), soft_wrap=True)
 
 
 class MetricsLog:
