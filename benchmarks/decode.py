@@ -33,7 +33,7 @@ from rich.table import Table
 from nonlocalnet.data.decode import VideoReader
 from nonlocalnet.data.sampling import ClipSpec, random_clip
 from nonlocalnet.data.transforms import resize_short_side
-from nonlocalnet.runtime.log import print_wide, status
+from nonlocalnet.runtime.log import print_table, status
 
 SLOW = 3.0  # seconds a round: then one is enough
 
@@ -223,7 +223,7 @@ def main(options: Options) -> None:
             "pipeline" if row["pipeline"] else "decode",
             *cells,
         )
-    print_wide(table)
+    print_table(table)
 
 
 if __name__ == "__main__":

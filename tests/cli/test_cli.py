@@ -1,17 +1,25 @@
 import contextlib
 import csv
+import importlib
 import json
 import os
 import pty
+import re
 import subprocess
 import sys
 
 import pytest
 
-from nonlocalnet.cli import COMMANDS, main
+from nonlocalnet.cli import COMMANDS, main, options_of
+from nonlocalnet.cli.models import STORED
+from nonlocalnet.cli.options import check_options
 from nonlocalnet.data.synthetic import write_same_colour
+from nonlocalnet.evaluation.cost import cost
+from nonlocalnet.models.registry import list_models
+from nonlocalnet.models.zoo import list_releases
 from nonlocalnet.training.config import TrainConfig
 from nonlocalnet.training.loop import train
+from nonlocalnet.training.recipes import RECIPES
 
 
 @pytest.fixture(scope="module")
@@ -50,15 +58,53 @@ def test_without_words_it_says_what_there_is(capsys):
 
 def test_an_unknown_command(capsys):
     assert main(["trian"]) == 2
-    assert "no command 'trian'" in capsys.readouterr().err
+    assert capsys.readouterr().err == "nonlocalnet: no command 'trian'; did you mean train?\n"
+    assert main(["xyzzy"]) == 2
+    assert f"there are {', '.join(COMMANDS)}" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("command", COMMANDS)
-def test_every_command_has_help(command, capsys):
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (
+            ["predict", "x.mp4", "--weight", "w"],
+            "--weight; did you mean --weights?",
+        ),
+        (["predict", "x.mp4", "--wieghts=w"], "no option --wieghts; did you mean --weights?"),
+        (["test", "--weights", "w", "--data", "d", "--num_clip", "3"], "did you mean --num-clips?"),
+        (["train", "--dta", "x"], "train has no option --dta; did you mean --data?"),
+        (["train", "--no-twinn"], "did you mean --no-twin?"),
+        (
+            ["data", "check", "x", "--image", "y"],
+            "--image; did you mean --images?",
+        ),
+        (["data", "resize", "x", "y", "--short_sid", "9"], "did you mean --short-side?"),
+        (["zoo", "--xyzzy"], "zoo has no option --xyzzy; nonlocalnet zoo --help lists all"),
+        (["predict", "--videos", "x"], "predict has no option --videos"),
+    ],
+)
+def test_a_misspelt_option_is_told_with_the_nearest(words, said, capsys):
+    assert main(words) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("nonlocalnet: ")
+    assert error.count("\n") == 1
+    assert said in error
+
+
+@pytest.mark.parametrize("command", [*COMMANDS, "data check", "data resize"])
+def test_every_command_has_help_and_knows_its_options(command, capsys, monkeypatch):
+    name, *more = command.split()
     with pytest.raises(SystemExit) as ended:
-        main([command, "--help"])
+        main([name, *more, "--help"])
     assert ended.value.code == 0
-    assert f"nonlocalnet {command}" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert f"nonlocalnet {command}" in said
+    line = r"^[│ ] +(?:-\w, )?(--[a-z-]+)(?:, (--no-[a-z-]+))?"
+    options = re.findall(line, said, re.MULTILINE)
+    options = [word for pair in options for word in pair if word]
+    assert "--help" in options
+    module = importlib.import_module(f"nonlocalnet.cli.{name}")
+    check_options(name, options_of(module), options)
 
 
 def test_models_prints_what_the_paper_counts(capsys):
@@ -67,6 +113,46 @@ def test_models_prints_what_the_paper_counts(capsys):
     assert row["parameters"] / 1e6 == pytest.approx(43.2, abs=0.05)  # paper, table 2e
     assert main(["models", "c2d_tiny*"]) == 0
     assert "c2d_tiny_nl2" in capsys.readouterr().out
+
+
+def test_models_lists_what_counting_gives(capsys):
+    stored = json.loads(STORED.read_text())
+    assert list(stored) == list_models()
+    for name in ("i3d_tiny_nl2", "c2d_r50_nl5", "keypoint_rcnn_tiny_fpn_nl5"):
+        found = cost(name, clip="32x2", crop=224)
+        assert stored[name] == [found.parameters, found.multiply_adds]
+    assert main(["models", "c2d_tiny_nl2", "--json", "--clip", "8x8", "--crop", "64"]) == 0
+    (row,) = json.loads(capsys.readouterr().out)
+    found = cost("c2d_tiny_nl2", clip="8x8", crop=64)
+    assert (row["parameters"], row["multiply_adds"]) == (found.parameters, found.multiply_adds)
+
+
+@pytest.mark.slow
+def test_models_lists_what_counting_gives_for_all():
+    for name, counts in json.loads(STORED.read_text()).items():
+        found = cost(name, clip="32x2", crop=224)
+        assert counts == [found.parameters, found.multiply_adds]
+
+
+def test_models_does_not_wait_for_torch():
+    code = (
+        "import sys; from nonlocalnet.cli import main\n"
+        "main(['models']); sys.exit('torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "i3d_r101_nl10" in done.stdout
+
+
+@pytest.mark.parametrize(
+    "words", [["models"], ["zoo"], ["recipes"], ["zoo", "i3d_*"], ["models", "*rcnn*"]]
+)
+def test_tables_fit_and_names_are_whole(words, capsys):
+    assert main(words) == 0
+    said = capsys.readouterr().out
+    assert max(map(len, said.splitlines())) <= 80
+    names = {"models": list_models, "zoo": lambda p="*": [r.name for r in list_releases(p)]}
+    for name in names.get(words[0], lambda: RECIPES)(*words[1:]):
+        assert name in said
 
 
 def test_models_without_a_match(capsys):
@@ -121,6 +207,21 @@ def test_predict_names_classes_with_probabilities(run, weights, capsys):
     assert main([*words, "--top", "1"]) == 0
     said = capsys.readouterr().out
     assert max(classes, key=classes.get) in said
+
+
+def test_predict_prints_one_table_of_many_videos(run, weights, tmp_path, capsys):
+    videos = list(map(str, sorted((run / "videos").rglob("*.mp4"))))
+    (tmp_path / "bad.mp4").write_bytes(b"")
+    words = ["--weights", weights, "--device", "cpu", "--num-clips", "1"]
+    assert main(["predict", *videos[:3], str(tmp_path / "bad.mp4"), *videos[3:], *words]) == 2
+    streams = capsys.readouterr()
+    assert streams.out.count("┏") == 1
+    for video in videos:
+        assert video.rpartition("/")[2] in streams.out
+    assert "bad.mp4: the file is empty" in streams.err
+    assert "1 of 7 videos could not be read" in streams.err
+    assert main(["predict", *videos[:2], *words, "--top", "1"]) == 0
+    assert "then" not in capsys.readouterr().out
 
 
 def test_predict_goes_on_after_a_bad_file(run, weights, tmp_path, capsys):
@@ -201,7 +302,7 @@ def test_where_to_write_is_checked_before_the_test(run, weights, tmp_path, capsy
 def test_no_class_asked_for(run, weights, capsys):
     video = str(sorted((run / "videos").rglob("*.mp4"))[0])
     assert main(["predict", video, "--weights", weights, "--top", "0", "--device", "cpu"]) == 2
-    assert "top and num_clips must be at least 1" in capsys.readouterr().err
+    assert "--top must be at least 1; got 0" in capsys.readouterr().err
 
 
 def test_on_a_terminal_messages_stand_on_lines_of_their_own(run, tmp_path):

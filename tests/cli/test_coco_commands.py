@@ -2,6 +2,7 @@
 
 import json
 import math
+from pathlib import Path
 
 import pytest
 import torch
@@ -119,3 +120,32 @@ def test_train_test_resume_with_what_is_typed(work, tmp_path, capsys):
     assert "segm" in capsys.readouterr().out
     assert main(["runs", out]) == 0
     assert "segm_AP" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("case", "model", "said"),
+    [
+        ("cat0", "mask_rcnn_tiny_fpn", "4 training images, 2 classes;"),
+        ("kp5", "keypoint_rcnn_tiny_fpn", "1 classes, 5 keypoints (none changes its place in"),
+    ],
+)
+def test_zero_categories_and_other_keypoints_are_checked_trained_and_tested(
+    shared, tmp_path, capsys, case, model, said
+):
+    file, images = (str(shared / "cases/07-coco" / name) for name in (f"{case}.json", "img"))
+    assert main(["data", "check", file, "--images", images, "--workers", "1"]) == 0
+    out = str(tmp_path / "run")
+    given = ["--data", file, "--root", images, "--device", "cpu", "--workers", "0"]
+    words = ["--model", model, "--val", file, "--out", out, "--init", "none", "--iterations", "1"]
+    words += ["--batch-size", "1", "--short-side", "48", "64"]
+    assert main(["train", *given, *words]) == 0
+    assert said in " ".join(capsys.readouterr().err.split())
+    results = tmp_path / "results"
+    assert (
+        main(["test", *given, "--weights", f"{out}/best.safetensors", "--out", str(results)]) == 0
+    )
+    told = " ".join(capsys.readouterr().out.split())
+    assert ("similarity of keypoints with a spread of 0.067" in told) == (case == "kp5")
+    found = json.loads((results / "bbox.json").read_text())
+    ids = {category["id"] for category in json.loads(Path(file).read_text())["categories"]}
+    assert {row["category_id"] for row in found} <= ids

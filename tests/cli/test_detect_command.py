@@ -80,6 +80,21 @@ def test_a_table_names_objects(detect, tmp_path, capsys):
     assert json.loads((tmp_path / "detections/detections.json").read_text())[0]["objects"] == []
 
 
+def test_one_table_of_many_images(detect, tmp_path, capsys):
+    for name in ("a.png", "b.gif", "c.png"):
+        draw(tmp_path / "in" / name)
+    (tmp_path / "in/notes.txt").write_text("x")
+    (tmp_path / "in/broken.png").write_bytes(b"x")
+    assert detect("in") == 2
+    streams = capsys.readouterr()
+    assert streams.out.count("┏") == 1
+    assert streams.out.count("3 person") == 3
+    for name in ("a.png", "b.gif.png", "c.png"):
+        assert name in streams.out
+    assert "1 left out that are no images by their names, notes.txt for one" in streams.err
+    assert "1 of 4 images could not be read" in streams.err
+
+
 def test_folders_and_names_that_occur_twice(detect, tmp_path, capsys):
     for name in ("one/a.jpg", "two/a.jpg", "two/A.JPG", "two/b.tif", "two/b.png"):
         draw(tmp_path / name)
@@ -113,7 +128,8 @@ def test_what_cannot_be_read_is_named_and_the_others_go_on(detect, tmp_path, cap
     assert detect(*names, "--json") == 2
     streams = capsys.readouterr()
     assert json.loads(streams.out)["file"] == "good.png"
-    *errors, wrote = streams.err.splitlines()
+    *errors, wrote, count = streams.err.splitlines()
+    assert count == "5 of 6 images could not be read"
     assert [error.split()[1].rstrip(":") for error in errors] == names[:-1]
     for error, said in zip(
         errors,

@@ -12,7 +12,9 @@ import torch
 
 import nonlocalnet as nl
 from nonlocalnet.cli import main
+from nonlocalnet.data.readers import read_list
 from nonlocalnet.data.synthetic import write_video
+from nonlocalnet.evaluation.protocol import identify_videos
 from nonlocalnet.models.weights import WeightsInfo, save_weights
 
 SIDE, CLASSES = 32, ["ape", "bee", "cat", "doe", "elk", "fox"]
@@ -57,6 +59,7 @@ def test_a_folder_of_results_agrees_with_its_predictions(work, tmp_path, capsys)
         "per_class.csv",
         "predictions.csv",
         "scores.json",
+        "wrong.csv",
     ]
     predictions = rows(out / "predictions.csv")
     assert [row["video"] for row in predictions] == [f"v{i}.mp4" for i in (0, 1, 2, 4, 5, 6)]
@@ -64,6 +67,8 @@ def test_a_folder_of_results_agrees_with_its_predictions(work, tmp_path, capsys)
     for row in predictions:
         p = [float(row[name]) for name in CLASSES]
         assert row["predicted"] == CLASSES[int(np.argmax(p))]
+        assert int(row["predicted_label"]) == int(np.argmax(p))
+        assert row["label_names"] == CLASSES[int(row["labels"])]
         counts[int(row["labels"]), int(np.argmax(p))] += 1
     confusion = rows(out / "confusion.csv")
     assert [[int(row[name]) for name in CLASSES] for row in confusion] == counts.tolist()
@@ -89,12 +94,102 @@ def test_many_labels_have_average_precision_per_class(work, tmp_path):
         "per_class.csv",
         "predictions.csv",
         "scores.json",
+        "wrong.csv",
     ]
     classes = rows(out / "per_class.csv")
     found = [float(row["ap"]) for row in classes if row["ap"]]
     assert found == sorted(found)
     scores = json.loads((out / "scores.json").read_text())
     assert scores["map"] == pytest.approx(np.mean(found), abs=0.01)
+
+
+def test_what_was_taken_for_another_class_is_listed_the_most_certain_first(work, tmp_path, capsys):
+    out = tmp_path / "out"
+    (tmp_path / "list.txt").write_text("".join(f"{work}/v0.mp4 {k}\n" for k in range(6)) * 3)
+    given = words(work, "--out", out)
+    given[given.index("--data") + 1] = str(tmp_path / "list.txt")
+    assert main(given) == 0
+    said = capsys.readouterr().out
+    predictions, wrong = rows(out / "predictions.csv"), rows(out / "wrong.csv")
+    assert len(wrong) == sum(row["labels"] != row["predicted_label"] for row in predictions) == 15
+    certain = [float(row["probability"]) for row in wrong]
+    assert certain == sorted(certain, reverse=True)
+    assert all(row[row["predicted"]] == wrong[0]["probability"] for row in predictions)
+    assert f"and 5 more: {out}/wrong.csv has all" in " ".join(said.split())
+    low, high = json.loads((out / "scores.json").read_text())["intervals"]["top1"]
+    assert f"top1 {low:.1f} to {high:.1f}" in said
+    # the bounds are those shares from which 3 of 18 is 1.96 standard errors away
+    for share in (low / 100, high / 100):
+        assert abs(share - 3 / 18) == pytest.approx(
+            1.96 * (share * (1 - share) / 18) ** 0.5, abs=1e-4
+        )
+
+
+@pytest.mark.parametrize("what", ["trained_on", "chosen_on"])
+def test_a_test_on_videos_that_the_weights_know_is_said_to_be_one(work, tmp_path, capsys, what):
+    records, _ = read_list(work / "list.txt")
+    model = nl.load(work / "model.safetensors")
+    model.info.facts[what] = identify_videos(records)
+    save_weights(model, work / "known.safetensors", model.info)
+    said = {
+        "trained_on": "that the network was trained on",
+        "chosen_on": "score best on these very",
+    }
+    assert main(words(work, weights="known.safetensors")) == 0
+    assert said[what] in " ".join(capsys.readouterr().out.split())
+    # the same names and labels, and other videos
+    for i in range(7):
+        (tmp_path / f"v{i}.mp4").write_bytes((work / f"v{(i + 1) % 7}.mp4").read_bytes())
+    (tmp_path / "list.txt").write_text((work / "list.txt").read_text())
+    given = words(work, weights="known.safetensors")
+    given[given.index("--data") + 1] = str(tmp_path / "list.txt")
+    assert main(given) == 0
+    assert said[what] not in " ".join(capsys.readouterr().out.split())
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("v0.mp4 -\nv1.mp4 0\n", "1 of 2 videos have no label to compare with, v0.mp4 for one"),
+        ("v0.mp4\nv1.mp4\n", "nonlocalnet predict names the classes of videos without labels"),
+        (None, "nonlocalnet predict names the classes of videos without labels"),
+        ("v0.mp4 0,1\n", "v0.mp4 has 2 labels, and"),
+    ],
+)
+def test_without_labels_it_points_to_predict(work, tmp_path, capsys, content, said):
+    for i in range(2):
+        (tmp_path / f"v{i}.mp4").write_bytes((work / f"v{i}.mp4").read_bytes())
+    given = words(work)
+    source = tmp_path if content is None else tmp_path / "list.txt"
+    if content is not None:
+        source.write_text(content)
+    given[given.index("--data") + 1] = str(source)
+    assert main(given) == 2
+    error = capsys.readouterr().err
+    assert said in error
+    assert ("nonlocalnet predict" in error) == ("0,1" not in (content or ""))
+    assert "=True" not in error
+    assert error.count("\n") == 1
+
+
+def test_a_folder_of_some_of_the_classes_is_tested(work, tmp_path, capsys):
+    (tmp_path / "some/fox").mkdir(parents=True)
+    (tmp_path / "some/fox/a.mp4").write_bytes((work / "v0.mp4").read_bytes())
+    given = words(work, "--out", tmp_path / "p.csv")
+    given[given.index("--data") + 1] = str(tmp_path / "some")
+    assert main(given) == 0
+    assert "has 1 of the 6 classes" in " ".join(capsys.readouterr().err.split())
+    (row,) = rows(tmp_path / "p.csv")
+    assert (row["labels"], row["label_names"]) == ("5", "fox")
+    (tmp_path / "some/fox").rename(tmp_path / "some/yak")
+    assert main(given) == 2
+    assert "has the classes ['yak']" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("option", ["num-clips", "side", "crop"])
+def test_numbers_below_1_are_refused_by_the_options_that_were_typed(work, capsys, option):
+    assert main(words(work, f"--{option}", "0")) == 2
+    assert f"--{option} must be at least 1; got 0" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

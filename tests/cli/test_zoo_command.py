@@ -7,6 +7,7 @@ import pytest
 
 from nonlocalnet.cli import main
 from nonlocalnet.models.zoo import list_releases
+from nonlocalnet.runtime.log import console
 
 NAME = "I3D_NLN_8x8_R50"
 FILE = f"{NAME}.pkl"
@@ -21,7 +22,8 @@ def stick(tmp_path):
     return folder
 
 
-def test_it_lists_all_with_names_unfolded(capsys):
+def test_it_lists_all_with_names_unfolded(capsys, monkeypatch):
+    monkeypatch.setattr(console, "width", 160)
     assert main(["zoo"]) == 0
     said = capsys.readouterr().out
     assert all(f"│ {row.name} " in said for row in list_releases())
@@ -29,7 +31,8 @@ def test_it_lists_all_with_names_unfolded(capsys):
         assert word in said
 
 
-def test_it_lists_what_matches(capsys):
+def test_it_lists_what_matches(capsys, monkeypatch):
+    monkeypatch.setattr(console, "width", 160)
     assert main(["zoo", "i3d_nonlocal_8x8*"]) == 0
     said = capsys.readouterr().out
     row = next(line for line in said.splitlines() if "i3d_nonlocal" in line)

@@ -190,9 +190,32 @@ def test_missing_files_are_named(tmp_path, picture):
 def test_categories_must_be_known(picture):
     with pytest.raises(CocoError, match="annotation 4 is of category 91, which the file does not"):
         of(picture, annotation(4, category=91))
-    file = write(picture, [annotation(1, category=0)], categories=[{"id": 0, "name": "a"}])
-    with pytest.raises(CocoError, match="a category below 1; 0 is the background"):
-        CocoDataset(picture, file)
+
+
+def test_ids_that_cannot_be_labels_are_numbered_from_1(picture):
+    for ids in ([0, 1], [-4, 7], [3, 10**9]):
+        categories = [{"id": ids[1], "name": "b"}, {"id": ids[0], "name": "a"}]
+        objects = [annotation(i, category=id) for i, id in enumerate(ids)]
+        data = CocoDataset(picture, write(picture, objects, categories=categories))
+        assert data.classes == ["__background__", "a", "b"]
+        assert data[0][1]["labels"].tolist() == [1, 2]
+
+
+def test_there_are_as_many_keypoints_as_the_categories_name(picture):
+    points = [11, 12, 2, 20, 21, 1, 0, 0, 0]
+    names = ["nose", "left_ear", "right_ear"]
+    cat = {"id": 1, "name": "cat", "keypoints": names}
+    file = write(picture, [annotation(1, keypoints=points)], categories=[cat])
+    data = CocoDataset(picture, file, keypoints=True)
+    assert data.keypoint_names == tuple(names)
+    assert data[0][1]["keypoints"].tolist() == [[[11, 12, 2], [20, 21, 1], [0, 0, 0]]]
+    wrong = write(picture, [annotation(8)], categories=[cat])
+    with pytest.raises(CocoError, match="of annotation 8, for one, its keypoints must be 3 times"):
+        CocoDataset(picture, wrong, keypoints=True)
+    dog = {"id": 2, "name": "dog", "keypoints": names[:2]}
+    mixed = write(picture, [annotation(1, keypoints=points)], categories=[cat, dog])
+    with pytest.raises(CocoError, match="'cat' and 'dog' name different keypoints"):
+        CocoDataset(picture, mixed, keypoints=True)
 
 
 def test_images_that_cannot_be_decoded_are_named(picture, monkeypatch):
@@ -219,6 +242,13 @@ def test_grey_and_palette_images_are_rgb(picture):
     for mode in ("L", "P", "1", "RGBA", "I;16"):
         Image.new(mode, (64, 48)).save(picture / "1.png")
         assert of(picture, annotation(1))[0][0].shape == (3, 48, 64)
+
+
+def test_sixteen_bits_and_transparency_are_seen_as_people_see_them(picture):
+    Image.fromarray(np.full((48, 64), 40_000, np.uint16)).save(picture / "1.png")
+    assert of(picture, annotation(1))[0][0].unique().tolist() == [156]  # 40000 / 257
+    Image.new("RGBA", (64, 48), (0, 0, 0, 0)).save(picture / "1.png")
+    assert of(picture, annotation(1))[0][0].unique().tolist() == [255]
 
 
 def test_errors_and_data_sets_reach_other_processes(picture):
@@ -259,6 +289,3 @@ def test_labels_have_their_names(picture):
     categories = [{"id": 3, "name": "car"}, {"id": 1, "name": "person"}]
     file = write(picture, [annotation(1, category=3)], categories=categories)
     assert CocoDataset(picture, file).classes == ["__background__", "person", "N/A", "car"]
-    file = write(picture, [annotation(1)], categories=[{"id": 10**9, "name": "a"}])
-    with pytest.raises(CocoError, match="ids are labels, number them from 1"):
-        CocoDataset(picture, file)

@@ -6,7 +6,7 @@ pytest.importorskip("PIL")
 from coco_made_up import POINTS, SQUARE, annotation, write
 
 from nonlocalnet.cli import main
-from nonlocalnet.data.coco_check import check_annotations
+from nonlocalnet.data.coco_check import UNFIT, check_annotations
 from nonlocalnet.data.coco_files import CocoError
 
 
@@ -24,7 +24,7 @@ def test_real_annotations_are_clean(shared):
     ("kind", "changes", "text"),
     [
         ("unknown image", {"image": 9}, "no image has the id 9"),
-        ("unknown category", {"category": 9}, "no category has the id 9"),
+        ("unknown category", {"category": 9}, "it is of category 9, which the file does not list"),
         ("box", {"bbox": [10, 10, 0, 20]}, "has no area"),
         ("box", {"bbox": [10, 10, 20, -20]}, "has no area"),
         ("box", {"bbox": [70, 10, 20, 20]}, "within the 64x48 image"),
@@ -57,6 +57,55 @@ def test_a_broken_annotation_is_found(picture, kind, changes, text):
     assert finding.kind == kind
     assert text in finding.text
     assert finding.where == f"annotation 6 of image {changes.get('image', 1)}"
+
+
+BOX = annotation(1)
+del BOX["segmentation"], BOX["keypoints"]
+ZERO = [{"id": 0, "name": "a"}]
+FIVE = [{"id": 1, "name": "cat", "keypoints": list("abcde")}]
+TWO = [*FIVE, {"id": 2, "name": "dog", "keypoints": ["a"]}]
+
+
+@pytest.mark.parametrize(
+    ("annotations", "changes", "parts"),
+    [
+        ([annotation(1)], {}, ("masks", "keypoints")),
+        (
+            [annotation(1, category=0)],
+            {"categories": [{"id": 0, "name": "a"}]},
+            ("masks", "keypoints"),
+        ),
+        ([annotation(1, keypoints=[15, 15, 2] * 5)], {"categories": FIVE}, ("masks", "keypoints")),
+        ([annotation(1)], {"categories": FIVE}, ("masks",)),
+        ([annotation(1, keypoints=[15, 15, 2] * 5)], {"categories": TWO}, ("masks",)),
+        ([annotation(1, keypoints=[15, 15, 2] * 5)], {}, ("masks",)),
+        ([annotation(1, category=3)], {}, ()),
+        ([BOX], {}, ()),
+        ([annotation(1), BOX], {}, ()),
+    ],
+)
+def test_what_the_check_passes_is_trained_and_tested_and_nothing_else(
+    picture, annotations, changes, parts
+):
+    pytest.importorskip("faster_coco_eval")
+    from nonlocalnet.data.coco import CocoDataset
+    from nonlocalnet.evaluation.coco import CocoEvaluator
+
+    file = write(picture, annotations, **changes)
+    taken = []
+    for part, score in (("masks", "segm"), ("keypoints", "keypoints")):
+        keypoints = part == "keypoints"
+        try:
+            CocoDataset(picture, file, keypoints=keypoints, masks=not keypoints)
+            CocoEvaluator(file, ["bbox", score])
+            taken.append(part)
+        except CocoError:
+            pass
+    assert tuple(taken) == parts
+    report = check_annotations(picture, file)
+    unfit = [kind for kind in report.counts() if kind in UNFIT]
+    assert (not unfit) == (parts == ("masks", "keypoints"))
+    assert all(report.learnable[part] for part in parts)
 
 
 def test_run_lengths_of_both_kinds_are_fit(picture):

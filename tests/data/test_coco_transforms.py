@@ -10,11 +10,11 @@ from torchvision.ops import box_iou, masks_to_boxes
 
 from nonlocalnet.data.coco import CocoDataset
 from nonlocalnet.data.coco_transforms import (
-    MIRRORED,
     SHORT_SIDES,
     ImageTestTransform,
     ImageTrainTransform,
     RandomMirror,
+    mirrored,
 )
 
 LEFT_AND_RIGHT = (
@@ -28,9 +28,33 @@ def test_left_and_right_change_places_in_the_mirror(coco_content):
     (person,) = coco_content("person_keypoints_val")["categories"]
     names = person["keypoints"]
     assert names == LEFT_AND_RIGHT.split()
-    for name, place in zip(names, MIRRORED, strict=True):
+    for name, place in zip(names, mirrored(names), strict=True):
         word = {"left": "right", "righ": "left"}.get(name[:4], name)
         assert names[place] == name.replace("left", word).replace("right", word)
+
+
+@pytest.mark.parametrize(
+    ("names", "places"),
+    [
+        (["a", "b", "c"], (0, 1, 2)),
+        (["left eye", "Right Eye", "left_ear"], (1, 0, 2)),
+        (["L_Shoulder", "R_Shoulder", "eye-left", "eye-right"], (1, 0, 3, 2)),
+        (["LeftHand", "RightHand", "leftover", "rightover"], (1, 0, 2, 3)),
+    ],
+)
+def test_sides_are_told_by_the_names(names, places):
+    assert mirrored(names) == places
+
+
+def test_keypoints_of_other_names_change_places_or_are_refused(picture):
+    names = ["left_ear", "tail", "right_ear"]
+    cat = {"id": 1, "name": "cat", "keypoints": names}
+    points = [11, 12, 2, 20, 21, 1, 30, 13, 2]
+    file = write(picture, [annotation(1, keypoints=points)], categories=[cat])
+    found = CocoDataset(picture, file, RandomMirror(1, names), keypoints=True)[0][1]["keypoints"]
+    assert found[0].tolist() == [[63 - 30, 13, 2], [63 - 20, 21, 1], [63 - 11, 12, 2]]
+    with pytest.raises(ValueError, match="3 keypoints, and 17 names were given"):
+        CocoDataset(picture, file, RandomMirror(1), keypoints=True)[0]
 
 
 def test_mirroring_moves_all_together(coco_dataset):
@@ -57,7 +81,7 @@ def test_the_pixel_under_a_keypoint_stays_the_same_in_the_mirror(picture):
         image, target = CocoDataset(picture, file, RandomMirror(p), keypoints=True)[0]
         x, y, _ = target["keypoints"][0].long().unbind(-1)
         colours.append(image[:, y, x])
-    assert torch.equal(colours[0], colours[1][:, MIRRORED])
+    assert torch.equal(colours[0], colours[1][:, mirrored(LEFT_AND_RIGHT.split())])
 
 
 def test_a_keypoint_is_mirrored_before_it_is_scaled(picture):

@@ -258,6 +258,37 @@ def test_an_annotation_with_the_id_0_counts(little):
     assert evaluator.scores()["bbox"]["AP"] == pytest.approx(100)
 
 
+def test_a_category_with_the_id_0_is_label_1_and_0_again_in_the_results(little):
+    little.write_text(little.read_text().replace('"category_id": 3', '"category_id": 0'))
+    little.write_text(little.read_text().replace('"id": 3, "name"', '"id": 0, "name"'))
+    evaluator = CocoEvaluator(little)
+    evaluator.add(7, one() | {"labels": torch.tensor([1])})
+    assert [row["category_id"] for row in evaluator.detections()] == [0]
+    assert evaluator.scores()["segm"]["AP"] == pytest.approx(100)
+
+
+@pytest.mark.parametrize(
+    ("names", "sigma"),
+    [(["a", "b"], 0.067), (["nose", "tail"], 0.067), (["left_hip", "right_hip"], 0.107)],
+)
+def test_keypoints_of_any_names_and_number_are_scored(little, names, sigma):
+    content = json.loads(little.read_text())
+    content["categories"][0]["keypoints"] = names
+    content["annotations"][0] |= {"keypoints": [6, 6, 2, 12, 12, 2]}
+    little.write_text(json.dumps(content))
+    evaluator = CocoEvaluator(little, ["keypoints"])
+    off = 1.0  # pixels, of both: similarity exp(-d² / (2 area (2σ)²))
+    similarity = math.exp(-(off**2) / (2 * 100 * (2 * sigma) ** 2))
+    points = torch.tensor([[[6 + off, 6, 1], [12, 12 - off, 1]]])
+    evaluator.add(7, one() | {"keypoints": points})
+    reached = sum(similarity >= 0.5 + 0.05 * i for i in range(10))
+    assert evaluator.scores()["keypoints"]["AP"] == pytest.approx(10 * reached)
+    assert 0 < reached < 10
+    assert evaluator.sigmas == pytest.approx((sigma, sigma))
+    with pytest.raises(ValueError, match=r"keypoints must be \(1, 2, 3\)"):
+        CocoEvaluator(little, ["keypoints"]).add(7, one() | {"keypoints": torch.zeros(1, 17, 3)})
+
+
 def test_what_was_found_on_a_resized_image_is_scaled_to_the_original(little):
     evaluator = CocoEvaluator(little)
     evaluator.add(7, one(2.0), size=(60, 80))

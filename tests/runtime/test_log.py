@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from rich.table import Table
 
 from nonlocalnet.runtime import log
 from nonlocalnet.runtime.device import pick_device, pick_precision
@@ -89,3 +90,19 @@ def test_brackets_in_names_are_not_markup(capsys):
 def test_a_full_disk_is_told_with_the_file():
     with pytest.raises(OSError, match="/dev/full could not be written: No space left"):
         log.MetricsLog(Path("/dev/full")).write("train", iteration=1)
+
+
+def test_a_table_that_does_not_fit_becomes_paragraphs(monkeypatch, capsys):
+    table = Table("name", "what", "", "why", title="all of them")
+    table.add_row("a" * 50, "some words " * 4, "x", "")
+    table.add_row("b", "c", "d", "e")
+    monkeypatch.setattr(log.console, "width", 60)
+    log.print_table(table)
+    said = capsys.readouterr().out.splitlines()
+    assert said[0] == "all of them"
+    assert "a" * 50 in said
+    assert said[-2:] == ["b", "  what c, d, why e"]
+    assert max(map(len, said)) <= 60
+    monkeypatch.setattr(log.console, "width", 120)
+    log.print_table(table)
+    assert "┏" in capsys.readouterr().out

@@ -8,6 +8,8 @@ import torch
 from PIL import Image
 
 import nonlocalnet as nl
+from nonlocalnet.data.readers import read_folder
+from nonlocalnet.evaluation.protocol import identify_videos
 from nonlocalnet.models.weights import WeightsInfo, read_info, save_weights
 from nonlocalnet.runtime.log import read_metrics
 from nonlocalnet.training.learner import Learner
@@ -28,6 +30,11 @@ def test_a_run_leaves_everything_that_is_needed(config):
     assert info.classes == ["different", "same"]
     assert info.short_side == 32
     assert info.facts["validation"] == result.scores
+    training, validation = (identify_videos(read_folder(x)[0]) for x in (config.data, config.val))
+    assert info.facts["trained_on"] == training
+    assert "chosen_on" not in info.facts
+    best = read_info(config.out / "best.safetensors")
+    assert best.facts["chosen_on"] == validation
     assert {path.name for path in config.out.iterdir()} == {
         "config.json",
         "metrics.jsonl",

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import difflib
 import importlib
 import os
 import sys
 from collections.abc import Sequence
+from types import ModuleType
+from typing import Any, get_type_hints
 
 import nonlocalnet
 from nonlocalnet.errors import EXTRAS, typed_options
@@ -39,12 +42,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"nonlocalnet {nonlocalnet.__version__}")
         return 0
     if name not in COMMANDS:
-        print(f"nonlocalnet: no command {name!r}; there are {', '.join(COMMANDS)}", file=sys.stderr)
+        near = difflib.get_close_matches(name, COMMANDS, n=1)
+        hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(COMMANDS)}"
+        print(f"nonlocalnet: no command {name!r}; {hint}", file=sys.stderr)
         return 2
     try:
         import tyro
 
+        from nonlocalnet.cli.options import check_options
+
         module = importlib.import_module(f"nonlocalnet.cli.{name}")
+        check_options(name, options_of(module), rest)
         if hasattr(module, "run"):  # a command that must see its words before tyro does
             return module.run(rest)
         return tyro.cli(
@@ -70,6 +78,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
         sys.stderr.write(f"{who}: {_sentence(error)}\n")  # at once: processes share the terminal
         return 2
+
+
+def options_of(module: ModuleType) -> Any:
+    """Give the type of a command's options."""
+    if hasattr(module, "run"):
+        return module.Options
+    return next(iter(get_type_hints(module.command, include_extras=True).values()))
 
 
 def _sentence(error: Exception) -> str:

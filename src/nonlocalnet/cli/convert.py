@@ -17,7 +17,7 @@ from nonlocalnet.models.weights import Layout, examine, export_weights, save_wei
 from nonlocalnet.models.zoo import Release, find_release, sha256_of
 from nonlocalnet.runtime.checkpoint import write_atomically
 from nonlocalnet.runtime.download import find_weights
-from nonlocalnet.runtime.log import console, print_wide, status
+from nonlocalnet.runtime.log import console, print_table, status
 
 OURS = ".safetensors"
 LAYOUTS: dict[str, Layout] = {".pkl": "caffe2", ".pyth": "pyslowfast"}
@@ -49,7 +49,7 @@ def command(options: Annotated[Options, tyro.conf.arg(name="")]) -> int:
         raise ValueError(f"{out} is the file to be read; choose another name")
     model, converted, report = examine(path, clip=options.clip, **parse_options(options.set))
     if options.report:
-        print_wide(_table(report))
+        print_table(_table(report))
     _describe(model, report)
     refuse(path, report)
     if out is None:

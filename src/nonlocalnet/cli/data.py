@@ -21,7 +21,7 @@ from nonlocalnet.data.summary import class_rows, split_rows, splits_of
 from nonlocalnet.data.tree import LISTS, printable, walk
 from nonlocalnet.models.info import read_classes
 from nonlocalnet.runtime.checkpoint import write_atomically
-from nonlocalnet.runtime.log import Bar, console, print_wide
+from nonlocalnet.runtime.log import Bar, console, print_table
 
 SHOWN = 20  # rows of a table
 ONLY_VIDEOS = ("val", "root", "classes", "split", "out", "min_frames")  # options of `Check`
@@ -194,7 +194,7 @@ def _print_findings(columns: tuple[str, ...], rows: list[tuple[str, ...]]) -> No
     table = Table(*columns)
     for row in rows[:SHOWN]:
         table.add_row(*row)
-    print_wide(table)
+    print_table(table)
     if len(rows) > SHOWN:
         console.print(f"and {len(rows) - SHOWN} more: --json FILE writes all")
 
@@ -218,7 +218,7 @@ def _resize(options: Resize) -> int:
         table = Table("left out", "why", title="could not be copied")
         for path, reason in report.bad[:SHOWN]:
             table.add_row(printable(str(path)), reason)
-        print_wide(table)
+        print_table(table)
     console.print(
         f"{options.out}: {report.written} written, {report.skipped} there before, "
         f"{len(report.bad)} left out",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-import sys
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,8 +21,10 @@ from nonlocalnet.evaluation.detect import Detections, detect
 from nonlocalnet.inspection.objects import draw_objects
 from nonlocalnet.runtime.checkpoint import write_atomically
 from nonlocalnet.runtime.device import pick_device
-from nonlocalnet.runtime.log import console, status
+from nonlocalnet.runtime.log import Bar, console, print_table, status
 
+SUFFIXES = (*IMG_EXTENSIONS, ".gif")
+SHOWN = 3  # classes of each of many images
 FORMATS = {".jpg": "JPEG", ".jpeg": "JPEG", ".png": "PNG"}  # a picture of others is a .png
 
 
@@ -63,29 +65,40 @@ def command(options: Annotated[Options, tyro.conf.arg(name="")]) -> int:
     pictures = _name_pictures(files, options.out)
     model = load_network(options.weights, None, options.set, takes="images")
     model.to(pick_device(options.device))
-    rows = []
+    rows: list[dict[str, Any]] = []
     try:
-        for file, picture in zip(files, pictures, strict=True):
-            try:
-                found = detect(model, file, score=options.score, top=options.top)
-            except CocoError as error:
-                print(f"nonlocalnet: {error}", file=sys.stderr)
-                continue
-            _draw(found, picture)
-            row = {
-                "file": str(file),
-                "picture": str(picture),
-                "width": found.image.shape[2],
-                "height": found.image.shape[1],
-                "objects": found.objects(),
-            }
-            rows.append(row)
-            _print(row, options)
+        with Bar("detect", len(files)) as bar:
+            for file, picture in zip(files, pictures, strict=True):
+                try:
+                    found = detect(model, file, score=options.score, top=options.top)
+                except CocoError as error:
+                    status.print(f"nonlocalnet: {error}", soft_wrap=True)
+                else:
+                    _draw(found, picture)
+                    rows.append(_describe(found, file, picture))
+                    if options.json:
+                        print(json.dumps(rows[-1]), flush=True)
+                bar.advance(text=file.name)
     finally:  # what an error or Ctrl-C leaves
         text = json.dumps(rows, indent=1) + "\n"
         write_atomically(options.out / "detections.json", lambda place: place.write_text(text))
+        if rows and not options.json:
+            _print(rows, options, one=len(files) == 1)
     status.print(f"wrote {options.out / 'detections.json'}", soft_wrap=True)
-    return 2 if len(rows) < len(files) else 0
+    failed = len(files) - len(rows)
+    if failed and len(files) > 1:
+        status.print(f"{failed} of {len(files)} images could not be read", soft_wrap=True)
+    return 2 if failed else 0
+
+
+def _describe(found: Detections, file: Path, picture: Path) -> dict[str, Any]:
+    return {
+        "file": str(file),
+        "picture": str(picture),
+        "width": found.image.shape[2],
+        "height": found.image.shape[1],
+        "objects": found.objects(),
+    }
 
 
 def _find(images: Sequence[Path]) -> Iterator[Path]:
@@ -94,9 +107,13 @@ def _find(images: Sequence[Path]) -> Iterator[Path]:
     for place in images:
         inside = [place]
         if place.is_dir():
-            inside = sorted(p for p in place.iterdir() if p.suffix.lower() in IMG_EXTENSIONS)
+            there = sorted(place.iterdir())
+            inside = [p for p in there if p.suffix.lower() in SUFFIXES and p.is_file()]
             if not inside:
-                raise ValueError(f"{place} holds no image ({', '.join(IMG_EXTENSIONS)})")
+                raise ValueError(f"{place} holds no image ({', '.join(SUFFIXES)})")
+            if others := [p.name for p in there if p not in inside]:
+                text = f"{place}: {len(others)} left out that are no images by their names"
+                status.print(f"{text}, {others[0]} for one", soft_wrap=True)
         for file in inside:
             if os.path.realpath(file) not in seen:
                 seen.add(os.path.realpath(file))
@@ -131,15 +148,28 @@ def _draw(found: Detections, picture: Path) -> None:
     write_atomically(picture, lambda place: drawn.save(place, **options))
 
 
-def _print(row: dict[str, Any], options: Options) -> None:
-    if options.json:
-        print(json.dumps(row))
+def _print(rows: list[dict[str, Any]], options: Options, *, one: bool) -> None:
+    """Print the objects of one image, or how many of which class are on each of many."""
+    if not one:
+        table = Table("picture", "objects", "surest", "classes")
+        for row in rows:
+            things = row["objects"]
+            counts = Counter(thing["class"] for thing in things).most_common()
+            told = [f"{count} {name}" for name, count in counts[:SHOWN]]
+            if len(counts) > SHOWN:
+                told.append(f"{len(counts) - SHOWN} more")
+            surest = f"{things[0]['score']:.2f}" if things else "–"
+            table.add_row(Path(row["picture"]).name, str(len(things)), surest, ", ".join(told))
+        print_table(table)
+        console.print(f"pictures are in {options.out}", soft_wrap=True)
         return
-    table = Table("object", "score", "box", title=row["picture"], title_justify="left")
+    (row,) = rows
+    if not row["objects"]:
+        console.print(f"{row['file']}: nothing above {options.score:g}", soft_wrap=True)
+        return
+    table = Table("object", "score", "box")
     for thing in row["objects"]:
         box = " ".join(f"{side:.0f}" for side in thing["box"])
         table.add_row(thing["class"], f"{thing['score']:.2f}", box)
-    if row["objects"]:
-        console.print(table)
-    else:
-        console.print(f"{row['file']}: nothing above {options.score:g}", soft_wrap=True)
+    console.print(row["picture"], soft_wrap=True)
+    print_table(table)

@@ -18,7 +18,7 @@ from nonlocalnet.inspection.look import Look, look
 from nonlocalnet.inspection.save import WRITERS, check_path, save
 from nonlocalnet.models.detection import is_detector
 from nonlocalnet.runtime.device import pick_device
-from nonlocalnet.runtime.log import console, print_wide, status
+from nonlocalnet.runtime.log import console, print_table, status
 
 
 @dataclass(frozen=True)
@@ -122,5 +122,5 @@ def _print(found: Look) -> None:
                 f"{mean['frames']:.1f} ({even['frames']:.1f})",
             ]
         table.add_row(name, f"{mean['places']:.0f} of {block['keys']}", *cells, common)
-    print_wide(table)
+    print_table(table)
     console.print("means over positions; in brackets, if every position saw all alike")

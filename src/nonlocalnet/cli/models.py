@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-import functools
+import fnmatch
 import json
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
 from rich.table import Table
 
-from nonlocalnet.evaluation.cost import Cost, cost
-from nonlocalnet.models.detection import DETECTORS
-from nonlocalnet.models.registry import list_models
-from nonlocalnet.runtime.log import Bar, print_wide
+import nonlocalnet
+from nonlocalnet.cli.options import check_positive
+from nonlocalnet.runtime.log import Bar, print_table
+
+Count = tuple[int, int]  # parameters and multiply-adds
+STORED = Path(nonlocalnet.__file__).parent / "models/costs.json"  # by benchmarks/costs.py
+IMAGES = "_rcnn_"  # in the names of detectors
 
 
 @dataclass(frozen=True)
@@ -31,14 +35,11 @@ class Options:
 
 
 def command(options: Annotated[Options, tyro.conf.arg(name="")]) -> int:
-    names = list_models(options.pattern)
-    if not names:
+    check_positive(options, "crop")
+    counts = _counts(options)
+    if not counts:
         raise ValueError(f"no model matches {options.pattern!r}; nonlocalnet models lists all")
-    rows = []
-    with Bar("counting", len(names)) as bar:
-        for name in names:
-            rows.append(_row(name, options.clip, options.crop))
-            bar.advance(text=name)
+    rows = [_row(name, counts) for name in counts if fnmatch.fnmatchcase(name, options.pattern)]
     if options.json:
         print(json.dumps(rows, indent=2))
         return 0
@@ -50,13 +51,14 @@ def command(options: Annotated[Options, tyro.conf.arg(name="")]) -> int:
     for base, title in inputs.items():
         table = Table(
             "model",
-            "parameters (M)",
-            "multiply-adds (G)",
-            f"ratio to {base}",
-            title=title,
+            "M parameters",
+            "G multiply-adds",
+            "ratio",
+            title=f"{title}; ratio to {base}",
+            title_justify="left",
         )
         for row in rows:
-            if (row["base"] in DETECTORS) == (base == "no blocks"):
+            if (IMAGES in row["base"]) == (base == "no blocks"):
                 table.add_row(
                     str(row["model"]),
                     f"{row['parameters'] / 1e6:.2f}",
@@ -64,27 +66,48 @@ def command(options: Annotated[Options, tyro.conf.arg(name="")]) -> int:
                     " / ".join(f"{ratio:.2f}" for ratio in row["ratio"]),
                 )
         if table.row_count:
-            print_wide(table)
+            print_table(table)
     return 0
 
 
-def _row(name: str, clip: str, crop: int) -> dict[str, Any]:
-    """Count a network, and relate it to another: the C2D of its depth, as the paper's table 2e
-    does, or the detector without blocks."""
-    plain = name.partition("_nl")[0] if name in DETECTORS else f"c2d_{name.split('_')[1]}"
-    own, base = _cost(name, clip, crop), _cost(plain, clip, crop)
+def _counts(options: Options) -> dict[str, Count]:
+    """Give parameters and multiply-adds of the networks asked for, and of their bases.
+
+    Those of the default clip were counted before: to build all networks takes half a minute.
+    """
+    if (options.clip, options.crop) == (Options.clip, Options.crop):
+        stored = json.loads(STORED.read_text())
+        asked = fnmatch.filter(stored, options.pattern)
+        return {name: tuple(stored[name]) for name in _with_bases(asked)}
+    from nonlocalnet.evaluation.cost import cost
+    from nonlocalnet.models.registry import list_models
+
+    counts: dict[str, Count] = {}
+    names = _with_bases(list_models(options.pattern))
+    with Bar("counting", len(names)) as bar:
+        for name in names:
+            found = cost(name, clip=options.clip, crop=options.crop)
+            counts[name] = found.parameters, found.multiply_adds
+            bar.advance(text=name)
+    return counts
+
+
+def _with_bases(names: list[str]) -> list[str]:
+    return list(dict.fromkeys([*names, *map(_base, names)]))
+
+
+def _base(name: str) -> str:
+    """Name what a network is compared with: the C2D of its depth, as the paper's table 2e does, or
+    the detector without blocks."""
+    return name.partition("_nl")[0] if IMAGES in name else f"c2d_{name.split('_')[1]}"
+
+
+def _row(name: str, counts: dict[str, Count]) -> dict[str, Any]:
+    own, base = counts[name], counts[_base(name)]
     return {
         "model": name,
-        "parameters": own.parameters,
-        "multiply_adds": own.multiply_adds,
-        "base": plain,
-        "ratio": (
-            own.parameters / base.parameters,
-            own.multiply_adds / base.multiply_adds,
-        ),
+        "parameters": own[0],
+        "multiply_adds": own[1],
+        "base": _base(name),
+        "ratio": (own[0] / base[0], own[1] / base[1]),
     }
-
-
-@functools.cache
-def _cost(name: str, clip: str, crop: int) -> Cost:
-    return cost(name, clip=clip, crop=crop)

@@ -10,7 +10,7 @@ from typing import Annotated
 import tyro
 from rich.table import Table
 
-from nonlocalnet.runtime.log import console, print_wide
+from nonlocalnet.runtime.log import console, print_table
 from nonlocalnet.training.recipes import RECIPES, Recipe, find_recipe
 
 
@@ -43,7 +43,7 @@ def command(options: Annotated[Options, tyro.conf.arg(name="")]) -> int:
                 recipe.measure,
                 recipe.source.partition(",")[0] + recipe.source.partition(",")[2].split("/")[0],
             )
-        print_wide(table)
+        print_table(table)
         console.print("nonlocalnet recipes NAME says what to type, and all options.")
     return 0
 

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import tyro
 from rich.table import Table
 
-from nonlocalnet.runtime.log import print_wide
+from nonlocalnet.runtime.log import print_table
 from nonlocalnet.runtime.runs import differing, find_runs
 
 # what tells little of two runs apart; --json has all
@@ -43,7 +43,7 @@ def command(options: Annotated[Options, tyro.conf.arg(name="")]) -> int:
     if options.json:
         print(json.dumps(rows, indent=2))
     else:
-        print_wide(_table(rows, others))
+        print_table(_table(rows, others))
     return 0
 
 

@@ -5,34 +5,46 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal, cast
+from typing import Annotated, Any, Literal, cast
 
 import torch
 import tyro
 from rich.table import Table
 
 from nonlocalnet.cli.network import load_network
+from nonlocalnet.cli.options import check_positive
+from nonlocalnet.data.coco_files import identify_annotations
 from nonlocalnet.data.coco_layout import find_test
-from nonlocalnet.data.datasets import read_dataset
+from nonlocalnet.data.datasets import VideoSplits, read_dataset
+from nonlocalnet.data.readers import VideoRecord, is_video
 from nonlocalnet.data.transforms import TestTransform
-from nonlocalnet.data.tree import same_names
+from nonlocalnet.data.tree import plain, same_names
 from nonlocalnet.data.video import VideoDataset
 from nonlocalnet.evaluation.metrics import confusion_matrix
 from nonlocalnet.evaluation.multiview import Predictions, evaluate
-from nonlocalnet.evaluation.protocol import make_test_set
-from nonlocalnet.evaluation.results import most_confused, write_results
+from nonlocalnet.evaluation.protocol import identify_videos, make_test_set
+from nonlocalnet.evaluation.results import (
+    find_intervals,
+    find_mistakes,
+    most_confused,
+    write_results,
+)
 from nonlocalnet.models.detection import is_detector
+from nonlocalnet.models.info import WeightsInfo
 from nonlocalnet.models.registry import Network
 from nonlocalnet.runtime.checkpoint import write_atomically
 from nonlocalnet.runtime.device import pick_precision
 from nonlocalnet.runtime.distributed import gather, processes, rank, size
 from nonlocalnet.runtime.download import find_weights
-from nonlocalnet.runtime.log import Bar, console, print_wide, status
+from nonlocalnet.runtime.log import Bar, console, print_table, status
 from nonlocalnet.training.labels import make_labels
 
 OF_VIDEOS = ("split", "num_clips", "num_crops", "crop")  # what detectors have no use for
+SHOWN = 10  # videos that were taken for another class
+PREDICT = "nonlocalnet predict names the classes of videos without labels"
 
 
 @dataclass(frozen=True)
@@ -71,9 +83,9 @@ class Options:
     device: str = "auto"
     """cpu, cuda, ...; auto takes a GPU if there is one."""
     out: Path | None = None
-    """Folder for predictions.csv, per_class.csv, confusion.csv and scores.json, of a detector for
-    scores.json and its detections in COCO's format; or one file: a .csv for the predictions, a
-    .json for the scores."""
+    """Folder for predictions.csv, wrong.csv, per_class.csv, confusion.csv and scores.json, of a
+    detector for scores.json and its detections in COCO's format; or one file: a .csv for the
+    predictions, a .json for the scores."""
 
 
 def command(options: Annotated[Options, tyro.conf.arg(name="")]) -> int:
@@ -82,6 +94,7 @@ def command(options: Annotated[Options, tyro.conf.arg(name="")]) -> int:
             f"out must be a folder (a name without a dot), a .csv (predictions) or a .json "
             f"(scores); got {options.out}"
         )
+    check_positive(options, "num_clips", "side", "crop")
     with processes(options.device) as device:
         return _test(options, device)
 
@@ -95,19 +108,14 @@ def _test(options: Options, device: torch.device) -> int:
         return _test_detector(model, options, device)
     model.to(memory_format=torch.channels_last_3d)
     info = model.info
-    names = info.classes if options.data.is_file() and info.classes else None
-    found = read_dataset(options.data, root=options.root, classes=names, split=options.split)
-    if options.data.is_dir() and info.classes and not same_names(found.classes, info.classes):
-        raise ValueError(
-            f"{options.data} has the classes {found.classes[:5]}, "
-            f"{options.weights} is for {info.classes[:5]}"
-        )
+    found = _read(options, info)
     if found.missing:
         text = f"{found.missing} listed videos are missing and left out, {found.absent[0]} for one"
         status.print(text, soft_wrap=True)
     for note in found.notes:
         status.print(note, soft_wrap=True)
     records = found.train if found.val is None else found.val
+    _check_labels(records, options, info)
     views = {name: getattr(options, name) for name in ("num_clips", "num_crops", "side", "crop")}
     dataset = make_test_set(records, info, **views)
     share = -(-len(dataset) // size())
@@ -125,6 +133,8 @@ def _test(options: Options, device: torch.device) -> int:
     scores = _scores(predictions, info.multi_label)
     names = [info.class_name(k) for k in range(dataset.num_classes)]
     _print(scores, predictions, dataset, None if info.multi_label else names)
+    _print_mistakes(predictions, records, names, options.out)
+    seen = _say_if_seen(info, identify_videos(records), "videos")
     if options.out is not None:
         transform = cast("TestTransform", dataset.transform)
         facts = {
@@ -139,16 +149,90 @@ def _test(options: Options, device: torch.device) -> int:
             "weights": str(options.weights),
             "data": str(options.data),
             "errors": predictions.unreadable,
+            "intervals": find_intervals(scores, len(predictions.indices)),
+            "intervals_by": "Wilson's score interval, 95%",
+            "seen_before": seen,
         }
         write_results(options.out, predictions, records, names, facts, multi_label=info.multi_label)
     return 0
+
+
+def _read(options: Options, info: WeightsInfo) -> VideoSplits:
+    """Read the videos, labelled as the network's classes are.
+
+    Raises:
+        ValueError: it cannot be read, or has classes that the network has not.
+    """
+    where: dict[str, Any] = {"root": options.root, "split": options.split}
+    data, known = options.data, info.classes
+    try:
+        found = read_dataset(data, classes=known if known and data.is_file() else None, **where)
+    except ValueError as error:
+        if _lists_videos_alone(data):
+            raise ValueError(f"{error} ({PREDICT})") from None
+        raise
+    if data.is_file() or not known or same_names(found.classes, known):
+        return found
+    if not set(map(plain, found.classes)) <= set(map(plain, known)):
+        raise ValueError(
+            f"{data} has the classes {found.classes[:5]}, {options.weights} is for {known[:5]}"
+        )
+    count = f"{len(found.classes)} of the {len(known)} classes"
+    status.print(f"{data} has {count} that {options.weights} is for", soft_wrap=True)
+    return read_dataset(data, classes=known, **where)
+
+
+def _lists_videos_alone(data: Path) -> bool:
+    """Whether there are videos, but no labels: a video, a folder of them, or a list of names."""
+    if data.is_dir():
+        return any(is_video(file.name) for file in data.iterdir())
+    if is_video(data.name):
+        return True
+    text = data.read_text(encoding="utf-8-sig", errors="surrogateescape")
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return bool(lines) and all(map(is_video, lines))
+
+
+def _check_labels(records: Sequence[VideoRecord], options: Options, info: WeightsInfo) -> None:
+    """Raise a ValueError where labels are missing, or are more than the network is for."""
+    without = [record for record in records if not record.labels]
+    if without and (not info.multi_label or len(without) == len(records)):
+        raise ValueError(
+            f"{options.data}: {len(without)} of {len(records)} videos have no label to compare "
+            f"with, {without[0].name} for one; {PREDICT}"
+        )
+    several = [record for record in records if len(record.labels) > 1]
+    if several and not info.multi_label:
+        raise ValueError(
+            f"{options.data}: {several[0].name} has {len(several[0].labels)} labels, and "
+            f"{options.weights} gives one a video: list one for each, or test weights that were "
+            "trained on many labels a video"
+        )
+
+
+def _say_if_seen(info: WeightsInfo, identity: str, what: str) -> str | None:
+    """Say, and tell, whether the weights were trained on this data, or chosen by it."""
+    if info.facts.get("trained_on") == identity:
+        console.print(
+            f"these are the {what} that the network was trained on: on others it scores less",
+            soft_wrap=True,
+        )
+        return "training"
+    if info.facts.get("chosen_on") == identity:
+        console.print(
+            f"these weights are those of their run that score best on these very {what}: on others "
+            "they score less",
+            soft_wrap=True,
+        )
+        return "validation"
+    return None
 
 
 def _test_detector(model: Network, options: Options, device: torch.device) -> int:
     # pycocotools and faster-coco-eval are of the extra coco
     from nonlocalnet.data.coco import CocoDataset
     from nonlocalnet.evaluation.coco import CocoEvaluator
-    from nonlocalnet.evaluation.detection import evaluate_detector, kinds_of
+    from nonlocalnet.evaluation.detection import count_keypoints, evaluate_detector, kinds_of
 
     for field in dataclasses.fields(options):
         if field.name in OF_VIDEOS and getattr(options, field.name) != field.default:
@@ -169,6 +253,11 @@ def _test_detector(model: Network, options: Options, device: torch.device) -> in
     if options.side is not None:
         model.transform.min_size = (options.side,)
     evaluator = CocoEvaluator(split.annotations, kinds)
+    there, given = len(evaluator.keypoints), count_keypoints(model)
+    if there != given:
+        raise ValueError(
+            f"{split.annotations} has {there} keypoints an object, {options.weights} is for {given}"
+        )
     share = -(-len(dataset) // size())
     with Bar("test" if size() == 1 else f"test, 1 of {size()} processes", share) as bar:
         errors = evaluate_detector(
@@ -183,10 +272,18 @@ def _test_detector(model: Network, options: Options, device: torch.device) -> in
     found = {f"{kind}.json": evaluator.detections(kind) for kind in kinds}
     if rank() > 0:
         return 0
-    for kind, of in scores.items():
-        table = Table(kind, *of)
-        table.add_row(f"{len(dataset)} images", *(f"{value:.1f}" for value in of.values()))
-        print_wide(table)
+    table = Table(f"{len(dataset)} images", *scores)
+    for name in dict.fromkeys(name for of in scores.values() for name in of):
+        table.add_row(name, *(f"{of[name]:.1f}" if name in of else "–" for of in scores.values()))
+    print_table(table)
+    console.print("of these scores no interval is computed")
+    if evaluator.sigmas and not evaluator.known:
+        console.print(
+            f"similarity of keypoints with a spread of {evaluator.sigmas[0]:g} for all: COCO has "
+            "one for the keypoints of persons alone",
+            soft_wrap=True,
+        )
+    seen = _say_if_seen(model.info, identify_annotations(split.annotations), "images")
     for error in errors[:5]:
         console.print(f"counted as without detections: {error}", soft_wrap=True)
     if options.out is not None:
@@ -201,6 +298,8 @@ def _test_detector(model: Network, options: Options, device: torch.device) -> in
             "weights": str(options.weights),
             "data": str(split.annotations),
             "errors": errors,
+            "sigmas": list(evaluator.sigmas),
+            "seen_before": seen,
         }
         alone = options.out.suffix == ".json"
         folder = options.out.parent if alone else options.out
@@ -232,7 +331,14 @@ def _print(
         str(len(predictions.unreadable)),
         *(f"{value:.1f}" for value in scores.values()),
     )
-    console.print(table)
+    print_table(table)
+    intervals = find_intervals(scores, len(predictions.indices))
+    if intervals:
+        told = (f"{name} {low:.1f} to {high:.1f}" for name, (low, high) in intervals.items())
+        text = f"95% interval (Wilson's): {', '.join(told)}; of other scores none is computed"
+        console.print(text, soft_wrap=True)
+    else:
+        console.print(f"of {', '.join(scores)} no interval is computed")
     if names is not None:
         counts = confusion_matrix(predictions.probabilities, predictions.target)
         for i, j, videos in most_confused(counts):
@@ -242,3 +348,28 @@ def _print(
             )
     for error in predictions.unreadable[:5]:
         console.print(f"skipped {error}", soft_wrap=True)
+
+
+def _print_mistakes(
+    predictions: Predictions, records: Sequence[VideoRecord], names: list[str], out: Path | None
+) -> None:
+    """List the videos whose likeliest class is not theirs."""
+    mistakes = find_mistakes(predictions, records)
+    if not mistakes:
+        return
+    table = Table(
+        "video",
+        "label",
+        "taken for",
+        "p",
+        title="wrong, the most certain first",
+        title_justify="left",
+    )
+    for mistake in mistakes[:SHOWN]:
+        label = "; ".join(names[k] for k in mistake.labels)
+        table.add_row(mistake.video, label, names[mistake.predicted], f"{mistake.probability:.3f}")
+    print_table(table)
+    if len(mistakes) > SHOWN:
+        folder = out is not None and not out.suffix
+        where = f"{out}/wrong.csv has all" if folder else "--out FOLDER writes all to wrong.csv"
+        console.print(f"and {len(mistakes) - SHOWN} more: {where}", soft_wrap=True)

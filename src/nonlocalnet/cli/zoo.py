@@ -12,7 +12,7 @@ from rich.table import Table
 
 from nonlocalnet.models.zoo import Release, list_releases
 from nonlocalnet.runtime.download import download
-from nonlocalnet.runtime.log import print_wide
+from nonlocalnet.runtime.log import print_table
 from nonlocalnet.runtime.scores import find_score
 
 
@@ -69,4 +69,4 @@ def _print(releases: list[Release]) -> None:
         )
         cells = (coco or "–", release.licence) if detectors else (release.licence,)
         table.add_row(*what, str(release.blocks), *scores, "no", *cells)
-    print_wide(table)
+    print_table(table)

@@ -17,20 +17,19 @@ from torchvision import tv_tensors
 from torchvision.transforms.v2 import functional as F
 
 from nonlocalnet.data.coco_files import (
-    NUM_KEYPOINTS,
     CocoError,
-    box_fault,
-    count_visible,
-    keypoints_fault,
+    is_learnable,
+    keypoint_names,
+    label_of,
+    object_faults,
     read_annotations,
     read_image,
-    segmentation_fault,
+    unknown_category,
 )
 from nonlocalnet.data.draws import Draw, Unreadable, seeded
 
 Target = dict[str, Any]
 
-MOST_CLASSES = 10_000
 BACKGROUND, NOTHING = "__background__", "N/A"  # as torchvision names them
 
 
@@ -41,14 +40,17 @@ class CocoDataset(Dataset[tuple[tv_tensors.Image, Target]]):
 
     ==============  ==================================================================
     ``boxes``       float32 (N, 4): x1, y1, x2, y2 in pixels, `tv_tensors.BoundingBoxes`
-    ``labels``      int64 (N,): COCO's category ids, 1 to 90 with gaps; 0 is background
+    ``labels``      int64 (N,): COCO's category ids, 1 to 90 with gaps; 0 is background;
+                    numbered from 1 where ids cannot be labels (`coco_files.label_of`)
     ``masks``       uint8 (N, H, W) of 0 and 1, `tv_tensors.Mask`; with `masks`
-    ``keypoints``   float32 (N, 17, 3): x, y of a pixel, visibility; with `keypoints`
+    ``keypoints``   float32 (N, K, 3): x, y of a pixel, visibility; with `keypoints`
     ``area``        float32 (N,): pixels of the original image that an object covers
     ``iscrowd``     int64 (N,): 1 for a region of many objects
     ``image_id``    the image's id in the annotations
     ``size``        (H, W) of the original image
     ==============  ==================================================================
+
+    K is 17, or as many keypoints as the categories name (`keypoint_names`).
 
     Boxes are cut off at the image's border. Objects whose box is degenerate, or whose mask or
     keypoints, where asked for, cannot be used are left out; `check_annotations` lists them.
@@ -72,8 +74,8 @@ class CocoDataset(Dataset[tuple[tv_tensors.Image, Target]]):
         images: the folder of the images.
         annotations: a file of COCO's format: instances_*.json, or person_keypoints_*.json.
         transform: from and to (image, target), e.g. `ImageTrainTransform`; it gets the keypoints as
-            ``keypoints`` (N, 17, 2), `tv_tensors.KeyPoints`, and ``visibility`` (N, 17).
-        keypoints: whether to give the keypoints of persons.
+            ``keypoints`` (N, K, 2), `tv_tensors.KeyPoints`, and ``visibility`` (N, K).
+        keypoints: whether to give the keypoints.
         masks: whether to draw the masks.
         training: leave out crowds, with `keypoints` objects without a visible one, and then
             images without an object. Without it every image is given, with crowds.
@@ -84,9 +86,9 @@ class CocoDataset(Dataset[tuple[tv_tensors.Image, Target]]):
     Chance is torch's global generator's. Asked for as a `Draw`, an item depends on its seed alone.
 
     Raises:
-        CocoError: the annotations cannot be read, name an unknown category or have one below 1,
-            or leave no image; and, from an item when not training, its image is missing, broken,
-            too large or of another size than annotated.
+        CocoError: the annotations cannot be read, name an unknown category, or with `keypoints`
+            several lists of keypoints, or leave no image; and, from an item when not training, its
+            image is missing, broken, too large or of another size than annotated.
     """
 
     def __init__(
@@ -106,7 +108,12 @@ class CocoDataset(Dataset[tuple[tv_tensors.Image, Target]]):
         self.images, self.annotations, self.transform = Path(images), Path(annotations), transform
         self.keypoints, self.masks, self.training = keypoints, masks, training
         self.coco = _index(read_annotations(annotations))
+        self._label_of = label_of(self.coco.dataset)
         self._check_categories()
+        try:
+            self.keypoint_names = keypoint_names(self.coco.dataset) if keypoints else ()
+        except ValueError as error:
+            raise CocoError(annotations, str(error)) from None
         self._objects = {
             id: [a for a in self.coco.imgToAnns.get(id, ()) if self._is_usable(a, image)]
             for id, image in self.coco.imgs.items()
@@ -114,14 +121,13 @@ class CocoDataset(Dataset[tuple[tv_tensors.Image, Target]]):
         all_of_them = keep_empty or not training
         self.ids = sorted(i for i, objects in self._objects.items() if objects or all_of_them)
         if not self.ids:
-            what = "keypoints" if keypoints else "objects"
-            raise CocoError(annotations, f"has no image with {what} to learn from")
+            raise CocoError(annotations, self._nothing())
         self.unreadable = Unreadable([self.name(i) for i in range(len(self))], "images", max_bad)
 
     @property
     def classes(self) -> list[str]:
         """The names of the labels, from 0, the background; "N/A" where there is none."""
-        names = {id: category["name"] for id, category in self.coco.cats.items()}
+        names = {self._label_of[id]: of["name"] for id, of in self.coco.cats.items()}
         return [BACKGROUND, *(names.get(id, NOTHING) for id in range(1, max(names, default=0) + 1))]
 
     def name(self, index: int) -> str:
@@ -182,7 +188,9 @@ class CocoDataset(Dataset[tuple[tv_tensors.Image, Target]]):
         boxes = F.convert_bounding_box_format(boxes, new_format=tv_tensors.BoundingBoxFormat.XYXY)
         target: Target = {
             "boxes": F.clamp_bounding_boxes(boxes),
-            "labels": torch.tensor([a["category_id"] for a in objects], dtype=torch.int64),
+            "labels": torch.tensor(
+                [self._label_of[a["category_id"]] for a in objects], dtype=torch.int64
+            ),
             "area": torch.tensor([a["area"] for a in objects], dtype=torch.float32),
             "iscrowd": torch.tensor([a["iscrowd"] for a in objects], dtype=torch.int64),
             "image_id": id,
@@ -195,7 +203,7 @@ class CocoDataset(Dataset[tuple[tv_tensors.Image, Target]]):
             target["masks"] = tv_tensors.Mask(masks)
         if self.keypoints:
             points = torch.tensor([a["keypoints"] for a in objects], dtype=torch.float32)
-            points = points.view(-1, NUM_KEYPOINTS, 3)
+            points = points.view(-1, len(self.keypoint_names), 3)
             target["keypoints"] = tv_tensors.KeyPoints(  # ty: ignore[no-matching-overload]
                 points[..., :2], canvas_size=size
             )
@@ -203,33 +211,26 @@ class CocoDataset(Dataset[tuple[tv_tensors.Image, Target]]):
         return target
 
     def _is_usable(self, annotation: dict[str, Any], image: dict[str, Any]) -> bool:
-        size = image["width"], image["height"]
-        if self.training and annotation["iscrowd"]:
-            return False
-        if box_fault(annotation, size):
-            return False
-        if self.masks and segmentation_fault(annotation, size):
-            return False
-        if self.keypoints and keypoints_fault(annotation):
-            return False
-        return not (self.keypoints and self.training) or count_visible(annotation) > 0
+        judged = self._judged(annotation, image)
+        return is_learnable(*judged) if self.training else not any(object_faults(*judged))
+
+    def _judged(self, annotation: dict[str, Any], image: dict[str, Any]) -> tuple[Any, ...]:
+        parts = ["segmentation"] * self.masks + ["keypoints"] * self.keypoints
+        return annotation, (image["width"], image["height"]), parts, len(self.keypoint_names)
+
+    def _nothing(self) -> str:
+        """Say that there is nothing to learn, and what is wrong with the first object."""
+        text = f"has no image with {'keypoints' if self.keypoints else 'objects'} to learn from"
+        for id, image in self.coco.imgs.items():
+            for annotation in self.coco.imgToAnns.get(id, ()):
+                for _, fault in object_faults(*self._judged(annotation, image)):
+                    return f"{text}: of annotation {annotation['id']}, for one, {fault}"
+        return text
 
     def _check_categories(self) -> None:
-        if min(self.coco.cats, default=1) < 1:
-            raise CocoError(self.annotations, "has a category below 1; 0 is the background")
-        if max(self.coco.cats, default=1) > MOST_CLASSES:
-            raise CocoError(
-                self.annotations,
-                f"has the category {max(self.coco.cats)}: ids are labels, number them from 1",
-            )
         for annotation in self.coco.dataset["annotations"]:
-            if annotation["category_id"] not in self.coco.cats:
-                raise CocoError(
-                    self.annotations,
-                    f"annotation {annotation['id']} is of category {annotation['category_id']}, "
-                    "which the file does not list: add it to the categories, or take the "
-                    "annotation out",
-                )
+            if fault := unknown_category(annotation, self.coco.cats):
+                raise CocoError(self.annotations, f"annotation {annotation['id']} {fault}")
 
 
 def _index(content: dict[str, Any]) -> COCO:

@@ -10,13 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from nonlocalnet.data.coco_files import (
-    NUM_KEYPOINTS,
-    box_fault,
+    PERSON_KEYPOINTS,
     count_visible,
-    keypoints_fault,
+    is_learnable,
+    keypoint_names,
+    object_faults,
     read_annotations,
     read_image,
-    segmentation_fault,
+    unknown_category,
 )
 from nonlocalnet.data.isolated import Lost, run_isolated
 
@@ -29,7 +30,9 @@ UNFIT = (
     "box",
     "segmentation",
     "keypoints",
+    "nothing to learn",
 )
+PARTS = {"masks": "segmentation", "keypoints": "keypoints"}
 KINDS = (*UNFIT, "outside", "num_keypoints", "duplicate")
 SLACK = 1.0  # pixels by which a box may reach over the border: COCO's own do
 
@@ -52,6 +55,7 @@ class CocoReport:
     crowds: int
     empty: int  # images without an annotation
     categories: dict[str, int]  # annotations of each
+    learnable: dict[str, int]  # objects that a detector of masks, or of keypoints, learns from
     findings: list[CocoFinding] = field(default_factory=list)
 
     def counts(self) -> dict[str, int]:
@@ -67,6 +71,7 @@ class CocoReport:
             ("images without annotations", self.empty),
             ("annotations", self.annotations),
             ("crowds among them", self.crowds),
+            *((f"objects to learn {part} from", count) for part, count in self.learnable.items()),
         ]
         rows = [(name, str(count), "") for name, count in there]
         for kind, count in self.counts().items():
@@ -96,8 +101,9 @@ def check_annotations(
     Found: images that are missing, unreadable (or kill their process, or take longer than
     `time_limit` seconds) or of another size than annotated; annotations of unknown images or
     categories, with a degenerate box or one more than a pixel outside the image, with a
-    segmentation or keypoints that cannot be used, and with another number of keypoints than
-    `num_keypoints` says; ids that occur twice.
+    segmentation or keypoints that cannot be used or that the others have, and with another number
+    of keypoints than `num_keypoints` says; ids that occur twice; categories whose keypoints differ;
+    and that there is nothing to learn. `CocoDataset` and `CocoEvaluator` judge by the same.
 
     workers: processes that decode.
     progress: called with the number of images done and the findings so far.
@@ -107,6 +113,13 @@ def check_annotations(
     content = read_annotations(annotations)
     entries = {image["id"]: image for image in content["images"]}
     categories = {category["id"]: category for category in content["categories"]}
+    findings = list(_duplicates(content))
+    try:
+        keypoints = len(keypoint_names(content))
+    except ValueError as error:
+        keypoints = len(PERSON_KEYPOINTS)
+        findings.append(CocoFinding("keypoints", "categories", str(error)))
+    there = [part for part in PARTS.values() if any(part in a for a in content["annotations"])]
     each = Counter(a["category_id"] for a in content["annotations"])
     report = CocoReport(
         images=len(entries),
@@ -114,14 +127,25 @@ def check_annotations(
         crowds=sum(bool(a["iscrowd"]) for a in content["annotations"]),
         empty=len(entries.keys() - {a["image_id"] for a in content["annotations"]}),
         categories={category["name"]: each[id] for id, category in categories.items()},
+        learnable={
+            name: sum(
+                is_learnable(annotation, _size(image), [part], keypoints)
+                for annotation in content["annotations"]
+                if (image := entries.get(annotation["image_id"])) is not None
+            )
+            for name, part in PARTS.items()
+        },
+        findings=findings,
     )
-    report.findings += _duplicates(content)
     for annotation in content["annotations"]:
         where = f"annotation {annotation['id']} of image {annotation['image_id']}"
         report.findings += [
             CocoFinding(kind, where, text)
-            for kind, text in _faults(annotation, entries, categories)
+            for kind, text in _faults(annotation, entries, categories, there, keypoints)
         ]
+    if report.annotations > report.crowds and not any(report.learnable.values()):
+        text = "no object has a mask or keypoints that a detector could learn"
+        report.findings.append(CocoFinding("nothing to learn", str(annotations), text))
     report.findings += _check_images(
         Path(images), list(entries.values()), workers, time_limit, progress
     )
@@ -135,31 +159,33 @@ def _duplicates(content: dict[str, Any]) -> Iterator[CocoFinding]:
                 yield CocoFinding("duplicate", part, f"the id {id} occurs {count} times")
 
 
+def _size(image: dict[str, Any]) -> tuple[int, int]:
+    return image["width"], image["height"]
+
+
 def _faults(
-    annotation: dict[str, Any], images: dict[int, Any], categories: dict[int, Any]
+    annotation: dict[str, Any],
+    images: dict[int, Any],
+    categories: dict[int, Any],
+    parts: list[str],
+    keypoints: int,
 ) -> Iterator[tuple[str, str]]:
-    category = categories.get(annotation["category_id"])
-    if category is None:
-        yield "unknown category", f"no category has the id {annotation['category_id']}"
+    if fault := unknown_category(annotation, categories):
+        yield "unknown category", f"it {fault}"
     image = images.get(annotation["image_id"])
     if image is None:
         yield "unknown image", f"no image has the id {annotation['image_id']}"
         return
-    width, height = size = image["width"], image["height"]
-    if fault := box_fault(annotation, size):
-        yield "box", fault
-    else:
+    width, height = size = _size(image)
+    faults = dict(object_faults(annotation, size, parts, keypoints))
+    yield from faults.items()
+    if "box" not in faults:
         x, y, w, h = annotation["bbox"]
         if max(-x, -y, x + w - width, y + h - height) > SLACK:
             yield "outside", f"its box {annotation['bbox']} leaves the {width}x{height} image"
-    if "segmentation" in annotation and (fault := segmentation_fault(annotation, size)):
-        yield "segmentation", fault
-    if "keypoints" in annotation:
-        count = len((category or {}).get("keypoints", ())) or NUM_KEYPOINTS
+    if "keypoints" in parts and "keypoints" not in faults:
         said = annotation.get("num_keypoints")
-        if fault := keypoints_fault(annotation, count):
-            yield "keypoints", fault
-        elif said is not None and said != (there := count_visible(annotation)):
+        if said is not None and said != (there := count_visible(annotation)):
             yield "num_keypoints", f"num_keypoints is {said}, {there} are marked"
 
 

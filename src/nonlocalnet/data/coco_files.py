@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import warnings
-from collections.abc import Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,13 @@ from PIL import Image, ImageOps
 
 from nonlocalnet.errors import FileError
 
-NUM_KEYPOINTS = 17
+# COCO's keypoints of a person, which a file that names none has
+PERSON_KEYPOINTS = (
+    *("nose", "left_eye", "right_eye", "left_ear", "right_ear"),
+    *("left_shoulder", "right_shoulder", "left_elbow", "right_elbow", "left_wrist", "right_wrist"),
+    *("left_hip", "right_hip", "left_knee", "right_knee", "left_ankle", "right_ankle"),
+)
+LARGEST_LABEL = 10_000  # a detector has as many classes as its largest label says
 THIN = 0.1  # pixels: the sides of a thinner box may fall together in float32
 FAR = 1e5  # pixels: no coordinate lies further out (COCO's own bound on areas is its square)
 
@@ -66,6 +73,14 @@ def read_annotations(path: str | Path) -> dict[str, Any]:
                         f"entry {i} of its {part} has no {key} of type {kind.__name__}: pass a "
                         "file of instances or person keypoints",
                     )
+    for category in content["categories"]:
+        names = category.setdefault("keypoints", [])
+        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+            raise CocoError(
+                path,
+                f"the keypoints of category {category['id']} must be a list of names, not "
+                f"{_short(names)}",
+            )
     for annotation in content["annotations"]:
         annotation.setdefault("iscrowd", 0)
         annotation.setdefault(
@@ -80,11 +95,101 @@ def read_annotations(path: str | Path) -> dict[str, Any]:
     return content
 
 
-def read_image(path: Path, *, upright: bool = False) -> Image.Image:
-    """Decode an image file to its end, to RGB.
+def identify_annotations(path: Path) -> str:
+    """Hash a file of annotations: weights say with it what they were trained on and chosen by."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
-    upright: as people see it: turned as its EXIF data say, on white where it is transparent, and 16
-    bits of grey brought to 8. Without, no rotation, as COCO's annotations expect.
+
+def label_of(content: Mapping[str, Any]) -> dict[int, int]:
+    """Number the categories of `read_annotations`: {category id: label}, 0 is the background.
+
+    A label is the id, as torchvision's detectors of COCO have it. Where an id cannot be one, as it
+    is below 1 or above 10,000, all are numbered from 1 in the order of the ids.
+
+    >>> label_of({"categories": [{"id": 1}, {"id": 90}]})
+    {1: 1, 90: 90}
+    >>> label_of({"categories": [{"id": 0}, {"id": 90}]})
+    {0: 1, 90: 2}
+    """
+    ids = sorted({category["id"] for category in content["categories"]})
+    if ids and not 1 <= ids[0] <= ids[-1] <= LARGEST_LABEL:
+        return {id: label for label, id in enumerate(ids, 1)}
+    return {id: id for id in ids}
+
+
+def keypoint_names(content: Mapping[str, Any]) -> tuple[str, ...]:
+    """Name the keypoints of `read_annotations`: its categories', or COCO's 17 if they name none.
+
+    Raises ValueError where categories name different ones: a detector has one list of them.
+
+    >>> keypoint_names({"categories": [{"id": 1, "keypoints": ["nose", "tail"]}, {"id": 2}]})
+    ('nose', 'tail')
+    """
+    lists = {tuple(category.get("keypoints", ())): category for category in content["categories"]}
+    lists.pop((), None)
+    if len(lists) > 1:
+        first, second = list(lists.values())[:2]
+        raise ValueError(
+            f"the categories {first['name']!r} and {second['name']!r} name different keypoints, "
+            "and a detector has one list for all: make it the same, or train on one of them"
+        )
+    return next(iter(lists), PERSON_KEYPOINTS)
+
+
+def unknown_category(annotation: Annotation, categories: Collection[int]) -> str:
+    """Say that the file does not list an annotation's category, "" if it does."""
+    if annotation["category_id"] in categories:
+        return ""
+    return (
+        f"is of category {annotation['category_id']}, which the file does not list: add it to the "
+        "categories, or take the annotation out"
+    )
+
+
+def object_faults(
+    annotation: Annotation,
+    size: tuple[int, int],
+    parts: Collection[str],
+    keypoints: int,
+    *,
+    inside: bool = True,
+) -> Iterator[tuple[str, str]]:
+    """Say why an object cannot be learned or scored: (what is unfit, why); nothing if it is fit.
+
+    The one judgement of training, testing and checking, as is `is_learnable`.
+
+    Args:
+        annotation: of `read_annotations`.
+        size: (width, height) of its image.
+        parts: what is needed beside the box: "segmentation", "keypoints".
+        keypoints: how many there must be.
+        inside: whether its box must have an area within the image.
+    """
+    if fault := box_fault(annotation, size if inside else None):
+        yield "box", fault
+    if "segmentation" in parts and (fault := segmentation_fault(annotation, size)):
+        yield "segmentation", fault
+    if "keypoints" in parts and (fault := keypoints_fault(annotation, keypoints)):
+        yield "keypoints", fault
+
+
+def is_learnable(
+    annotation: Annotation, size: tuple[int, int], parts: Collection[str], keypoints: int
+) -> bool:
+    """Whether training learns from an object: fit, no crowd, and with a visible keypoint if asked.
+
+    Arguments as in `object_faults`.
+    """
+    if annotation["iscrowd"] or any(object_faults(annotation, size, parts, keypoints)):
+        return False
+    return "keypoints" not in parts or count_visible(annotation) > 0
+
+
+def read_image(path: Path, *, upright: bool = False) -> Image.Image:
+    """Decode an image file to its end, to RGB: 16 bits of grey brought to 8, transparent on white.
+
+    upright: turned as its EXIF data say, as people see it. Without, no rotation, as COCO's
+    annotations expect.
 
     Raises CocoError for a file that is missing, broken, or beyond Pillow's limit of pixels
     (`PIL.Image.MAX_IMAGE_PIXELS`).
@@ -97,7 +202,7 @@ def read_image(path: Path, *, upright: bool = False) -> Image.Image:
             warnings.catch_warnings(action="error", category=Image.DecompressionBombWarning),
             Image.open(path) as image,
         ):
-            return _as_seen(image) if upright else image.convert("RGB")
+            return _as_seen(ImageOps.exif_transpose(image) if upright else image)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise CocoError(
             path, f"has more than the {Image.MAX_IMAGE_PIXELS:,} pixels allowed: make it smaller"
@@ -107,7 +212,6 @@ def read_image(path: Path, *, upright: bool = False) -> Image.Image:
 
 
 def _as_seen(image: Image.Image) -> Image.Image:
-    image = ImageOps.exif_transpose(image)
     if image.mode.startswith("I"):  # 16 bits, of which Pillow would cut off what is above 255
         grey = np.asarray(image).clip(0, 65535) / 257
         image = Image.fromarray(grey.round().astype(np.uint8))
@@ -161,7 +265,7 @@ def segmentation_fault(annotation: Annotation, size: tuple[int, int]) -> str:
     return ""
 
 
-def keypoints_fault(annotation: Annotation, count: int = NUM_KEYPOINTS) -> str:
+def keypoints_fault(annotation: Annotation, count: int) -> str:
     """Say why keypoints are unfit, "" if they are fit: x, y, visibility 0 to 2 for each."""
     keypoints = annotation.get("keypoints")
     if not isinstance(keypoints, list) or len(keypoints) != 3 * count:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,25 +11,43 @@ from torch import nn
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
+from nonlocalnet.data.coco_files import PERSON_KEYPOINTS
+
 SHORT_SIDE, MAX_SIZE = 800, 1333
 SHORT_SIDES = (640, 672, 704, 736, 768, 800)  # several scales, for longer training
 
-# COCO's 17 keypoints: the nose, then left and right of eyes, ears, shoulders, elbows, wrists, hips,
-# knees and ankles in turn. In the mirror the left eye is the right one.
-MIRRORED = (0, *(place for left in range(1, 17, 2) for place in (left + 1, left)))
+SIDES = {"left": "right", "right": "left", "l": "r", "r": "l"}
+
+
+def mirrored(names: Sequence[str]) -> tuple[int, ...]:
+    """Tell which keypoint takes the place of each in the mirror: the left eye is the right one.
+
+    Sides are told by the names: left and right, or l and r, as words of their own. A keypoint whose
+    other side has no name stays what it is.
+
+    >>> mirrored(["nose", "left_eye", "right_eye", "tail"])
+    (0, 2, 1, 3)
+    """
+    words = [re.findall(r"[A-Z]?[a-z]+|[A-Z]+|[0-9]+", name) for name in names]
+    plain = [tuple(word.lower() for word in of) for of in words]
+    place = {of: i for i, of in enumerate(plain)}
+    return tuple(
+        place.get(tuple(SIDES.get(word, word) for word in of), i) for i, of in enumerate(plain)
+    )
 
 
 class RandomMirror(nn.Module):
     """Mirror image, boxes, masks and keypoints with probability p; left keypoints become right.
 
-    A keypoint is a pixel: x becomes W - 1 - x, while a box's border x becomes W - x.
+    A keypoint is a pixel: x becomes W - 1 - x, while a box's border x becomes W - x. `keypoints`
+    are their names, by which left and right change places (`mirrored`).
     """
 
-    def __init__(self, p: float = 0.5) -> None:
+    def __init__(self, p: float = 0.5, keypoints: Sequence[str] = PERSON_KEYPOINTS) -> None:
         super().__init__()
         if not 0 <= p <= 1:
             raise ValueError(f"flip is a probability between 0 and 1, got {p}")
-        self.p = p
+        self.p, self.places = p, mirrored(keypoints)
 
     def forward(self, image: tv_tensors.Image, target: dict[str, Any]) -> tuple[Any, Any]:
         if torch.rand(()).item() >= self.p:
@@ -36,8 +55,13 @@ class RandomMirror(nn.Module):
         image, target = v2.RandomHorizontalFlip(1)(image, target)
         if "keypoints" in target:
             points = target["keypoints"]
-            swapped = tv_tensors.wrap(points[:, MIRRORED], like=points)
-            target |= {"keypoints": swapped, "visibility": target["visibility"][:, MIRRORED]}
+            if points.shape[1] != len(self.places):
+                raise ValueError(
+                    f"an object has {points.shape[1]} keypoints, and {len(self.places)} names were "
+                    "given: pass the data set's keypoint_names as keypoints"
+                )
+            swapped = tv_tensors.wrap(points[:, self.places], like=points)
+            target |= {"keypoints": swapped, "visibility": target["visibility"][:, self.places]}
         return image, target
 
 
@@ -46,7 +70,8 @@ class ImageTrainTransform(v2.Compose):
 
     Mirrored first: a keypoint, which is a pixel, then keeps its half pixel at any scale. The longer
     side is at most `max_size`, the short one then smaller. `jitter` is the most by which
-    brightness, contrast and saturation change, as a share; hue stays. Draws come from torch's
+    brightness, contrast and saturation change, as a share; hue stays. `keypoints` names them, as in
+    `RandomMirror`. Draws come from torch's
     global generator. Detectron's, which the paper uses, are 800, 1333 and a flip of 0.5;
     `SHORT_SIDES` is the usual list of several scales.
 
@@ -64,10 +89,11 @@ class ImageTrainTransform(v2.Compose):
         max_size: int = MAX_SIZE,
         flip: float = 0.5,
         jitter: float = 0.0,
+        keypoints: Sequence[str] = PERSON_KEYPOINTS,
     ) -> None:
         if not 0 <= jitter <= 1:
             raise ValueError(f"jitter is a share between 0 and 1, got {jitter}")
-        steps: list[nn.Module] = [RandomMirror(flip)]
+        steps: list[nn.Module] = [RandomMirror(flip, keypoints)]
         if short_side is not None:
             steps.append(_resize(short_side, max_size))
         if jitter:

@@ -14,13 +14,13 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from nonlocalnet.data.coco_files import (
-    NUM_KEYPOINTS,
+    PERSON_KEYPOINTS,
     CocoError,
-    box_fault,
     count_visible,
-    keypoints_fault,
+    keypoint_names,
+    label_of,
+    object_faults,
     read_annotations,
-    segmentation_fault,
 )
 from nonlocalnet.errors import check_choice
 from nonlocalnet.runtime.distributed import gather
@@ -35,6 +35,11 @@ PRECISIONS = ("AP", "AP50", "AP75")
 NAMES = (*PRECISIONS, "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
 KEYPOINT_NAMES = (*PRECISIONS, "APm", "APl", "AR", "AR50", "AR75", "ARm", "ARl")
 
+# COCO's spread of each keypoint between people who mark it, as a share of the object's size
+_TENTHS = (0.26, *(0.25, 0.35, 0.79, 0.72, 0.62, 1.07, 0.87, 0.89))  # nose, then left as right
+SIGMAS = {name: _TENTHS[(i + 1) // 2] / 10 for i, name in enumerate(PERSON_KEYPOINTS)}
+UNIFORM = 0.067  # their mean, for keypoints that COCO does not know
+
 
 class CocoEvaluator:
     """Collect the detections of images, then score them as COCO does.
@@ -47,6 +52,8 @@ class CocoEvaluator:
     one IoU; APs, APm, APl of objects below 32², between, and above 96² pixels; AR1, AR10, AR100,
     the recall with so many detections an image; ARs, ARm, ARl. Keypoints, with their similarity
     (OKS) for the IoU and at most 20 detections: AP, AP50, AP75, APm, APl, AR, AR50, AR75, ARm, ARl.
+    `sigmas` are those of the similarity, one for each keypoint that the categories name: COCO's for
+    COCO's names, 0.067 for all (the mean of COCO's) where a name is another; then `known` is False.
 
     >>> import json
     >>> car = {"id": 1, "image_id": 7, "category_id": 3, "bbox": [4, 5, 10, 10]}
@@ -77,7 +84,16 @@ class CocoEvaluator:
         for kind in kinds:
             check_choice("kinds", kind, get_args(ScoreKind))
         self.kinds = tuple(kinds)
-        self._truth = _index(Path(annotations), self.kinds)
+        content = _read(Path(annotations), self.kinds)
+        self.keypoints: tuple[str, ...] = ()
+        self.sigmas: tuple[float, ...] = ()
+        self.known = True
+        if "keypoints" in self.kinds:
+            self.keypoints = keypoint_names(content)
+            self.known = set(self.keypoints) <= set(SIGMAS)
+            self.sigmas = tuple(SIGMAS[name] if self.known else UNIFORM for name in self.keypoints)
+        self._ids = {label: id for id, label in label_of(content).items()}
+        self._truth = COCO(content)
         self._found: dict[int, list[dict[str, Any]]] = {}
 
     def add(
@@ -90,9 +106,9 @@ class CocoEvaluator:
 
         Args:
             image_id: its id in the annotations; one that was added before is passed over.
-            detections: labels (N,) category ids, scores (N,), and what is scored: boxes (N, 4) x1,
-                y1, x2, y2; masks (N, 1, H, W) probabilities, above 0.5 is the object; keypoints
-                (N, 17, 3) x, y and anything.
+            detections: labels (N,), category ids or what stands for them (`coco_files.label_of`),
+                scores (N,), and what is scored: boxes (N, 4) x1, y1, x2, y2; masks (N, 1, H, W)
+                probabilities, above 0.5 is the object; keypoints (N, K, 3) x, y and anything.
             size: (H, W) of the image that the network saw, if it was resized before: boxes, masks
                 and keypoints are scaled to the original.
 
@@ -111,7 +127,7 @@ class CocoEvaluator:
             return
         original = image["height"], image["width"]
         size = size or original
-        fields = _checked(image_id, detections, self.kinds, size)
+        fields = _checked(image_id, detections, self.kinds, size, len(self.keypoints))
         across, down = original[1] / size[1], original[0] / size[0]
         columns: dict[str, list[Any]] = {}
         if "bbox" in self.kinds:
@@ -123,7 +139,8 @@ class CocoEvaluator:
         if "keypoints" in self.kinds:
             points = fields["keypoints"].double() * torch.tensor([across, down, 1.0]).double()
             columns["keypoints"] = points.flatten(1).tolist()
-        columns["category_id"] = fields["labels"].tolist()
+        labels = fields["labels"].tolist()
+        columns["category_id"] = [self._ids.get(label, label) for label in labels]
         columns["score"] = fields["scores"].double().tolist()
         self._found[image_id] = [
             {"image_id": image_id, **dict(zip(columns, row, strict=True))}
@@ -152,7 +169,12 @@ class CocoEvaluator:
         return {kind: self._score(kind, _only(rows, kind)) for kind in self.kinds}
 
     def _score(self, kind: ScoreKind, rows: list[dict[str, Any]]) -> dict[str, float]:
-        evaluation = COCOeval_faster(self._truth, self._truth.loadRes(rows), kind)
+        evaluation = COCOeval_faster(
+            self._truth,
+            self._truth.loadRes(rows),
+            kind,
+            kpt_oks_sigmas=list(self.sigmas) if kind == "keypoints" else None,
+        )
         evaluation.params.catIds = sorted(self._truth.cats)
         evaluation.evaluate()
         evaluation.accumulate()
@@ -165,28 +187,29 @@ class CocoEvaluator:
         }
 
 
-def _index(path: Path, kinds: Sequence[ScoreKind]) -> COCO:
+def _read(path: Path, kinds: Sequence[ScoreKind]) -> dict[str, Any]:
+    """Read what can be scored; refuse the rest."""
     content = read_annotations(path)
+    parts = [FIELDS[kind] for kind in kinds]
+    try:
+        keypoints = len(keypoint_names(content)) if "keypoints" in kinds else 0
+    except ValueError as error:
+        raise CocoError(path, str(error)) from None
     sizes = {image["id"]: (image["width"], image["height"]) for image in content["images"]}
     for number, annotation in enumerate(content["annotations"], 1):
         size = sizes.get(annotation["image_id"])
         if size is None:
             continue  # it counts nowhere
-        fault = box_fault(annotation)
-        if not fault and "segm" in kinds:
-            fault = segmentation_fault(annotation, size)
-        if not fault and "keypoints" in kinds:
-            fault = keypoints_fault(annotation)
-        if fault:
+        for _, fault in object_faults(annotation, size, parts, keypoints, inside=False):
             raise CocoError(
                 path,
                 f"annotation {annotation['id']} cannot be scored: {fault}; take it out, "
-                "check_annotations lists all such",
+                "nonlocalnet data check lists all such",
             )
         if "keypoints" in kinds:
             annotation.setdefault("num_keypoints", count_visible(annotation))
         annotation["id"] = number  # 0 would count as never found, and ids may occur twice
-    return COCO(content)
+    return content
 
 
 def _only(rows: list[dict[str, Any]], kind: ScoreKind) -> list[dict[str, Any]]:
@@ -200,6 +223,7 @@ def _checked(
     detections: Mapping[str, Tensor],
     kinds: Sequence[ScoreKind],
     size: tuple[int, int],
+    keypoints: int,
 ) -> dict[str, Tensor]:
     """The fields that are scored, on the CPU, of the right shapes and finite."""
     shapes = {
@@ -207,7 +231,7 @@ def _checked(
         "scores": (),
         "boxes": (4,),
         "masks": (1, *size),
-        "keypoints": (NUM_KEYPOINTS, 3),
+        "keypoints": (keypoints, 3),
     }
     fields = {}
     for name in ("labels", "scores", *(INPUTS[kind] for kind in kinds)):

@@ -22,7 +22,7 @@ class Detections:
 
     image: uint8 (3, H, W). boxes (N, 4): x1, y1, x2, y2 in its pixels. labels (N,): int64. scores
     (N,): probabilities. names: of the labels, N. masks: bool (N, H, W), of a Mask R-CNN. keypoints
-    (N, 17, 3), of a Keypoint R-CNN: x, y, and how sure: the logit there in the point's heat map,
+    (N, K, 3), of a Keypoint R-CNN: x, y, and how sure: the logit there in the point's heat map,
     which is no probability.
     """
 

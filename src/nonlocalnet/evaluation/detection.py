@@ -23,6 +23,12 @@ def kinds_of(model: nn.Module) -> tuple[ScoreKind, ...]:
     return ("bbox", "segm") if heads.has_mask() else ("bbox", "keypoints")
 
 
+def count_keypoints(model: nn.Module) -> int:
+    """Count the keypoints that a detector gives of an object; 0 if it gives none."""
+    heads: Any = model.roi_heads
+    return heads.keypoint_predictor.out_channels if heads.has_keypoint() else 0
+
+
 @torch.no_grad()
 def evaluate_detector(
     model: nn.Module,

@@ -5,14 +5,21 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
 from nonlocalnet.data.readers import VideoRecord
-from nonlocalnet.evaluation.metrics import average_precision, confusion_matrix
+from nonlocalnet.evaluation.metrics import (
+    average_precision,
+    confusion_matrix,
+    wilson_interval,
+)
 from nonlocalnet.evaluation.multiview import Predictions
+
+LABELLED = ("video", "labels", "label_names", "predicted_label", "predicted")
 
 
 def per_class(
@@ -55,6 +62,38 @@ def most_confused(counts: Tensor, top: int = 5) -> list[tuple[int, int, int]]:
     return [(i, j, int(wrong[i, j])) for i, j in pairs if wrong[i, j]]
 
 
+@dataclass(frozen=True)
+class Mistake:
+    """A video whose likeliest class is not a label of it: its labels, that class, and its p."""
+
+    video: str
+    labels: tuple[int, ...]
+    predicted: int
+    probability: float
+
+
+def find_mistakes(predictions: Predictions, records: Sequence[VideoRecord]) -> list[Mistake]:
+    """List the videos whose likeliest class is not a label of theirs, the most certain first.
+
+    Videos without any label are left out.
+    """
+    found = []
+    for index, p in zip(predictions.indices.tolist(), predictions.probabilities, strict=True):
+        record, winner = records[index], int(p.argmax())
+        if record.labels and winner not in record.labels:
+            found.append(Mistake(record.name, record.labels, winner, float(p[winner])))
+    return sorted(found, key=lambda mistake: -mistake.probability)
+
+
+def find_intervals(scores: dict[str, float], videos: int) -> dict[str, tuple[float, float]]:
+    """Give the 95% interval, percent, of the scores that are shares of videos: top1 and top5."""
+    found = {}
+    for name in {"top1", "top5"} & scores.keys():
+        low, high = wilson_interval(scores[name] / 100, videos)
+        found[name] = (100 * low, 100 * high)
+    return dict(sorted(found.items()))
+
+
 def write_results(
     out: Path,
     predictions: Predictions,
@@ -64,12 +103,15 @@ def write_results(
     *,
     multi_label: bool,
 ) -> None:
-    """Write a folder of predictions.csv, per_class.csv, confusion.csv (one label) and scores.json.
+    """Write a folder of predictions.csv, wrong.csv, per_class.csv, confusion.csv and scores.json.
+
+    There is no confusion.csv of many labels.
 
     An `out` that ends in .csv is the predictions alone, one in .json the scores alone.
     """
     files: dict[str, Callable[[Path], None]] = {
         "predictions.csv": lambda path: _write_predictions(path, predictions, records, names),
+        "wrong.csv": lambda path: _write_mistakes(path, find_mistakes(predictions, records), names),
         "per_class.csv": lambda path: _write_per_class(
             path, per_class(predictions, names, multi_label=multi_label)
         ),
@@ -93,11 +135,30 @@ def _write_predictions(
 ) -> None:
     rows = []
     for index, p in zip(predictions.indices.tolist(), predictions.probabilities, strict=True):
-        record = records[index]
-        labels = " ".join(map(str, record.labels))
-        winner = names[int(p.argmax())]
-        rows.append([record.name, labels, winner, *(f"{value:.6f}" for value in p.tolist())])
-    _write_csv(path, ["video", "labels", "predicted", *names], rows)
+        record, winner = records[index], int(p.argmax())
+        given = _label_cells(record.labels, names)
+        numbers = (f"{value:.6f}" for value in p.tolist())
+        rows.append([record.name, *given, winner, names[winner], *numbers])
+    _write_csv(path, [*LABELLED, *names], rows)
+
+
+def _write_mistakes(path: Path, mistakes: Sequence[Mistake], names: Sequence[str]) -> None:
+    rows = [
+        [
+            mistake.video,
+            *_label_cells(mistake.labels, names),
+            mistake.predicted,
+            names[mistake.predicted],
+            f"{mistake.probability:.6f}",
+        ]
+        for mistake in mistakes
+    ]
+    _write_csv(path, [*LABELLED, "probability"], rows)
+
+
+def _label_cells(labels: Sequence[int], names: Sequence[str]) -> tuple[str, str]:
+    """Give labels as numbers and as names."""
+    return " ".join(map(str, labels)), "; ".join(names[label] for label in labels)
 
 
 def _write_per_class(path: Path, rows: list[dict[str, Any]]) -> None:

@@ -17,6 +17,7 @@ SKELETON = [
     *((15, 13), (13, 11), (16, 14), (14, 12), (11, 12), (5, 11), (6, 12), (5, 6), (5, 7), (6, 8)),
     *((7, 9), (8, 10), (1, 2), (0, 1), (0, 2), (1, 3), (2, 4), (3, 5), (4, 6)),
 ]
+PERSON = 17  # keypoints that the skeleton is of
 SURE = 2.0  # logit of a keypoint to be drawn, as Detectron's own pictures have it
 SMALLEST = 480  # pixels: the longer side of a picture on which names can be read
 FONT = matplotlib.get_data_path() + "/fonts/ttf/DejaVuSans-Bold.ttf"
@@ -46,7 +47,8 @@ def draw_objects(
         boxes: (N, 4) x1, y1, x2, y2 in pixels.
         names: what to write on each.
         masks: bool (N, H, W).
-        keypoints: (N, 17, 3) x, y and the logit, as `Detections.keypoints`; above 2 they are drawn.
+        keypoints: (N, K, 3) x, y and the logit, as `Detections.keypoints`; above 2 they are drawn.
+            COCO's 17 are joined to a skeleton.
 
     Returns:
         uint8 (3, kH, kW) with k a whole number, 1 from 480 pixels on.
@@ -97,7 +99,7 @@ def _skeletons(image: Tensor, points: Tensor, sure: Tensor, unit: float, wider: 
         draw_keypoints(
             torch.zeros_like(image),
             person[None],
-            SKELETON,
+            SKELETON if len(person) == PERSON else None,
             "white",
             radius=round(3 * unit) + wider // 2,
             width=round(2.6 * unit) + wider,

@@ -13,8 +13,10 @@ STYLE = """
 body { font: 16px/1.55 system-ui, sans-serif; color: #1c1c1e; background: #fff;
        max-width: 60rem; margin: 2rem auto; padding: 0 1rem; }
 h1 { font-size: 1.6rem; } h2 { font-size: 1.15rem; margin-top: 2.2rem; }
+.wide { overflow-x: auto; } .wide img { min-width: 34rem; }  /* a phone scrolls it, not the page */
 table { border-collapse: collapse; margin: 1rem 0; }
 th, td { padding: .35rem .9rem; text-align: left; border-bottom: 1px solid #d1d1d6; }
+@media (max-width: 34rem) { th, td { padding: .35rem .4rem; font-size: .85rem; } }
 td:not(:first-child), th:not(:first-child) { text-align: right; }
 figure { margin: 1rem 0; } img { max-width: 100%; height: auto; }
 figcaption { color: #55555a; font-size: .9rem; }
@@ -41,7 +43,8 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     body = "".join(
         "<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>" for row in rows
     )
-    return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+    rows = f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody>"
+    return f'<div class="wide"><table>{rows}</table></div>'
 
 
 def picture(figure: Figure, caption: str) -> str:
@@ -51,7 +54,7 @@ def picture(figure: Figure, caption: str) -> str:
     data = base64.b64encode(buffer.getvalue()).decode()
     text = html.escape(caption, quote=True)
     return (
-        f'<figure><img alt="{text}" src="data:image/png;base64,{data}">'
+        f'<figure><div class="wide"><img alt="{text}" src="data:image/png;base64,{data}"></div>'
         f"<figcaption>{text}</figcaption></figure>"
     )
 

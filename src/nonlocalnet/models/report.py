@@ -25,6 +25,7 @@ BLOCK_CONVENTIONS = ("pairwise", "scale", "subsample", "subsample_position", "ex
 
 # What depends on the classes.
 CLASSIFIERS = ("fc.", "roi_heads.box_predictor.", "roi_heads.mask_predictor.mask_fcn_logits.")
+KEYPOINTS = "roi_heads.keypoint_predictor."  # depends on how many there are
 BLOCK = re.compile(r".*?\bnon_local\d*(?=\.)")
 
 Outcome = Literal["loaded", "inflated", "made", "left", "ignored", "unknown", "missing", "mismatch"]
@@ -101,6 +102,13 @@ def compare(
         theirs = converted.names.get(key)
         if new_classifier and key.startswith(CLASSIFIERS):
             rows.append(Row(theirs, key, "left", "a new classifier"))
+        elif (
+            new_classifier
+            and key.startswith(KEYPOINTS)
+            and key in tensors
+            and tensors[key].shape != tuple(value.shape)
+        ):
+            rows.append(Row(theirs, key, "left", "new, for another number of keypoints"))
         elif backbone and not key.startswith(BACKBONE):
             rows.append(Row(None, key, "left", "no part of the backbone"))
         elif key in tensors:

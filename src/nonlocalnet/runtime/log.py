@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import sys
+import textwrap
 import time
 from collections import deque
 from collections.abc import Sequence
@@ -21,10 +22,33 @@ console = Console(highlight=False, markup=False)  # results, on stdout
 status = Console(highlight=False, markup=False, stderr=True)
 
 
-def print_wide(table: Table) -> None:
-    """Print a table of names to be copied: rather wider than the terminal than folded."""
-    wide = console.measure(table, options=console.options.update(max_width=1000)).maximum
-    Console(highlight=False, markup=False, width=max(wide, console.width)).print(table)
+def print_table(table: Table) -> None:
+    """Print a table that fits the terminal (80 columns where there is none), no name folded.
+
+    Where the table is wider, each row becomes a paragraph: its first cell, then the others with
+    their headers.
+    """
+    wide = console.measure(table, options=console.options.update(max_width=10_000)).maximum
+    if wide <= console.width:
+        console.print(table)
+        return
+    if table.title:
+        console.print(table.title)
+    cells = [[str(cell) for cell in column.cells] for column in table.columns]
+    headers = [str(column.header) for column in table.columns]
+    for first, *others in zip(*cells, strict=True):
+        told = [
+            f"{name} {cell}".strip() for name, cell in zip(headers[1:], others, strict=True) if cell
+        ]
+        text = textwrap.fill(
+            ", ".join(told),
+            console.width,
+            initial_indent="  ",
+            subsequent_indent="  ",
+            break_long_words=False,
+            break_on_hyphens=False,
+        )
+        console.print(f"{first}\n{text}".rstrip(), soft_wrap=True)
 
 
 class MetricsLog:

@@ -101,7 +101,7 @@ def begin(config: TrainConfig, checkpoints: Checkpoints) -> Beginning:
         start = read_start(path)
     network = _make_network(config, task, start)
     if path is not None:
-        fresh = start.classes != task.classes
+        fresh = start.classes != task.classes or bool(task.options)
         report = _load_start(network, path, config, new_classifier=fresh)
         fresh_parts = [
             f"{part} ({sum(row.note == f'a new {part}' for row in report.rows)} tensors)"
@@ -248,6 +248,11 @@ def _make_network(config: TrainConfig, task: Task, start: Start) -> Network:
         task.normalize_as(start.mean, start.std)
         return create_model(config.model, num_classes=classes, **_input_size(config), **options)
     colours: dict[str, Any] = {"image_mean": list(start.mean), "image_std": list(start.std)}
+    for name, value in task.options.items():
+        if options.setdefault(name, value) != value:
+            raise ValueError(
+                f"--set {name}={options[name]} does not fit the data, which have {value}"
+            )
     network = create_model(config.model, num_classes=classes, **colours | options)
     # in training each image at one of several sizes; .config, and so what is saved, has the test's
     low, high = config.short_side

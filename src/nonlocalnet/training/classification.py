@@ -12,6 +12,7 @@ from torch.utils.data import default_collate
 from nonlocalnet.data.transforms import TestTransform, TrainTransform
 from nonlocalnet.data.video import VideoDataset
 from nonlocalnet.evaluation.multiview import evaluate
+from nonlocalnet.evaluation.protocol import identify_videos
 from nonlocalnet.models.registry import Network
 from nonlocalnet.training.labels import make_labels, mixed_loss
 from nonlocalnet.training.tasks import Send, Task
@@ -55,6 +56,9 @@ class Classification(Task[VideoDataset]):
             if dataset is not None:
                 assert isinstance(dataset.transform, TrainTransform | TestTransform)
                 dataset.transform.mean, dataset.transform.std = mean, std
+
+    def identify(self, data: VideoDataset) -> str:
+        return identify_videos(data.records)
 
     def collate(self, items: list[Any]) -> Any:
         return default_collate(items)

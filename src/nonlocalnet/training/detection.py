@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable
 from typing import Any
 
@@ -10,7 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from nonlocalnet.data.coco import CocoDataset
+from nonlocalnet.data.coco import NOTHING, CocoDataset
+from nonlocalnet.data.coco_files import PERSON_KEYPOINTS, CocoError, identify_annotations
+from nonlocalnet.data.coco_transforms import mirrored
 from nonlocalnet.evaluation.coco import CocoEvaluator, ScoreKind
 from nonlocalnet.evaluation.detection import evaluate_detector
 from nonlocalnet.models.registry import Network
@@ -32,21 +33,50 @@ class Detection(Task[CocoDataset]):
     def __init__(self, training: CocoDataset, validation: CocoDataset | None) -> None:
         self.training, self.validation = training, validation
         self.classes = training.classes
-        self.data = hashlib.sha256(training.annotations.read_bytes()).hexdigest()
+        self.data = identify_annotations(training.annotations)
         second: ScoreKind = "keypoints" if training.keypoints else "segm"
         self.kinds: tuple[ScoreKind, ScoreKind] = ("bbox", second)
+        count = len(training.keypoint_names)
+        if count not in (0, len(PERSON_KEYPOINTS)):
+            self.options = {"num_keypoints": count}
         self.numbers = (*SHARED, "loss_keypoint" if training.keypoints else "loss_mask")
 
     def __str__(self) -> str:
-        named = sum(name != "N/A" for name in self.classes[1:])
+        named = sum(name != NOTHING for name in self.classes[1:])
         count, there = len(self.training), len(self.training.coco.imgs)
         of = "" if count == there else f" of {there} (the others have nothing to learn from)"
-        return f"{count} training images{of}, {named} classes"
+        return f"{count} training images{of}, {named} classes{self._about_keypoints()}"
+
+    def _about_keypoints(self) -> str:
+        """Say what is made of keypoints that are not COCO's."""
+        names = self.training.keypoint_names
+        if names in ((), PERSON_KEYPOINTS):
+            return ""
+        pairs = sum(place != i for i, place in enumerate(mirrored(names))) // 2
+        told = f"{pairs} pairs of them change places" if pairs else "none changes its place"
+        return f", {len(names)} keypoints ({told} in mirrored images, by left and right in names)"
 
     def check_readable(self) -> None:
         super().check_readable()
-        if self.validation is not None:
-            CocoEvaluator(self.validation.annotations, self.kinds)  # refuses what it cannot score
+        if self.validation is None:
+            return
+        evaluator = CocoEvaluator(self.validation.annotations, self.kinds)  # or it cannot be scored
+        ours, theirs = self.classes, self.validation.classes
+        strange = [name for i, name in enumerate(theirs) if name not in (NOTHING, *ours[i : i + 1])]
+        if strange:
+            raise CocoError(
+                self.validation.annotations,
+                f"has the category {strange[0]!r}, which is none of {self.training.annotations} or "
+                "has another id there: give both files the same categories",
+            )
+        if self.training.keypoints and evaluator.keypoints != self.training.keypoint_names:
+            raise CocoError(
+                self.validation.annotations,
+                f"names other keypoints than {self.training.annotations}: give both files the same",
+            )
+
+    def identify(self, data: CocoDataset) -> str:
+        return identify_annotations(data.annotations)
 
     def collate(self, items: list[Any]) -> Any:
         # arrays: each tensor that is sent between processes holds a file open

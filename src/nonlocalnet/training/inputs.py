@@ -119,10 +119,12 @@ def read_coco(config: TrainConfig, kind: FileKind) -> tuple[CocoDataset, CocoDat
     training = CocoDataset(
         train.images,
         train.annotations,
-        ImageTrainTransform(None, flip=config.flip, jitter=config.jitter),
         keypoints=keypoints,
         masks=not keypoints,
         max_bad=config.max_bad,
+    )
+    training.transform = ImageTrainTransform(
+        None, flip=config.flip, jitter=config.jitter, keypoints=training.keypoint_names
     )
     if val is None:
         return training, None

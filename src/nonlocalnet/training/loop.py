@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -370,6 +371,8 @@ class _Run:
         if rank() > 0:
             return
         info = self._info()
+        if name == "best.safetensors":
+            info.facts["chosen_on"] = self._identity["validation"]
         write_atomically(self.config.out / name, lambda file: save_weights(copy, file, info))
 
     def _info(self) -> WeightsInfo:
@@ -380,8 +383,18 @@ class _Run:
             short_side=self.config.test_side or self.config.short_side[0],
             mean=self.start.mean,
             std=self.start.std,
-            facts={"iteration": self.iteration, "validation": self.scores},
+            facts={
+                "iteration": self.iteration,
+                "validation": self.scores,
+                "trained_on": self._identity["training"],
+            },
         )
+
+    @cached_property
+    def _identity(self) -> dict[str, str | None]:
+        """Hashes by which a test of the weights tells whether it is on the same data."""
+        sets = {"training": self.task.training, "validation": self.task.validation}
+        return {name: of and self.task.identify(of) for name, of in sets.items()}
 
     def _count_unreadable(self) -> None:
         found = gather(self.task.training.bad_indices())

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import torch
@@ -33,6 +34,7 @@ class Task(ABC, Generic[Data]):
         training: what is learned from.
         validation: what the network is judged on; None is nothing.
         data: a hash of names and labels of the training set.
+        options: arguments of the network that the data decide, beside its classes.
     """
 
     unit: str
@@ -43,6 +45,7 @@ class Task(ABC, Generic[Data]):
     training: Data
     validation: Data | None
     data: str
+    options: Mapping[str, Any] = MappingProxyType({})
 
     @abstractmethod
     def __str__(self) -> str:
@@ -61,6 +64,10 @@ class Task(ABC, Generic[Data]):
                 errors.append(error)
         what = f"the first {len(errors)} validation {self.items}"
         raise ValueError(f"{what} cannot be read: {errors[0]}")
+
+    @abstractmethod
+    def identify(self, data: Data) -> str:
+        """Hash what tells a data set from others, for weights to say what they come from."""
 
     @abstractmethod
     def collate(self, items: list[Any]) -> Any:
