@@ -23,7 +23,7 @@ def stick(tmp_path):
 
 
 def test_it_lists_all_with_names_unfolded(capsys, monkeypatch):
-    monkeypatch.setattr(console, "width", 160)
+    monkeypatch.setattr(console, "width", 250)
     assert main(["zoo"]) == 0
     said = capsys.readouterr().out
     assert all(f"│ {row.name} " in said for row in list_releases())
