@@ -233,7 +233,7 @@ def test_rows_are_those_of_the_detector_itself(mask_rcnn, image):
     expected = weights_of(mask_rcnn.get_submodule(BLOCK), seen[BLOCK], *found.attention.query)
     torch.testing.assert_close(found.attention.weights, expected)
     assert expected.shape == (3, 5)
-    assert found.prediction == [("thing", pytest.approx(float(detections["scores"][0])))]
+    assert found.prediction == [("thing", pytest.approx(float(detections["scores"][0]), rel=1e-5))]
     y, x = found.attention.queries
     assert (y.start, y.stride, y.count) == pytest.approx((0.5 * 75 / 96, 16 * 75 / 96, 6))
     assert (x.start, x.stride, x.count) == pytest.approx((0.5 * 110 / 140, 16 * 110 / 140, 10))

@@ -75,7 +75,7 @@ def command(options: Annotated[Options, tyro.conf.arg(name="")]) -> int:
         model,
         options.file,
         None if options.at is None else _point(options.at, 2 if detects else 3),
-        block=int(options.block) if (options.block or "").isdecimal() else options.block,
+        block=_block(options.block),
         top=options.top,
         moment=_moment(options.moment),
         crop=options.crop,
@@ -104,6 +104,11 @@ def _point(text: str, axes: int) -> tuple[float, ...]:
     return at
 
 
+def _block(text: str | None) -> str | int | None:
+    """Read a layer's number; a module path is no number in a network of a file."""
+    return int(text) if text is not None and text.isdecimal() else text
+
+
 def _moment(text: str) -> float | str:
     """Read a part of the video; seconds are left to `look`."""
     try:
@@ -121,7 +126,7 @@ def _print(found: Look) -> None:
     console.print(f"{layer}: {found.evenly or found.reason}", soft_wrap=True)
     timed = len(found.analysis.size) == 3
     columns = ["same frame", "pixels away", "frames away"] if timed else ["pixels away"]
-    table = Table("layer", "block", "spread over", *columns, "common")
+    table = Table("layer", "spread over", *columns, "common")
     for i, (name, block) in enumerate(numbers["blocks"].items(), 1):
         mean, even = block["mean"], block["even"]
         common = "" if block["common"] is None else f"{block['common']:.0%}"
@@ -133,6 +138,6 @@ def _print(found: Look) -> None:
                 f"{mean['frames']:.1f} ({even['frames']:.1f})",
             ]
         spread = "all, evenly" if block["evenly"] else f"{mean['places']:.0f} of {block['keys']}"
-        table.add_row(str(i), name, spread, *cells, common)
+        table.add_row(f"{i} {name}", spread, *cells, common)
     print_wide(table)
     console.print("means over positions; in brackets, if every position saw all alike")

@@ -68,7 +68,7 @@ def animate(
         _dot(ImageDraw.Draw(lit), attention, keys, step, scale, top)
         when = f"frame {frame}" if times is None else f"{times[frame]:.2f} s"
         here = f"{when}: {shares[step].sum():.0%} of the attention\n"
-        here += "light: where the framed point looks" if dark else "evenly: there is nothing to see"
+        here += "light: where the framed point looks" if dark else "attends evenly: nothing to see"
         film.append(_join(still, lit, title or attention.block, here))
     times_over = max(1, round(SECONDS * fps / len(film)))
     write_video(path, np.stack(film * times_over), fps=fps)

@@ -64,7 +64,10 @@ def _write_picture(look: Look, path: Path, **options: Any) -> None:
 def _write_film(look: Look, path: Path, **options: Any) -> None:
     from nonlocalnet.inspection.animation import animate
 
-    title = "\n".join(line for line in (_named(look), f"framed point · {_layer(look)}") if line)
+    number, total = look.layer  # lines are short beside a film
+    said = [f"{name} ({p:.0%})" for name, p in look.prediction[:1]]
+    named = " · ".join(part for part in (*said, look.title) if part)
+    title = "\n".join(part for part in (f"framed point, layer {number} of {total}", named) if part)
     told: dict[str, Any] = {"top": look.top, "title": title, "times": look.times}
     animate(path, look.frames, look.attention, **{**told, **options})
 

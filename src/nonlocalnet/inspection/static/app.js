@@ -242,7 +242,7 @@ export class Page {
     let y = 0;
     panels.forEach((panel, i) => {
       pen.font = `${20 * scale}px system-ui, sans-serif`;
-      pen.fillText(`${panel.about.title} · layer ${panel.layer + 1} of ${panel.about.blocks.length} (${panel.block.name})`, pad * scale, y + (head / 2) * scale);
+      pen.fillText(`${panel.about.title} · layer ${panel.layer + 1} of ${panel.about.blocks.length} (${panel.block.name})${panel.evenly ? `: ${panel.remark.textContent}` : ""}`, pad * scale, y + (head / 2) * scale);
       pen.drawImage(parts[i], pad * scale, y + head * scale);
       y += parts[i].height + head * scale;
     });

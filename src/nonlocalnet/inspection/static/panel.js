@@ -38,9 +38,9 @@ export class Panel {
       this.title,
       this.prediction,
       make("div", { className: "row" }, make("span", { className: "label" }, "Layer"), this.layers),
+      this.remark,
       this.points,
       this.tiles,
-      this.remark,
       this.legend,
     );
     this.element = make(
