@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Generator
 PLACES = 4  # uploads at once
 RATE = 32 << 10  # bytes a second that an upload has at least
 GRACE = 15.0  # seconds that it may fall behind that
-PATIENCE = 2.0  # seconds behind, from which on it makes room for another
+PATIENCE = 1.0  # seconds behind, from which on it makes room for another
 LONGEST = 900.0  # seconds for an upload
 
 
