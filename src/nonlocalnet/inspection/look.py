@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import math
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -19,6 +17,7 @@ from nonlocalnet.data.decode import VideoReader
 from nonlocalnet.data.sampling import ClipSpec, clip_at
 from nonlocalnet.data.transforms import MEAN, STD, TestTransform, normalize
 from nonlocalnet.inspection.analysis import Analysis, Attention, BlockMap, analyse
+from nonlocalnet.inspection.moment import part_of
 from nonlocalnet.inspection.numbers import Point, Summary, describe, summarise
 from nonlocalnet.models.detection import is_detector
 from nonlocalnet.models.info import WeightsInfo
@@ -330,7 +329,7 @@ def read_clip(
     side, spec = info.short_side, ClipSpec.parse(info.config["clip"])
     with VideoReader(Path(path)) as reader:
         about = reader.info()
-        part = _part(moment, reader.num_frames, spec.span, about.fps)
+        part = part_of(moment, reader.num_frames, spec.span, about.fps)
         indices = clip_at(reader.num_frames, spec, part)
         frames = reader.frames(indices, short_side=side)
     clip = TestTransform(side if crop else "whole", side)(frames)[0]
@@ -338,28 +337,6 @@ def read_clip(
     corner = ((cut_from[0] - clip.shape[2]) // 2, (cut_from[1] - clip.shape[3]) // 2)
     scale = (cut_from[0] / about.height, cut_from[1] / about.width)
     return clip, View(scale, corner, indices, about.fps)
-
-
-def _part(moment: float | str, frames: int, span: int, fps: float) -> float:
-    """Give a moment as a part of the way from the first clip to the last one."""
-    part = moment if isinstance(moment, float | int) else math.nan
-    seconds = math.nan
-    if isinstance(moment, str) and moment.endswith("s"):
-        with contextlib.suppress(ValueError):
-            seconds = float(moment[:-1])
-    if 0 <= part <= 1:
-        return part
-    if math.isnan(seconds):
-        raise ValueError(
-            "moment must be from 0 (first clip) to 1 (last), or seconds such as '1.5s'; "
-            f"got {moment!r}"
-        )
-    if not fps or not 0 <= seconds <= frames / fps:
-        lasts = f"lasts {frames / fps:.2f} s" if fps else "does not say how long it lasts"
-        raise ValueError(f"moment must lie in the video, which {lasts}; got {moment!r}")
-    starts = max(frames - span, 0)
-    start = min(max(round(seconds * fps - span / 2), 0), starts)
-    return (start + 0.5) / starts if start < starts else 1.0
 
 
 def _pictures(clip: Tensor, info: WeightsInfo | None) -> tuple[Tensor, Tensor]:
