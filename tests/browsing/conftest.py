@@ -1,11 +1,12 @@
 """A real browser, where one is installed (Debian: chromium, chromium-driver)."""
 
 import shutil
+import socket
 import threading
 from pathlib import Path
 
 import pytest
-from pages import make_network, wait_until
+from pages import make_network
 
 from nonlocalnet.data.synthetic import write_same_colour
 
@@ -67,18 +68,16 @@ def networks():
 @pytest.fixture(scope="session")
 def site(networks, videos, tmp_path_factory):
     """The explorer at work: its address."""
-    import uvicorn
-
+    from nonlocalnet.explorer.connection import make_server
     from nonlocalnet.explorer.library import Library
     from nonlocalnet.explorer.server import make_app
 
     library = Library(networks, videos, tmp_path_factory.mktemp("store"))
-    config = uvicorn.Config(make_app(library, max_upload_mib=1), port=0, log_level="warning")
-    server = uvicorn.Server(config)
-    thread = threading.Thread(target=server.run, daemon=True)
+    server = make_server(make_app(library, max_upload_mib=1))
+    listener = socket.create_server(("127.0.0.1", 0))
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
     thread.start()
-    wait_until(lambda: server.started, "the server starts")
-    yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}/"
+    yield f"http://127.0.0.1:{listener.getsockname()[1]}/"
     server.should_exit = True
     thread.join(10)
     library.close()

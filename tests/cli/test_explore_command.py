@@ -11,6 +11,7 @@ import socket
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -52,6 +53,19 @@ def work(tmp_path_factory):
     return folder
 
 
+def session(leader):
+    """The processes of a session that live."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            state, _, _, own = path.read_text().rpartition(")")[2].split()[:4]
+        except OSError:
+            continue
+        if int(own) == leader and state != "Z":
+            found.append(int(path.parent.name))
+    return found
+
+
 class Running:
     """The command as a process of its own group, with a temporary folder of its own."""
 
@@ -91,13 +105,14 @@ class Running:
         return answer.status, json.loads(answer.read())
 
     def left(self):
-        """What the command left in its temporary folder; torch's cache is not ours."""
-        return [p.name for p in self.temporary.iterdir() if not p.name.startswith("torch")]
+        """What is left of it: files in its temporary folder, and processes of its session."""
+        files = [path.name for path in self.temporary.iterdir()]
+        return files + [str(pid) for pid in session(self.process.pid)]
 
     def end(self, number):
-        """-> exit code, seconds, what was said since; the whole group gets the signal."""
+        """-> exit code, seconds, what was said since; Ctrl-C goes to the whole group."""
         begin = time.monotonic()
-        os.killpg(self.process.pid, number)
+        (os.killpg if number == signal.SIGINT else os.kill)(self.process.pid, number)
         _, said = self.process.communicate(timeout=30)
         return self.process.returncode, time.monotonic() - begin, said
 
@@ -161,6 +176,14 @@ def test_open_to_all_it_says_so_and_sigterm_ends_it(start):
     assert seconds < 5
     assert running.left() == []
     assert [one.close() for one in held]
+
+
+def test_it_ends_with_its_terminal_while_its_processes_still_start(start):
+    running = start()
+    code, seconds, said = running.end(signal.SIGHUP)
+    assert (code, said) == (128 + signal.SIGHUP, "")
+    assert seconds < 5
+    assert running.left() == []
 
 
 @pytest.mark.parametrize(

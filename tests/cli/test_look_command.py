@@ -44,6 +44,18 @@ def test_look_draws_and_prints(weights, videos, tmp_path, capsys):
     }
 
 
+def test_a_layer_by_its_number_and_a_moment_in_seconds(weights, videos, tmp_path, capsys):
+    video = next(videos.rglob("*.mp4"))
+    out = tmp_path / "look.json"
+    words = ["look", str(video), "--weights", str(weights), "--out", str(out)]
+    assert main([*words, "--block", "1", "--moment", "0.1s"]) == 0
+    assert json.loads(out.read_text())["block"] == "res3.non_local0"
+    said = capsys.readouterr().out
+    # the network is as it was initialised
+    assert "layer 1 of 2 (res3.non_local0): this layer attends evenly: there is nothing" in said
+    assert "all, evenly" in said
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
@@ -51,7 +63,10 @@ def test_look_draws_and_prints(weights, videos, tmp_path, capsys):
         (["--at", "1,2,x"], "--at is T,X,Y"),
         (["--at", "9,2,2"], "at must be a"),
         (["--out", "a.gif"], "--out must end in"),
-        (["--block", "res9"], "block must be one of"),
+        (["--block", "res9"], "1 (res3.non_local0), 2 (res3.non_local1); got 'res9'"),
+        (["--block", "3"], "1 (res3.non_local0), 2 (res3.non_local1); got 3"),
+        (["--moment", "99s"], "moment must lie in the video, which lasts"),
+        (["--moment", "soon"], "or seconds such as '1.5s'; got 'soon'"),
         (["--top", "0"], "--top must be at least 1"),
         (["--moment", "2"], "moment must be from 0"),
     ],
@@ -104,7 +119,10 @@ def test_look_at_an_image_with_a_detector(picture, tmp_path, capsys):
         (["--at", "90,2"], "at must be a (x, y) within 60 x 90 (height x width)"),
         (["--out", "a.png", "a.mp4"], "a.mp4: only a video makes a film"),
         (["--crop"], "leave out moment and crop"),
-        (["--block", "layer3"], "block must be one of 'backbone.body.layer3.4.non_local'"),
+        (
+            ["--block", "layer3"],
+            "1 (backbone.body.layer3.4.non_local); got 'layer3'",
+        ),
     ],
 )
 def test_errors_of_looking_at_images(picture, tmp_path, monkeypatch, capsys, words, said):

@@ -3,6 +3,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -161,3 +162,28 @@ def test_closing_ends_a_call_that_runs():
         os.kill(number, 0)
     assert call(divmod, 7, 2) == Lost("files are no longer read")
     call.close()
+
+
+def test_a_killed_parent_leaves_no_process_that_hangs():
+    code = (
+        "import os, time; from nonlocalnet.data.isolated import IsolatedCall;"
+        "call = IsolatedCall(time_limit=99, memory_limit=1 << 28);"
+        "print(call(os.getpid), flush=True); call(time.sleep, 99)"
+    )
+    words = [sys.executable, "-c", code]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as parent:
+        pid = int(parent.stdout.readline())
+        os.kill(pid, 0)
+        parent.kill()
+    deadline = time.monotonic() + 10
+    while _lives(pid):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def _lives(pid):
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 from nonlocalnet.data.encode import write_video
-from nonlocalnet.explorer import connection, server
+from nonlocalnet.explorer import connection, server, uploads
 from nonlocalnet.explorer.connection import make_server
 from nonlocalnet.explorer.server import make_app
 
@@ -185,8 +185,8 @@ def test_its_own_names_are_taken(client, host):
     assert client.ask("/", headers={"Host": host})[0] == 200
 
 
-def test_any_name_is_taken_where_it_is_open_to_all(library):
-    async def ask(app):
+def test_names_where_it_is_open_to_all(library):
+    async def ask(app, name="my-machine"):
         sent = []
 
         async def send(message):
@@ -196,11 +196,16 @@ def test_any_name_is_taken_where_it_is_open_to_all(library):
             return {"type": "http.request"}
 
         scope = {"type": "http", "method": "GET", "path": "/", "query_string": b""}
-        await app(scope | {"headers": [(b"host", b"my-machine:80")]}, receive, send)
+        await app(scope | {"headers": [(b"host", f"{name}:80".encode())]}, receive, send)
         return sent[0]["status"]
 
     for host in ("0.0.0.0", "::"):
-        assert asyncio.run(ask(make_app(library, host=host))) == 200
+        app = make_app(library, host=host)
+        for name in ("my-machine", "My.local", "192.0.2.7", "[2001:db8::1]", socket.getfqdn()):
+            assert asyncio.run(ask(app, name)) == 200, name
+        # a page of the web can let any name of its own lead here, and then reads the answers
+        for name in ("evil.example", "my-machine.evil.example", "1.2.3.4.evil.example", ""):
+            assert asyncio.run(ask(app, name)) == 421, name
     assert asyncio.run(ask(make_app(library, host="My-Machine"))) == 200
     assert asyncio.run(ask(make_app(library, host="192.0.2.7"))) == 421
 
@@ -208,12 +213,28 @@ def test_any_name_is_taken_where_it_is_open_to_all(library):
 @pytest.mark.parametrize(
     "origin", ["http://evil.example", "null", "http://[", "http://127.0.0.1:1"]
 )
-def test_another_page_may_not_send_videos(client, video, origin):
+def test_another_page_may_not_use_it(client, video, origin):
     before = client.uploads()
-    status, said = client.send(video.read_bytes(), headers={"Origin": origin})
+    foreign = {"Origin": origin}
+    status, said = client.send(video.read_bytes(), headers=foreign)
     assert status == 403
-    assert said == {"error": "another web page may not send videos here"}
+    assert said == {"error": "another web page may not use this"}
     assert client.uploads() == before
+    for path in (LOOK, "/api/contents", f"/api/parts/theta0?{LOOK.split('?')[1]}"):
+        assert client.refused(path, headers=foreign) == (403, said["error"])
+
+
+@pytest.mark.parametrize(
+    ("site", "status"),
+    [("cross-site", 403), ("same-site", 403), ("", 403), ("same-origin", 200), ("none", 200)],
+)
+def test_what_the_browser_says_of_who_asks(client, site, status):
+    # a picture or a link of another page has no Origin; another port of this machine is same-site
+    for path in (LOOK, "/api/contents", "/static/app.js", "/none"):
+        said = client.ask(path, headers={"Sec-Fetch-Site": site})
+        assert said[0] == (404 if path == "/none" and status == 200 else status)
+        assert said[1]["cross-origin-resource-policy"] == "same-origin"
+    assert client.ask("/", headers={"Sec-Fetch-Site": site})[0] == 200  # a link to the page
 
 
 def test_an_upload_can_be_looked_at(client, video):
@@ -314,7 +335,7 @@ def test_endless_frames_end_at_a_limit(client, library, monkeypatch):
 
 
 def test_slow_and_broken_senders(client, monkeypatch):
-    monkeypatch.setattr(server, "SILENCE", 0.3)
+    monkeypatch.setattr(uploads, "GRACE", 0.3)
     before = client.uploads()
     stuck = head(client, "Content-Length: 1000") + b"abc"
     answer = client.raw(stuck, wait=1)
@@ -326,32 +347,171 @@ def test_slow_and_broken_senders(client, monkeypatch):
     client.becomes_empty_of(before)
 
 
-def test_a_byte_now_and_then_does_not_hold_a_place(client, monkeypatch):
-    monkeypatch.setattr(server, "LONGEST", 0.5)
+@pytest.mark.parametrize(("limit", "piece"), [("GRACE", b"x"), ("LONGEST", b"x" * 4000)])
+def test_dripping_does_not_hold_a_place(client, monkeypatch, limit, piece):
+    monkeypatch.setattr(uploads, limit, 0.5)  # 80 kB a second are enough, but not for ever
     with socket.create_connection(("127.0.0.1", client.port), timeout=0.05) as dripping:
-        dripping.sendall(head(client, "Content-Length: 1000"))
+        dripping.sendall(head(client, "Content-Length: 250000"))
         answer, end = b"", time.monotonic() + 5
         while not answer and time.monotonic() < end:
-            dripping.sendall(b"x")
+            dripping.sendall(piece)
             with contextlib.suppress(TimeoutError):
                 answer = dripping.recv(1000)
     assert b" 408 " in answer.splitlines()[0]
+    assert b"too slowly" in answer
 
 
-def test_a_head_that_does_not_end_is_closed(client, monkeypatch):
-    monkeypatch.setattr(connection, "HEAD", 0.4)
-    begin = time.monotonic()
-    slow = [socket.create_connection(("127.0.0.1", client.port), timeout=5) for _ in range(20)]
-    slow[0].sendall(b"GET / HTTP/1.1\r\nHo")
-    slow[1].sendall(f"GET /none HTTP/1.1\r\nHost: {client.address}\r\n\r\n".encode())
-    assert client.ask("/")[0] == 200
-    assert b" 404 " in slow[1].recv(1000)
-    slow[1].sendall(b"GET /")  # a second request that does not go on
-    for one in slow:
-        while one.recv(1000):
-            pass
+def test_who_drips_makes_room_for_another(client, video, monkeypatch):
+    monkeypatch.setattr(uploads, "PATIENCE", 0.3)
+    before, data = client.uploads(), video.read_bytes()
+    with contextlib.ExitStack() as stack:
+        slow = [
+            stack.enter_context(socket.create_connection(("127.0.0.1", client.port), timeout=10))
+            for _ in range(uploads.PLACES)
+        ]
+        for one in slow:
+            one.sendall(head(client, "Content-Length: 1000") + b"abc")
+        deadline = time.monotonic() + 5
+        while len(client.uploads()) < len(before) + len(slow):
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        time.sleep(0.35)
+        assert client.send(data)[0] == 201
+        assert b" 408 " in slow[0].recv(1000)  # the one that is behind most
+        fresh = stack.enter_context(socket.create_connection(("127.0.0.1", client.port)))
+        fresh.sendall(head(client, f"Content-Length: {len(data)}") + data[:-1])
+        for _ in slow:  # who goes on is not the one that goes
+            assert client.send(data)[0] == 201
+        fresh.sendall(data[-1:])
+        assert b" 201 " in fresh.recv(1000).splitlines()[0]
+
+
+@pytest.mark.parametrize(
+    ("line", "status"),
+    [
+        ("POST /api/videos?name=a", 413),
+        ("POST /none", 404),
+        ("GET /", 200),
+        ("PUT /api/look", 405),
+        ("POST /api/videos?name=a HTTP/1.1\r\nOrigin: http://evil.example\r\nA: b", 403),
+    ],
+)
+def test_a_body_without_end_is_not_read_on(client, monkeypatch, line, status):
+    monkeypatch.setattr(connection, "LINGER", 0.3)
+    monkeypatch.setattr(connection, "UNREAD", 1 << 17)
+    line = line if "HTTP/1.1" in line else f"{line} HTTP/1.1"
+    line = f"{line}\r\nHost: {client.address}\r\nTransfer-Encoding: chunked\r\n\r\n"
+    answer, closed, end = b"", False, time.monotonic() + 5
+    with socket.create_connection(("127.0.0.1", client.port), timeout=0.01) as endless:
+        endless.sendall(line.encode())
+        while not closed and time.monotonic() < end:
+            try:
+                endless.sendall(b"2000\r\n" + bytes(1 << 13) + b"\r\n")
+                answer += endless.recv(1 << 16)
+            except TimeoutError:
+                continue
+            except ConnectionError:
+                closed = True
+    assert closed
+    assert f" {status} ".encode() in answer.splitlines()[0]
+
+
+@pytest.fixture
+def few(monkeypatch):
+    monkeypatch.setattr(connection, "CONNECTIONS", 8)
+
+
+def idle(client, kind):
+    """Open a connection that asks for nothing more."""
+    one = socket.create_connection(("127.0.0.1", client.port), timeout=5)
+    if kind == "half a head":
+        one.sendall(b"GET / HTTP/1.1\r\nHo")
+    elif kind == "answered":
+        one.sendall(f"GET /none HTTP/1.1\r\nHost: {client.address}\r\n\r\n".encode())
+        assert b" 404 " in one.recv(1000)
+    elif kind == "bodiless":
+        one.sendall(head(client, "Content-Length: 99", path="/none"))
+    elif kind == "half open":
+        one.sendall(b"GET")
+        one.shutdown(socket.SHUT_WR)
+    return one
+
+
+@pytest.mark.parametrize("kind", ["silent", "half a head", "answered", "bodiless", "half open"])
+def test_idle_connections_keep_nobody_out(client, few, kind):
+    held = [idle(client, kind) for _ in range(30)]
+    for _ in range(10):
+        assert client.ask("/")[0] == 200
+        assert client.ask("/api/contents")[0] == 200
+        held.append(idle(client, kind))
+    for one in held:
         one.close()
-    assert time.monotonic() - begin < 4
+
+
+def test_who_has_a_request_at_work_is_not_dropped(client, few, library, monkeypatch):
+    computing, go_on = threading.Event(), threading.Event()
+    before = library.look
+
+    def slow(*args):
+        computing.set()
+        assert go_on.wait(20)
+        return before(*args)
+
+    with monkeypatch.context() as patch, ThreadPoolExecutor(1) as pool:
+        patch.setattr(library, "look", slow)
+        answer = pool.submit(client.ask, LOOK)
+        assert computing.wait(5)
+        held = [idle(client, "silent") for _ in range(30)]
+        assert client.ask("/")[0] == 200
+        go_on.set()
+        assert answer.result()[0] == 200
+    for one in held:
+        one.close()
+
+
+def reader(client, path, buffer=4096):
+    """Ask, with as little room for the answer as there can be."""
+    one = socket.socket()
+    one.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, buffer)
+    one.settimeout(10)
+    one.connect(("127.0.0.1", client.port))
+    one.sendall(f"GET {path} HTTP/1.1\r\nHost: {client.address}\r\n\r\n".encode())
+    return one
+
+
+def test_an_answer_that_is_not_taken_is_given_up(client, monkeypatch):
+    large = b"x" * (1 << 25)
+    monkeypatch.setattr(server.document, "part", lambda *_: large)
+    monkeypatch.setattr(connection, "STALL", 0.2)
+    path = f"/api/parts/theta0?{LOOK.split('?')[1]}"
+    with reader(client, path) as asleep, reader(client, path, 1 << 20) as awake:
+        got = 0
+        while part := awake.recv(1 << 20):
+            got += len(part)
+            if got > len(large):
+                break
+        assert got > len(large)  # who takes it gets it all
+        time.sleep(0.8)
+        got = 0
+        with contextlib.suppress(ConnectionError):
+            while part := asleep.recv(1 << 20):
+                got += len(part)
+        assert got < len(large)
+
+
+def test_slow_readers_keep_nobody_out(client, few, monkeypatch):
+    monkeypatch.setattr(server.document, "part", lambda *_: b"x" * (1 << 23))
+    held = [reader(client, f"/api/parts/theta0?{LOOK.split('?')[1]}") for _ in range(20)]
+    for _ in range(3):
+        assert client.ask("/")[0] == 200
+    for one in held:
+        one.close()
+
+
+def test_one_after_the_other_on_one_connection(client):
+    line = f"GET /none HTTP/1.1\r\nHost: {client.address}\r\n\r\n".encode()
+    last = line.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n")
+    assert client.raw(line * 200 + last).count(b" 404 ") == 201
 
 
 def test_fifty_at_once(client, library, video):

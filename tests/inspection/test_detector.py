@@ -363,7 +363,7 @@ def test_all_files(mask_rcnn, image, tmp_path):
             {"at": (40, 2)},
             r"within 32 x 40 \(height x width\); got \(40, 2\)",
         ),
-        (torch.rand(3, 32, 40), {"block": "layer3"}, "block must be one of 'backbone.block'"),
+        (torch.rand(3, 32, 40), {"block": "layer3"}, "number or module path: 1 .backbone.block."),
         (torch.rand(3, 32, 40), {"crop": True}, "whole images: leave out moment and crop"),
         (torch.rand(3, 32, 40), {"moment": 0.1}, "whole images: leave out moment and crop"),
         ("some.mp4", {}, "some.mp4 is a video, and this network detects in images"),

@@ -70,8 +70,10 @@ def test_a_known_network_is_drawn_to_the_half_pixel():
 
 
 def test_as_many_arrows_as_asked_for_and_none_for_faint_keys():
-    weights = torch.rand(4, 2, 2) + 0.5
+    weights = torch.zeros(4, 2, 2)
+    weights[:3, 0] = 1 + torch.rand(3, 2)
     assert len(arrows(figure3(FRAMES, attention(weights), top=5))) == 5
+    assert len(arrows(figure3(FRAMES, attention(weights)))) == 6  # no more than have light
     weights[0, 0, 0] = 1000
     assert len(arrows(figure3(FRAMES, attention(weights), top=5))) == 1
 
@@ -88,10 +90,27 @@ def test_shares_of_the_moments_add_up():
     ("style", "arrow_count", "lit"), [("arrows", 3, False), ("heat", 0, True), ("both", 3, True)]
 )
 def test_styles(style, arrow_count, lit):
-    figure = figure3(FRAMES, attention(torch.rand(4, 2, 2) + 1), top=3, style=style)
+    weights = torch.zeros(4, 2, 2)
+    weights[:, 0, 0] = torch.rand(4) + 1
+    figure = figure3(FRAMES, attention(weights), top=3, style=style)
     assert len(arrows(figure)) == arrow_count
     plain = all((axis.images[0].get_array() == 200).all() for axis in frames_of(figure))
     assert plain != lit
+
+
+@pytest.mark.parametrize("pairwise", ["embedded_gaussian", "dot_product", "concatenation"])
+@pytest.mark.parametrize("style", ["arrows", "heat", "both"])
+def test_an_even_row_is_said_to_be_even(pairwise, style):
+    figure = figure3(
+        FRAMES, attention(torch.full((4, 2, 2), 1 / 16), pairwise=pairwise), style=style
+    )
+    assert arrows(figure) == []
+    shown = [axis for axis in figure.axes if axis.get_visible()]
+    assert len(shown) == 8  # no bar
+    assert all((axis.images[0].get_array() == 200).all() for axis in shown)
+    said = " ".join(text.get_text() for text in figure.texts)
+    assert "all 16 places get much the same: there is nothing to see" in said
+    assert ("add up to 1" in said) == (pairwise != "embedded_gaussian")
 
 
 def test_signs_have_colours_and_the_bar_says_what_they_are():
@@ -99,12 +118,13 @@ def test_signs_have_colours_and_the_bar_says_what_they_are():
     weights[1, 0, 1], weights[2, 1, 0] = 0.5, -0.25
     figure = figure3(FRAMES, attention(weights, pairwise="dot_product"))
     ends = [label.get_text() for label in figure.axes[-1].get_xticklabels()]
-    assert ends == ["-0.5", "0", "0.5"]
+    # shares of |weight| are 2/3 and 1/3, an even one 1/16
+    assert ends == ["10.7 x", "even", "10.7 x"]
     positive, negative = arrows(figure)
     assert positive.get_edgecolor()[0] > positive.get_edgecolor()[2]  # amber
     assert negative.get_edgecolor()[2] > negative.get_edgecolor()[0]  # blue
     said = " ".join(text.get_text() for text in figure.texts)
-    assert "do not add up to one" in said
+    assert "how many times an even share (6.25%) a place gets · blue: negative weights" in said
 
 
 def test_many_frames_take_rows_and_some_are_shown_the_querys_among_them():
@@ -134,13 +154,16 @@ def test_an_unknown_style():
 
 def test_words_stay_in_the_picture():
     weights = torch.full((4, 2, 2), -0.00034)
+    weights[0, 1, 0] = -12345.678
     for frames in (FRAMES, FRAMES[:1]):
         figure = figure3(
             frames,
             attention(weights, query=(0, 1, 2), pairwise="dot_product"),
-            title="a file · a class (99%) · roi_heads.keypoint_head.15.non_local · " * 3,
+            title="a line\n"
+            + "a file · a class (99%) · roi_heads.keypoint_head.15.non_local · " * 3,
         )
         width, height = pixels(figure).shape[1::-1]
+        assert figure.texts[0].get_text().startswith("a line\na file")
         for text in (*figure.texts, *figure.axes[-1].get_xticklabels()):
             box = text.get_window_extent()
             assert 0 <= box.x0 < box.x1 <= width

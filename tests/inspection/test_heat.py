@@ -1,4 +1,7 @@
+import dataclasses
+
 import numpy as np
+import pytest
 import torch
 from known import CELL, PIXEL, BrightestPlace, clip_with_a_pixel
 
@@ -17,12 +20,26 @@ def test_light_falls_on_the_pixels_of_the_key_and_on_no_other():
 
 
 def test_what_pooling_leaves_out_is_dark():
-    found = nl.look(BrightestPlace(), torch.zeros(3, 3, 19, 25, dtype=torch.uint8), at=(0, 3, 3))
-    heat = heat_of(found.attention, found.frames)
+    found = nl.look(BrightestPlace(), clip_with_a_pixel(*PIXEL), at=(0, 3, 3))
+    weights = torch.zeros_like(found.attention.weights)
+    weights[:, -1, :] = weights[:, :, -1] = 1
+    heat = heat_of(dataclasses.replace(found.attention, weights=weights), found.frames)
     # 9 rows of positions make 4 keys, from 0.5 to 16.5; 12 columns make 6, to 24.5
     expected = np.zeros((3, 19, 25), np.float32)
-    expected[:, :16, :24] = 1  # all alike, where a pixel's middle has a key
-    np.testing.assert_allclose(heat, expected, atol=1e-5)
+    expected[:, 12:16, :24] = expected[:, :16, 20:24] = 1
+    np.testing.assert_array_equal(heat, expected)
+
+
+def test_light_is_what_is_beyond_an_even_share():
+    found = nl.look(BrightestPlace(), clip_with_a_pixel(*PIXEL), at=(0, 3, 3))
+    weights = torch.full((3, 4, 6), 0.01)
+    weights[0, 0, 0], weights[2, 0, 0] = 0.16, 0.13  # the sum is 0.99, an even share 0.01375
+    heat = heat_of(dataclasses.replace(found.attention, weights=weights), found.frames)
+    assert heat[0, 1, 1] == 1
+    assert heat[2, 1, 1] == pytest.approx((0.13 - 0.01375) / (0.16 - 0.01375), rel=1e-5)
+    assert (heat > 0).sum() == 2 * 16
+    even = heat_of(dataclasses.replace(found.attention, weights=weights * 0 + 0.01), found.frames)
+    assert not even.any()
 
 
 def test_paint_by_arithmetic():

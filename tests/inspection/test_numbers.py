@@ -35,6 +35,7 @@ def flat(position, size=(4, 3, 5)):
 def test_an_even_row():
     block = analyse(Given(), clip_of()).block()
     (found,) = describe(block, [flat((1, 1, 2))])
+    assert found.uneven == pytest.approx(0, abs=1e-6)
     assert found.entropy == pytest.approx(math.log(60), rel=1e-6)
     assert found.places == pytest.approx(60, rel=1e-5)
     assert found.same_frame == pytest.approx(1 / 4, rel=1e-6)
@@ -48,7 +49,8 @@ def test_a_row_on_one_key():
     # the two bright ones score 50 with each other, 0 with all others: e^-50 is left for these
     block = analyse(Given(), clip_of((0, 0, 0), (2, 2, 1))).block()
     (found,) = describe(block, [flat((2, 2, 1))])
-    # itself and the other one: half each
+    # itself and the other one: half each, and an even share would leave them 1/60 each
+    assert found.uneven == pytest.approx(1 - 2 / 60, rel=1e-5)
     assert found.places == pytest.approx(2, rel=1e-5)
     assert found.same_frame == pytest.approx(1 / 2, rel=1e-5)
     assert found.frames == pytest.approx(1, rel=1e-5)
@@ -58,6 +60,7 @@ def test_a_row_on_one_key():
 def test_means_even_rows_and_what_rows_have_in_common():
     block = analyse(Given(), clip_of()).block()
     summary, _ = summarise(block)
+    assert summary.evenly
     assert summary.mean.places == pytest.approx(summary.even.places, rel=1e-5)
     assert summary.common == pytest.approx(1, rel=1e-5)
     assert summary.keys == summary.sampled == 60
@@ -73,6 +76,8 @@ def test_common_and_own_by_hand():
     even = 2 * min(1 / 60, mean_bright) + 58 * mean_other
     sharp = 2 * mean_bright
     summary, points = summarise(block)
+    assert not summary.evenly  # 58 of 60 rows are, and two are not
+    assert summary.mean.uneven == pytest.approx(2 * (1 - 2 / 60) / 60, rel=1e-4)
     assert summary.common == pytest.approx((58 * even + 2 * sharp) / 60, rel=1e-4)
     assert [point.query for point in points[:2]] == [(0, 0, 0), (2, 2, 1)]
     assert points[0].own == pytest.approx(1 - sharp, rel=1e-4)

@@ -11,6 +11,7 @@ from torch import nn
 
 import nonlocalnet as nl
 from nonlocalnet.inspection.document import about, parts, static
+from nonlocalnet.inspection.even import EVEN, excess
 from nonlocalnet.inspection.numbers import describe
 
 PAIRWISE = ["gaussian", "embedded_gaussian", "dot_product", "concatenation"]
@@ -51,10 +52,11 @@ const told = JSON.parse(readFileSync("cases.json", "utf8")).map(({ block, theta,
         const query = [t, y, x];
         const row = map.row(query);
         const top = map.top(row, 3).map((one) => one.key);
+        const excess = [...map.excess(row)].map(finite);
         const measured = map.measure(query, row);
         const shares = [...measured.shares];
         const nearest = map.nearest(map.centre(query));
-        found.push({ query, nearest, row: [...row].map(finite), top, measured, shares });
+        found.push({ query, nearest, row: [...row].map(finite), top, excess, measured, shares });
       }
   return found;
 });
@@ -139,6 +141,9 @@ def test_rows_of_the_page_are_those_of_the_block(looks, told, pairwise, layout):
         assert ((mine - row).abs() <= most).all()
         if block.pairwise in ("gaussian", "embedded_gaussian"):
             assert float(mine.sum()) == pytest.approx(1, abs=1e-5)
+        beyond = torch.tensor([w or 0.0 for w in one["excess"]])
+        torch.testing.assert_close(beyond, excess(mine, int(seen.sum())), atol=1e-6, rtol=1e-4)
+        assert len(one["top"]) == min(3, int((beyond.abs() >= 0.02 * beyond.abs().max()).sum()))
         heaviest = mine.abs().argsort(descending=True, stable=True)[: len(one["top"])]
         assert mine[one["top"]].abs().tolist() == mine[heaviest].abs().tolist()
         assert one["nearest"] == one["query"]
@@ -157,6 +162,9 @@ def test_numbers_of_the_page_are_ours(looks, told, pairwise, layout):
         if not row.any():  # a concatenation may see nothing at all
             continue
         measured = one["measured"]
+        assert measured["uneven"] == pytest.approx(expected.uneven, abs=0.01)
+        if abs(expected.uneven - EVEN) > 0.01:
+            assert measured["evenly"] == (expected.uneven < EVEN)
         assert sum(one["shares"]) == pytest.approx(1, abs=1e-5)
         assert measured["places"] == pytest.approx(expected.places, rel=0.02)
         if expected.same_frame is not None:

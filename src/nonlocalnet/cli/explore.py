@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import contextlib
 import math
 import os
 import signal
@@ -16,6 +17,7 @@ from typing import Annotated, NoReturn
 
 import torch
 import tyro
+from uvicorn import Server
 
 from nonlocalnet.cli.network import load_network
 from nonlocalnet.explorer.connection import make_server
@@ -59,9 +61,10 @@ def command(options: Annotated[Options, tyro.conf.arg(name="")]) -> NoReturn:
     videos = videos_of(options.source)
     networks = _load(options)
     with tempfile.TemporaryDirectory(prefix="nonlocalnet-") as store, _listen(options) as listener:
-        signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
         library = Library(networks, videos, Path(store))
         app = make_app(library, host=options.host, max_upload_mib=options.max_upload_mib)
+        server = make_server(app)
+        ended = _end_by_signals(server)
         port = listener.getsockname()[1]
         shown = f"[{options.host}]" if ":" in options.host else options.host
         if not is_loopback(options.host):
@@ -75,22 +78,61 @@ def command(options: Annotated[Options, tyro.conf.arg(name="")]) -> NoReturn:
         status.print(f"{address}  (Ctrl-C ends)", soft_wrap=True)
         if options.open:
             webbrowser.open(address)
-        code = 0
-        try:
-            make_server(app).run(sockets=[listener])
-        except KeyboardInterrupt:
-            pass
-        except SystemExit as end:
-            code = int(end.code or 0)
+        with contextlib.suppress(KeyboardInterrupt):
+            server.run(sockets=[listener])
         library.close()
-    _leave(code)
+    _leave(128 + ended[0] if ended else 0)
+
+
+def _end_by_signals(server: Server) -> list[int]:
+    """Let SIGTERM, and SIGHUP where a terminal closes, end the server; they are kept in the list.
+
+    Nothing is raised, as that could be in the midst of anything.
+    """
+    ended: list[int] = []
+
+    def end(number: int, frame: object) -> None:
+        ended.append(number)
+        server.should_exit = True
+
+    for name in ("SIGTERM", "SIGHUP"):
+        number = getattr(signal, name, None)
+        if number is not None and signal.getsignal(number) is not signal.SIG_IGN:  # nohup
+            signal.signal(number, end)
+    return ended
 
 
 def _leave(code: int) -> NoReturn:
-    """End at once: the interpreter would wait for the thread of a look that nobody will see."""
+    """End at once: the interpreter would wait for the thread of a look that nobody will see.
+
+    With it end its processes: multiprocessing's own notice the end only when they have imported
+    what they import, torch among it. An empty folder for compiled code, which importing torchvision
+    makes, goes too.
+    """
     atexit._run_exitfuncs()
+    for process in _descendants():
+        with contextlib.suppress(ProcessLookupError, ChildProcessError):
+            os.kill(process, signal.SIGKILL)
+            os.waitpid(process, 0)
+    compiled = Path(os.environ.get("TORCHINDUCTOR_CACHE_DIR", "."))
+    if compiled.parent == Path(tempfile.gettempdir()) and compiled.name.startswith("torchinductor"):
+        with contextlib.suppress(OSError):
+            compiled.rmdir()
     sys.stdout.flush()
     os._exit(code)
+
+
+def _descendants() -> list[int]:
+    """List the processes that this one and those started, where the system tells."""
+    started: dict[int, list[int]] = {}
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            parent = int(path.read_text(errors="replace").rpartition(")")[2].split()[1])
+            started.setdefault(parent, []).append(int(path.parent.name))
+    found = [os.getpid()]
+    for process in found:
+        found += started.get(process, [])
+    return found[1:]
 
 
 def _load(options: Options) -> dict[str, VideoResNet]:

@@ -35,12 +35,14 @@ class Options:
     set: tuple[str, ...] = ()
     """NAME=VALUE: arguments of the network that the weights do not say."""
     block: str | None = None
-    """Module path of the non-local block, such as res4.non_local1; the last one by default."""
+    """Which non-local block: its number in the page, from 1, or its module path, such as
+    res4.non_local1; the last one by default."""
     at: str | None = None
     """T,X,Y: the point, as frame of the clip and pixel of the video; X,Y in an image; by default
     the most telling one, whose attention is most its own."""
-    moment: float = 0.5
-    """Where in the video the clip lies, from 0 (first) to 1 (last)."""
+    moment: str = "0.5"
+    """Where in the video the clip lies, from 0 (first) to 1 (last); or in seconds, such as 1.5s:
+    the clip whose middle is nearest to that."""
     crop: bool = False
     """Look at the centre crop that networks are tested on, instead of whole frames."""
     top: int = 20
@@ -73,9 +75,9 @@ def command(options: Annotated[Options, tyro.conf.arg(name="")]) -> int:
         model,
         options.file,
         None if options.at is None else _point(options.at, 2 if detects else 3),
-        block=options.block,
+        block=_block(options.block),
         top=options.top,
-        moment=options.moment,
+        moment=_moment(options.moment),
         crop=options.crop,
     )
     for path in options.out:
@@ -102,16 +104,30 @@ def _point(text: str, axes: int) -> tuple[float, ...]:
     return at
 
 
+def _block(text: str | None) -> str | int | None:
+    """Read a layer's number; a module path is no number in a network of a file."""
+    return int(text) if text is not None and text.isdecimal() else text
+
+
+def _moment(text: str) -> float | str:
+    """Read a part of the video; seconds are left to `look`."""
+    try:
+        return float(text)
+    except ValueError:
+        return text
+
+
 def _print(found: Look) -> None:
     numbers = found.numbers()
     if found.prediction:
         console.print(", ".join(f"{name} {p:.1%}" for name, p in found.prediction))
-    console.print(f"{found.block.name}: {found.reason}", soft_wrap=True)
+    number, total = found.layer
+    layer = f"layer {number} of {total} ({found.block.name})"
+    console.print(f"{layer}: {found.evenly or found.reason}", soft_wrap=True)
     timed = len(found.analysis.size) == 3
-    table = Table("block", "spread over", "pixels away", "common")
-    if timed:
-        table = Table("block", "spread over", "same frame", "pixels away", "frames away", "common")
-    for name, block in numbers["blocks"].items():
+    columns = ["same frame", "pixels away", "frames away"] if timed else ["pixels away"]
+    table = Table("layer", "spread over", *columns, "common")
+    for i, (name, block) in enumerate(numbers["blocks"].items(), 1):
         mean, even = block["mean"], block["even"]
         common = "" if block["common"] is None else f"{block['common']:.0%}"
         cells = [f"{mean['distance']:.0f} ({even['distance']:.0f})"]
@@ -121,6 +137,7 @@ def _print(found: Look) -> None:
                 *cells,
                 f"{mean['frames']:.1f} ({even['frames']:.1f})",
             ]
-        table.add_row(name, f"{mean['places']:.0f} of {block['keys']}", *cells, common)
+        spread = "all, evenly" if block["evenly"] else f"{mean['places']:.0f} of {block['keys']}"
+        table.add_row(f"{i} {name}", spread, *cells, common)
     print_table(table)
     console.print("means over positions; in brackets, if every position saw all alike")

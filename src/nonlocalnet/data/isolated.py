@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import multiprocessing
+import os
 import pickle
 import signal
 import threading
@@ -198,13 +199,14 @@ class IsolatedCall:
             self._worker = None
 
     def close(self) -> None:
-        """End the process, in the midst of a call, too."""
+        """End the process, in the midst of a call, too; one that only starts ends by itself."""
         self._closed = True
         worker = self._worker
         if worker is not None:
             worker.process.kill()  # whoever waits for it sees it die, and lets go
-        with self._one:
+        if self._one.acquire(timeout=1):  # a start takes seconds, and cannot be ended
             self._end()
+            self._one.release()
 
 
 def _serve(pipe: Connection, memory_limit: int, modules: Sequence[str]) -> None:
@@ -229,9 +231,19 @@ def _call(function: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
         raise
 
 
+def _end_with_parent() -> None:
+    """End this process with the one that it works for, however that ends."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        wait([parent.sentinel])
+        os.kill(os.getpid(), signal.SIGTERM)
+
+
 def _work(function: Callable[..., Any], pipe: Connection) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the main process
-    pipe.send(_Ready())
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    with contextlib.suppress(BrokenPipeError):  # that nobody waits any more is seen below
+        pipe.send(_Ready())
     while True:
         try:
             item = pipe.recv()

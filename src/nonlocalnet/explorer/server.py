@@ -8,9 +8,9 @@ import ipaddress
 import json
 import math
 import secrets
-import time
+import socket
 import traceback
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Set
+from collections.abc import AsyncGenerator, Awaitable, Callable, Collection
 from functools import partial
 from importlib.resources import files
 from string import Template
@@ -28,19 +28,20 @@ from starlette.routing import Route
 
 from nonlocalnet.data.decode import VideoError
 from nonlocalnet.explorer.library import Library, Unknown
+from nonlocalnet.explorer.uploads import Full, TooSlow, Uploads
 from nonlocalnet.inspection import document
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
 MIB = 1 << 20
-SILENCE = 15.0  # seconds that an upload may pause
-LONGEST = 900.0  # seconds for an upload
-UPLOADING = 4  # at once
+CHECKING = 8  # uploads that are here and may be videos, at once
 WAITING = 64  # requests for a look, at once
 OWN = ("explorer.js", "explorer.css")
 SHARED = ("look.css", *(f"{name}.js" for name in document.MODULES))
 
+TOO_SLOW = "the video came too slowly: send it again"
+FULL = "several videos are being sent already: try again in a moment"
 POLICY = (
     "default-src 'none'; script-src 'self' 'nonce-{nonce}'; style-src 'self'; "
     "img-src 'self' data: blob:; connect-src 'self'; base-uri 'none'; form-action 'none'; "
@@ -64,11 +65,13 @@ def make_app(
     Args:
         library: what can be looked at.
         host: the address it is bound to. Requests by another name are refused, so that no page of
-            the web can reach it by a name of its own (DNS rebinding); on a wildcard address every
-            name is taken.
+            the web can reach it by a name of its own (DNS rebinding). On a wildcard address every
+            numeric address is taken, this machine's own name, and names that only a local network
+            gives: without a dot, or in .local.
         max_upload_mib: of one video.
     """
-    uploading, waiting = asyncio.Semaphore(UPLOADING), asyncio.Semaphore(WAITING)
+    uploads = Uploads()
+    checking, waiting = asyncio.Semaphore(CHECKING), asyncio.Semaphore(WAITING)
     most = int(max_upload_mib * MIB)
 
     async def index(request: Request) -> Response:
@@ -109,35 +112,32 @@ def make_app(
         )
 
     async def upload(request: Request) -> Response:
-        origin = request.headers.get("origin")
-        if origin is not None and origin.partition("://")[2] != request.headers.get("host"):
-            raise Refused(403, "another web page may not send videos here")
         too_large = Refused(413, f"the video is larger than {max_upload_mib:g} MiB")
         length = request.headers.get("content-length", "")
         if length.isdecimal() and int(length) > most:
             raise too_large
-        if uploading.locked():
-            raise Refused(503, "several videos are being sent already: try again in a moment")
+        if checking.locked():
+            raise Full
         path = library.new_file()
-        async with uploading:
-            try:
-                with path.open("wb") as file:
-                    size = 0
-                    async for chunk in _chunks(request):
-                        size += len(chunk)
-                        if size > most:
-                            raise too_large
-                        file.write(chunk)
-                if not size:
-                    raise Refused(400, "the file is empty")
-                name = request.query_params.get("name", "")
+        try:
+            with uploads.place() as place, path.open("wb") as file:
+                size = 0
+                async for chunk in place.read(request.stream()):
+                    size += len(chunk)
+                    if size > most:
+                        raise too_large
+                    file.write(chunk)
+            if not size:
+                raise Refused(400, "the file is empty")
+            name = request.query_params.get("name", "")
+            async with checking:
                 video = await _in_thread(library.add, path, name)
-            except OSError as error:
-                path.unlink(missing_ok=True)
-                raise Refused(507, f"the video cannot be kept here: {error.strerror}") from error
-            except BaseException:
-                path.unlink(missing_ok=True)
-                raise
+        except OSError as error:
+            path.unlink(missing_ok=True)
+            raise Refused(507, f"the video cannot be kept here: {error.strerror}") from error
+        except BaseException:
+            path.unlink(missing_ok=True)
+            raise
         return JSONResponse({"key": video.key, "name": video.name}, status_code=201)
 
     async def look(request: Request) -> Response:
@@ -170,7 +170,9 @@ def make_app(
             except MemoryError:
                 raise Refused(507, "this machine has not enough memory to look at it") from None
 
-    names = None if _is_wildcard(host) else {"127.0.0.1", "localhost", "::1", host.lower()}
+    own = {"127.0.0.1", "localhost", "::1", host.lower()}
+    if _is_wildcard(host):
+        own |= {socket.gethostname().lower(), socket.getfqdn().lower()}
     routes = [
         Route("/", index),
         Route("/static/{name}", static),
@@ -182,10 +184,12 @@ def make_app(
     return Starlette(
         routes=routes,
         middleware=[
-            Middleware(BaseHTTPMiddleware, dispatch=partial(_guard, names)),
+            Middleware(BaseHTTPMiddleware, dispatch=partial(_guard, partial(_is_own, own, host))),
         ],
         exception_handlers={
             Refused: _say(lambda error: error.status, lambda error: error.reason),
+            TooSlow: _say(lambda error: 408, lambda error: TOO_SLOW),
+            Full: _say(lambda error: 503, lambda error: FULL),
             Unknown: _say(lambda error: 404, str),
             VideoError: _say(lambda error: 422, str),
             ClientDisconnect: _say(lambda error: 400, lambda error: "the sender went away"),
@@ -205,18 +209,6 @@ def is_loopback(host: str) -> bool:
     return False
 
 
-async def _chunks(request: Request) -> AsyncIterator[bytes]:
-    """Read a body piece by piece; one who goes silent, or never ends, is not waited for."""
-    stream, end = request.stream(), time.monotonic() + LONGEST
-    while True:
-        try:
-            yield await asyncio.wait_for(anext(stream), min(SILENCE, end - time.monotonic()))
-        except StopAsyncIteration:
-            return
-        except TimeoutError:
-            raise Refused(408, "the video came too slowly: send it again") from None
-
-
 async def _in_thread(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
     """Call in a thread; at the end it is left to itself, or Ctrl-C would wait for it."""
     return await to_thread.run_sync(partial(function, *args, **kwargs), abandon_on_cancel=True)
@@ -232,6 +224,23 @@ def _is_wildcard(host: str) -> bool:
     with contextlib.suppress(ValueError):
         return ipaddress.ip_address(host).is_unspecified
     return False
+
+
+def _is_own(own: Collection[str], host: str, name: str) -> bool:
+    """Tell whether a name is this server's, and not one that a page of the web could have made."""
+    if name in own or not _is_wildcard(host):
+        return name in own
+    with contextlib.suppress(ValueError):
+        return ipaddress.ip_address(name) is not None
+    return bool(name) and ("." not in name or name.endswith(".local"))
+
+
+def _is_foreign(request: Request) -> bool:
+    """Tell whether another web page asks: browsers say so, other programs say nothing."""
+    origin = request.headers.get("origin")
+    return request.headers.get("sec-fetch-site", "none") not in ("same-origin", "none") or (
+        origin is not None and origin.partition("://")[2] != request.headers.get("host")
+    )
 
 
 def _say(
@@ -257,15 +266,17 @@ async def _unforeseen(request: Request, error: Exception) -> Response:
 
 
 async def _guard(
-    names: Set[str] | None, request: Request, call_next: RequestResponseEndpoint
+    is_own: Callable[[str], bool], request: Request, call_next: RequestResponseEndpoint
 ) -> Response:
-    host = request.headers.get("host", "")
-    if names is not None and _hostname(host) not in names:
+    if not is_own(_hostname(request.headers.get("host", ""))):
         reason = "this server does not go by that name: use the address that it printed"
         response: Response = JSONResponse({"error": reason}, status_code=421)
+    elif request.url.path != "/" and _is_foreign(request):  # a link to the page does no harm
+        response = JSONResponse({"error": "another web page may not use this"}, status_code=403)
     else:
         response = await call_next(request)
     response.headers["x-content-type-options"] = "nosniff"
+    response.headers["cross-origin-resource-policy"] = "same-origin"
     response.headers["referrer-policy"] = "no-referrer"
     response.headers["cache-control"] = "no-store"
     return response

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import difflib
 import math
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 
 from nonlocalnet.blocks.layout import to_rows
 from nonlocalnet.blocks.non_local_block import NonLocalBlock
-from nonlocalnet.errors import check_choice
+from nonlocalnet.inspection.even import EVEN, excess, uneven
 from nonlocalnet.inspection.geometry import Grid, find, pooled, traced
 from nonlocalnet.ops import Pairwise, affinity
 from nonlocalnet.ops.pairwise import SOFTMAX_FORMS
@@ -34,6 +35,7 @@ class Attention:
         weights: f(x_i, x_j) / C(x) on the map of keys, float32; 0 where the query does not see.
         pairwise: the block's pairwise function.
         size: of the clip's axes.
+        seen: how many keys the query sees; None is all.
     """
 
     block: str
@@ -43,6 +45,7 @@ class Attention:
     weights: Tensor
     pairwise: Pairwise
     size: tuple[float, ...]
+    seen: int | None = None
 
     @property
     def normalised(self) -> bool:
@@ -54,6 +57,25 @@ class Attention:
         """|weight| over the sum of all |weights|: those of the softmax forms as they are."""
         size = self.weights.abs()
         return size / size.sum().clamp(min=torch.finfo(size.dtype).tiny)
+
+    @property
+    def attends_evenly(self) -> bool:
+        """Whether the row is even, so that there is nothing to see: see `even.uneven`."""
+        return float(uneven(self.weights.flatten(), self.count)) < EVEN
+
+    @property
+    def light(self) -> Tensor:
+        """What each key has beyond an even share, relative to the most: from -1 to 1, on the keys.
+
+        0 where a key has no more than an even share, and everywhere if the row is even.
+        """
+        beyond = excess(self.weights.flatten(), self.count).view_as(self.weights)
+        return beyond * (not self.attends_evenly) / beyond.abs().max().clamp(min=1e-30)
+
+    @property
+    def count(self) -> int:
+        """How many keys the query sees."""
+        return self.weights.numel() if self.seen is None else self.seen
 
 
 @dataclass(frozen=True)
@@ -145,7 +167,14 @@ class BlockMap:
         position = int(np.ravel_multi_index(query, self.size))
         weights = self.rows(torch.tensor([position]))[0].view(self.key_size)
         return Attention(
-            self.name, query, self.queries, self.keys, weights, self.pairwise, self.clip
+            self.name,
+            query,
+            self.queries,
+            self.keys,
+            weights,
+            self.pairwise,
+            self.clip,
+            self.key_rows.shape[1],
         )
 
 
@@ -163,23 +192,20 @@ class Analysis:
     blocks: Mapping[str, BlockMap]
     output: Any
 
-    def block(self, name: str | None = None) -> BlockMap:
-        """Give a block by module path; the last one by default.
+    def block(self, name: str | int | None = None) -> BlockMap:
+        """Give a block by module path or by its number, from 1; the last one by default.
 
         Raises:
             ValueError: there is no such block.
         """
-        if name is None:
-            return list(self.blocks.values())[-1]
-        check_choice("block", name, self.blocks)
-        return self.blocks[name]
+        return self.blocks[find_block(name, list(self.blocks))]
 
-    def attention(self, at: Sequence[float], *, block: str | None = None) -> Attention:
+    def attention(self, at: Sequence[float], *, block: str | int | None = None) -> Attention:
         """Give what the position nearest to a point attends to.
 
         Args:
             at: (t, y, x), (y, x) or (t,), in pixels and frames of the clip.
-            block: module path; the last one by default.
+            block: module path or number; the last one by default.
 
         Raises:
             ValueError: no such block, or a point outside the clip.
@@ -197,6 +223,27 @@ def non_local_blocks(model: nn.Module) -> dict[str, NonLocalBlock]:
     return {
         name: module for name, module in model.named_modules() if isinstance(module, NonLocalBlock)
     }
+
+
+def find_block(block: str | int | None, names: Sequence[str]) -> str:
+    """Find a block's module path by itself or by its number, from 1; None is the last one.
+
+    >>> find_block(2, ["res3.non_local1", "res4.non_local1"])
+    'res4.non_local1'
+
+    Raises:
+        ValueError: there is no such block.
+    """
+    if block is None:
+        return names[-1]
+    if block in names:
+        return str(block)
+    if isinstance(block, int) and 1 <= block <= len(names):
+        return names[block - 1]
+    known = ", ".join(f"{i} ({name})" for i, name in enumerate(names, 1))
+    near = difflib.get_close_matches(str(block), names, n=1)
+    hint = f"; did you mean {near[0]!r}?" if near else ""
+    raise ValueError(f"block must be a layer's number or module path: {known}; got {block!r}{hint}")
 
 
 @contextlib.contextmanager

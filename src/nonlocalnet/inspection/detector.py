@@ -23,6 +23,7 @@ from nonlocalnet.inspection.analysis import (
     BlockMap,
     analyse,
     evaluating,
+    find_block,
     non_local_blocks,
 )
 from nonlocalnet.inspection.geometry import Axis, pooled
@@ -39,7 +40,7 @@ def look_at_image(
     image: Tensor,
     *,
     at: Sequence[float] | None = None,
-    block: str | None = None,
+    block: str | int | None = None,
     top: int = 20,
     title: str = "",
 ) -> Look:
@@ -70,7 +71,7 @@ def look_at_image(
             "this detector has no non-local block in its backbone or keypoint head, so no position "
             "attends to another"
         )
-    wanted = [block] if block in names else names
+    wanted = names if block is None else [find_block(block, names)]
     device = next(model.parameters()).device
     with evaluating(model.transform):
         pixels = F.to_dtype(image.to(device), torch.float32, scale=True)

@@ -19,6 +19,7 @@ from PIL import Image
 from torch import Tensor
 
 from nonlocalnet.inspection.analysis import BlockMap
+from nonlocalnet.inspection.even import EVEN
 from nonlocalnet.inspection.geometry import Axis, lift
 from nonlocalnet.inspection.look import Look
 from nonlocalnet.runtime.checkpoint import write_atomically
@@ -158,6 +159,8 @@ def _describe(look: Look, number: int, block: BlockMap, thin: Thin) -> dict[str,
         "pairwise": block.pairwise,
         "scale": block.scale,
         "extent": block.extent,
+        "evenly": summary.evenly,
+        "even": EVEN,
         "group": block.group,
         "key_group": key_group,
         "thin": thin,

@@ -38,15 +38,16 @@ def figure3(
     """Draw the clip in a row, the query framed, and arrows to the heaviest keys.
 
     Everything lies where the network's layers put it: the query's cell and the centres of the
-    keys' cells, to the fraction of a pixel. Arrows are wider for larger |weights|; amber is
-    positive, blue negative, and a bar says what the colours mean. More than 8 frames take several
-    rows; of more than 32, some are shown.
+    keys' cells, to the fraction of a pixel. Light and arrows go to keys that have more than an even
+    share, and grow with what is beyond it; amber is positive, blue negative, and a bar says what
+    the light means. An even row has neither, and a sentence instead of the bar. More than 8 frames
+    take several rows; of more than 32, some are shown.
 
     Args:
         frames: (T, 3, H, W) uint8 RGB, the clip that attention was computed for.
         attention: from `Analysis.attention`.
-        top: at most how many arrows; a key below 2% of the heaviest gets none.
-        title: above the row.
+        top: at most how many arrows; a key below 2% of the brightest gets none.
+        title: above the row, in one or several lines.
         style: "arrows" on the plain frames (the paper's figure), "heat" on every frame, or "both".
         times: of the frames, seconds.
 
@@ -63,7 +64,9 @@ def figure3(
     per_row = _per_row(len(shown), height / width)
     rows = -(-len(shown) // per_row)
     side = WIDE / per_row if len(shown) > 1 else 6.4
-    lines = wrap(title or attention.block, int(LETTERS * side * per_row)) or [""]
+    across = int(LETTERS * side * per_row)
+    said = (title or attention.block).split("\n")
+    lines = [line for part in said for line in wrap(part, across)] or [""]
     head = 0.36 + 0.17 * (len(lines) - 1)
     size = (side * per_row, (side * height / width + 0.28) * rows + 0.59 + head)
     figure = Figure(figsize=size, dpi=120)
@@ -74,7 +77,8 @@ def figure3(
     told: set[int] = set()
     for frame, axis in zip(shown, axes, strict=False):
         plain = frames[frame].permute(1, 2, 0).numpy()
-        picture = plain if style == "arrows" else paint(frames[frame], heat[frame])
+        dark = style != "arrows" and not attention.attends_evenly
+        picture = paint(frames[frame], heat[frame]) if dark else plain
         axis.imshow(picture, extent=(0, width, height, 0), interpolation="nearest")
         axis.set(xlim=(0, width), ylim=(height, 0), xticks=[], yticks=[])
         axis.spines[:].set_visible(False)
@@ -140,16 +144,15 @@ def _draw_arrows(
     start: tuple[Axes, tuple[float, ...]],
     top: int,
 ) -> None:
-    weights = attention.weights.numpy().reshape([axis.count for axis in keys])
-    size = np.abs(weights) / max(float(np.abs(weights).max()), 1e-30)
-    for flat in np.argsort(-size, axis=None)[:top]:
-        index = np.unravel_index(flat, weights.shape)
-        strength = float(size[index])
+    light = attention.light.numpy().reshape([axis.count for axis in keys])
+    for flat in np.argsort(-np.abs(light), axis=None, kind="stable")[:top]:
+        index = np.unravel_index(flat, light.shape)
+        strength = float(abs(light[index]))
         if strength < FAINT:
             break
         t, y, x = (axis.start + int(i) * axis.stride for axis, i in zip(keys, index, strict=True))
         nearest = min(range(len(shown)), key=lambda i: (abs(shown[i] + 0.5 - t), -shown[i]))
-        colour = np.array(POSITIVE if weights[index] >= 0 else NEGATIVE) / 255
+        colour = np.array(POSITIVE if light[index] >= 0 else NEGATIVE) / 255
         width = 0.5 + 1.7 * strength
         arrow = ConnectionPatch(
             (start[1][2], start[1][1]),
@@ -172,28 +175,33 @@ def _draw_arrows(
 
 
 def _draw_legend(figure: Figure, attention: Attention, many: bool) -> None:
-    """Say what the light means: shares of attention, or weights as they are."""
+    """Say what the light means: how many times an even share a place gets."""
     width, height = figure.get_size_inches()
+    share = 1 / attention.count
+    if attention.attends_evenly:
+        text = f"all {attention.count} places get much the same: there is nothing to see"
+        if not attention.normalised:
+            text += f" · the weights add up to {float(attention.weights.abs().sum()):.2g}"
+        figure.text(0.012, 0.355 / height, text, fontsize=8, va="center")
+        return
     signed = attention.pairwise == "dot_product"
-    largest = float(attention.weights.abs().max())
-    left = 0.012 + (0.25 / width if signed else 0)  # room for half of a label
+    largest = float(attention.shares.max()) / share
+    left = 0.012 + 0.25 / width  # room for half of a label
     axis = figure.add_axes((left, 0.3 / height, 1.7 / width, 0.11 / height))
     ramp = np.linspace(-1 if signed else 0, 1, 128, dtype=np.float32)[None]
     grey = torch.full((3, 1, 128), 150, dtype=torch.uint8)
     axis.imshow(paint(grey, ramp), aspect="auto", extent=(float(ramp[0, 0]), 1, 0, 1))
     axis.set(yticks=[], xticks=[-1, 0, 1] if signed else [0, 1])
-    if attention.normalised:
-        labels, text = ["0", _percent(largest)], "share of the attention in one place"
-    else:
-        ends = [f"{largest:.2g}"]
-        labels = ["-" + ends[0], "0", *ends] if signed else ["0", *ends]
-        kind = "weights of either sign" if signed else "weights, none negative"
-        text = f"{kind}; they are no shares and do not add up to one"
-    axis.set_xticklabels(labels, fontsize=7)
+    end = f"{largest:.3g} x"
+    axis.set_xticklabels([end, "even", end] if signed else ["even", end], fontsize=7)
     axis.tick_params(length=2, pad=1)
     axis.spines[:].set_visible(False)
+    said = [f"light: how many times an even share ({_percent(share)}) a place gets"]
+    if signed:
+        said.append("blue: negative weights")
     if many:
-        text += " · percentages under frames: attention to that moment, up to the next one"
+        said.append("percentages under frames: attention to that moment, up to the next one")
+    text = (" · " if many else "\n").join(said)
     figure.text(left + 1.95 / width, 0.355 / height, text, fontsize=8, va="center")
 
 

@@ -1,4 +1,4 @@
-"""Weights as light on the frames of a clip, pixel by pixel."""
+"""Attention as light on the frames of a clip, pixel by pixel."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from nonlocalnet.inspection.geometry import Axis, lift
 
 # told apart by the colour-blind, and from each other in grey
 POSITIVE, NEGATIVE = (255, 176, 0), (100, 143, 255)
-DIM, TINT = 0.42, 0.38  # brightness where there is no weight, colour where there is most
+DIM, TINT = 0.42, 0.38  # brightness where there is no light, colour where there is most
 
 Floats = NDArray[np.float32]
 
@@ -24,25 +24,24 @@ def lifted(attention: Attention, frames: Tensor) -> list[tuple[Axis, Axis, Axis]
 
 
 def heat_of(attention: Attention, frames: Tensor) -> Floats:
-    """Give every pixel the weight of the key that it belongs to, relative to the largest |weight|.
+    """Give every pixel the light of the key that it belongs to: see `Attention.light`.
 
-    -> (T, H, W) from -1 to 1; 0 where no key lies, as pooling leaves out what does not fill a
-    cell.
+    -> (T, H, W) from -1 to 1; 0 where a key has no more than an even share, and where no key lies,
+    as pooling leaves out what does not fill a cell.
     """
     _, keys = lifted(attention, frames)
-    weights = attention.weights.numpy().reshape([axis.count for axis in keys])
-    weights = weights / max(float(np.abs(weights).max()), 1e-30)
+    light = attention.light.numpy().reshape([axis.count for axis in keys])
     size = frames.shape[0], *frames.shape[2:]
     t, y, x = (np.array(axis.covering(n)) for axis, n in zip(keys, size, strict=True))
-    heat = weights[t[:, None, None], y[None, :, None], x[None, None, :]]
+    heat = light[t[:, None, None], y[None, :, None], x[None, None, :]]
     seen = (t >= 0)[:, None, None] & (y >= 0)[None, :, None] & (x >= 0)[None, None, :]
     return np.where(seen, heat, 0).astype(np.float32)
 
 
 def paint(frame: Tensor, heat: Floats) -> NDArray[np.uint8]:
-    """Light up a frame where the weights are: uint8 (3, H, W), (H, W) -> uint8 (H, W, 3).
+    """Light up a frame where attention is: uint8 (3, H, W), (H, W) -> uint8 (H, W, 3).
 
-    The frame is dark where nothing is attended to; amber is positive, blue negative.
+    The frame is dark where a place gets no more than others; amber is positive, blue negative.
     """
     picture = frame.permute(1, 2, 0).numpy().astype(np.float32)
     strength = np.abs(heat)[..., None]

@@ -17,6 +17,7 @@ from nonlocalnet.data.decode import open_reader
 from nonlocalnet.data.sampling import ClipSpec, clip_at
 from nonlocalnet.data.transforms import MEAN, STD, TestTransform, normalize
 from nonlocalnet.inspection.analysis import Analysis, Attention, BlockMap, analyse
+from nonlocalnet.inspection.moment import part_of
 from nonlocalnet.inspection.numbers import Point, Summary, describe, summarise
 from nonlocalnet.models.detection import is_detector
 from nonlocalnet.models.info import WeightsInfo
@@ -66,7 +67,7 @@ class Look:
         title: of pictures and page.
         at: the point that was asked for, (t, y, x) in the clip's own axes; None is the most telling
             one of the block that is looked at.
-        name: the block that was asked for; None is the last one.
+        name: the block that was asked for, its module path or number; None is the last one.
         top: how many arrows.
         prediction: (class, probability), the likeliest first.
         view: where the frames lie in the video, if they come from one.
@@ -81,7 +82,7 @@ class Look:
     analysis: Analysis
     title: str = ""
     at: tuple[float, ...] | None = None
-    name: str | None = None
+    name: str | int | None = None
     top: int = 20
     prediction: Sequence[tuple[str, float]] = ()
     view: View | None = None
@@ -93,6 +94,11 @@ class Look:
     def block(self) -> BlockMap:
         """The block that is looked at."""
         return self.analysis.block(self.name)
+
+    @property
+    def layer(self) -> tuple[int, int]:
+        """The number of the block that is looked at, from 1, and how many there are."""
+        return list(self.analysis.blocks).index(self.block.name) + 1, len(self.analysis.blocks)
 
     @cached_property
     def summaries(self) -> dict[str, tuple[Summary, list[Point]]]:
@@ -116,8 +122,19 @@ class Look:
         """Why this point is shown, in words."""
         if self.at is not None:
             return "the point asked for"
-        points = self.summaries[self.block.name][1]
-        return f"the most telling point: {points[0].reason}" if points else "the first point"
+        summary, points = self.summaries[self.block.name]
+        if summary.evenly or not points:
+            return "any point, as none tells more than others"
+        return f"the point that looks most its own way: {points[0].reason}"
+
+    @property
+    def evenly(self) -> str:
+        """Say that there is nothing to see, if the layer or the point attends evenly; else ""."""
+        if self.summaries[self.block.name][0].evenly:
+            return "this layer attends evenly: there is nothing to see"
+        if self.attention.attends_evenly:
+            return "this point attends evenly: there is nothing to see from here"
+        return ""
 
     @property
     def times(self) -> list[float] | None:
@@ -141,6 +158,7 @@ class Look:
                 "query": list(attention.query),
                 "centre": [axis.start + i * axis.stride for axis, i in _pairs(attention)],
                 "why": self.reason,
+                "evenly": attention.attends_evenly,
                 **describe(block, [position])[0].plain(),
             },
             "top": [
@@ -156,6 +174,7 @@ class Look:
                     "pairwise": self.analysis.blocks[name].pairwise,
                     "mean": summary.mean.plain(),
                     "even": summary.even.plain(),
+                    "evenly": summary.evenly,
                     "common": summary.common,
                     "keys": summary.keys,
                     "sampled": summary.sampled,
@@ -188,10 +207,10 @@ def look(
     clip: Tensor | str | os.PathLike,
     at: Sequence[float] | None = None,
     *,
-    block: str | None = None,
+    block: str | int | None = None,
     top: int = 20,
     title: str = "",
-    moment: float = 0.5,
+    moment: float | str = 0.5,
     crop: bool = False,
 ) -> Look:
     """Look at what a position of a clip attends to in a network's non-local blocks.
@@ -207,11 +226,12 @@ def look(
             (x, y) for an image, (step,) for a sequence; for a detector, in the pixels of the image
             as it is given. By default the block's most telling point: that whose attention is most
             its own (`numbers.summarise`).
-        block: module path; the last block by default. All blocks are in the page.
+        block: module path, or number as in the page, from 1; the last block by default. All blocks
+            are in the page.
         top: how many arrows.
         title: by default the file's name.
-        moment: where in the video the clip lies, from 0 (first) to 1 (last); of
-            a file only.
+        moment: where in the video the clip lies, from 0 (first) to 1 (last), or in seconds, "1.5s":
+            the clip whose middle is nearest to that; of a file only.
         crop: look at the centre crop that networks are tested on instead of whole frames; of a
             file only.
 
@@ -219,8 +239,8 @@ def look(
         A `Look`: it shows itself in a notebook, `save` writes .html, .png, .mp4 or .json.
 
     Raises:
-        ValueError: no non-local block, no such block, a point outside the clip; a video for a
-            detector, or an image file for another network.
+        ValueError: no non-local block, no such block, a point outside the clip, a moment outside
+            the video; a video for a detector, or an image file for another network.
         VideoError, CocoError: the file cannot be read.
 
     Source: paper, figure 3.
@@ -261,7 +281,7 @@ def look_at_clip(
     view: View | None = None,
     *,
     at: Sequence[float] | None = None,
-    block: str | None = None,
+    block: str | int | None = None,
     top: int = 20,
     title: str = "",
 ) -> Look:
@@ -286,7 +306,11 @@ def look_at_clip(
 
 
 def read_clip(
-    path: str | os.PathLike, info: WeightsInfo, *, moment: float = 0.5, crop: bool = False
+    path: str | os.PathLike,
+    info: WeightsInfo,
+    *,
+    moment: float | str = 0.5,
+    crop: bool = False,
 ) -> tuple[Tensor, View]:
     """Decode the clip that a network looks at: uint8 (3, T, H, W), and where it lies.
 
@@ -295,17 +319,18 @@ def read_clip(
     Args:
         path: the video.
         info: of the network.
-        moment: where in the video the clip lies, from 0 (first) to 1 (last).
+        moment: where in the video the clip lies, from 0 (first) to 1 (last), or in seconds, "1.5s".
         crop: cut the centre; else whole frames.
 
     Raises:
-        ValueError: a moment outside [0, 1].
+        ValueError: a moment outside [0, 1], or outside the video.
         VideoError: it cannot be read.
     """
-    side = info.short_side
+    side, spec = info.short_side, ClipSpec.parse(info.config["clip"])
     with open_reader(path) as reader:
         about = reader.info()
-        indices = clip_at(reader.num_frames, ClipSpec.parse(info.config["clip"]), moment)
+        part = part_of(moment, reader.num_frames, spec.span, about.fps)
+        indices = clip_at(reader.num_frames, spec, part)
         frames = reader.frames(indices, short_side=side)
     clip = TestTransform(side if crop else "whole", side)(frames)[0]
     cut_from = TestTransform("whole", side)(frames[:1])[0].shape[2:] if crop else clip.shape[2:]

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from nonlocalnet.inspection.analysis import PAIRS, BlockMap
+from nonlocalnet.inspection.even import EVEN, uneven
 from nonlocalnet.inspection.geometry import Grid
 
 SAMPLED = 1024  # positions that a block's means are taken over
@@ -22,6 +23,7 @@ class Numbers:
     """What a row of weights, or the mean over rows, is like; shares p_j = |w_j| / Σ|w|.
 
     Attributes:
+        uneven: the part of the attention that an even spread would have elsewhere: `even.uneven`.
         entropy: -Σ p ln p, nats; from 0 (one key) to ln M (all alike).
         places: exp(entropy), the number of keys that an even spread of that entropy has.
         same_frame: share of the keys at the query's own time; None without time.
@@ -29,6 +31,7 @@ class Numbers:
         frames: Σ p · distance in time, in frames of the clip; None for images.
     """
 
+    uneven: float
     entropy: float
     places: float
     same_frame: float | None
@@ -51,6 +54,7 @@ class Summary:
             positions attend to the same keys. None if they do not see the same ones.
         keys: M, how many a position can see.
         sampled: positions that were looked at.
+        evenly: whether every one of them attends evenly, so that there is nothing to see.
     """
 
     mean: Numbers
@@ -58,6 +62,7 @@ class Summary:
     common: float | None
     keys: int
     sampled: int
+    evenly: bool
 
 
 @dataclass(frozen=True)
@@ -77,7 +82,7 @@ def describe(block: BlockMap, queries: Sequence[int]) -> list[Numbers]:
     """Give the numbers of several positions, flattened."""
     found: list[Numbers] = []
     for part in _parts(block, queries):
-        table = _measure(block, part, _shares(block.rows(part)))
+        table = _measure(block, part, block.rows(part))
         found += [_numbers(row) for row in table.tolist()]
     return found
 
@@ -89,9 +94,9 @@ def summarise(
 
     Looks at `sampled` positions spread evenly over the map, or all if there are fewer; of a padded
     image at those that lie `within` its height and width. Telling are those whose attention is most
-    their own, 1 - Σ_j min(p_ij, mean_i p_ij): concentrated, and not where all others look too. Low
-    entropy alone finds corners, which all attend to one place. None lies within a fifth of the
-    map's sides of a better one.
+    their own, 1 - Σ_j min(p_ij, mean_i p_ij), and not even: concentrated, and not where all others
+    look too. Low entropy alone finds corners, which all attend to one place. None lies within a
+    fifth of the map's sides of a better one.
     """
     inside = torch.arange(math.prod(block.size))
     if within is not None:
@@ -102,10 +107,10 @@ def summarise(
     tables, evens = [], []
     mean = torch.zeros(math.prod(block.key_size), dtype=torch.float64)
     for part in _parts(block, positions.tolist()):
-        shares = _shares(block.rows(part))
-        tables.append(_measure(block, part, shares))
-        evens.append(_measure(block, part, _shares(_seen(block, part))))
-        mean += shares.double().sum(0)
+        rows = block.rows(part)
+        tables.append(_measure(block, part, rows))
+        evens.append(_measure(block, part, _seen(block, part)))
+        mean += _shares(rows).double().sum(0)
     mean /= len(positions)
     alike = torch.cat(
         [
@@ -113,14 +118,17 @@ def summarise(
             for part in _parts(block, positions.tolist())
         ]
     )
+    table = torch.cat(tables)
     summary = Summary(
-        _numbers(torch.cat(tables).mean(0).tolist()),
+        _numbers(table.mean(0).tolist()),
         _numbers(torch.cat(evens).mean(0).tolist()),
         float(alike.mean()) if len(block.key_rows) == 1 else None,
         block.key_rows.shape[1],
         len(positions),
+        bool((table[:, 0] < EVEN).all()),
     )
-    return summary, _telling(block, positions, 1 - alike)
+    own = torch.where(table[:, 0] < EVEN, 0, 1 - alike)
+    return summary, _telling(block, positions, own)
 
 
 def _telling(block: BlockMap, positions: Tensor, own: Tensor, count: int = 5) -> list[Point]:
@@ -159,8 +167,10 @@ def _seen(block: BlockMap, positions: Tensor) -> Tensor:
     return seen.scatter_(1, block.key_rows[group], 1.0)
 
 
-def _measure(block: BlockMap, positions: Tensor, shares: Tensor) -> Tensor:
-    """Compute entropy, same-frame share, distance and frames: (Q, M) -> (Q, 4), NaN for none."""
+def _measure(block: BlockMap, positions: Tensor, rows: Tensor) -> Tensor:
+    """Compute `Numbers` but for places: weights (Q, M) -> (Q, 5), NaN for none."""
+    shares = _shares(rows)
+    beside = uneven(rows, block.key_rows.shape[1])
     entropy = torch.special.entr(shares).sum(1)
     nothing = torch.full_like(entropy, math.nan)
     query, keys = _centres(block.queries, block.size), _centres(block.keys, block.key_size)
@@ -176,13 +186,13 @@ def _measure(block: BlockMap, positions: Tensor, shares: Tensor) -> Tensor:
         own = [block.keys[0].nearest(t) for t in from_here[:, 0].tolist()]
         times = torch.arange(block.key_size[0]).repeat_interleave(math.prod(block.key_size[1:]))
         same = (shares * (times == torch.tensor(own).unsqueeze(1))).sum(1)
-    return torch.stack([entropy, same, distance, frames], dim=1).double()
+    return torch.stack([beside, entropy, same, distance, frames], dim=1).double()
 
 
 def _numbers(row: Sequence[float]) -> Numbers:
-    entropy = row[0]
-    same, distance, frames = (None if math.isnan(value) else value for value in row[1:])
-    return Numbers(entropy, math.exp(entropy), same, distance, frames)
+    beside, entropy = row[:2]
+    same, distance, frames = (None if math.isnan(value) else value for value in row[2:])
+    return Numbers(beside, entropy, math.exp(entropy), same, distance, frames)
 
 
 def _centres(grid: Grid, size: Sequence[int]) -> Tensor:

@@ -27,23 +27,49 @@ def check_path(look: Look, path: Path) -> None:
         raise ValueError(f"{path}: only a video makes a film; write .html, .png or .json instead")
 
 
-def _caption(look: Look) -> dict[str, Any]:
-    named = f"{look.prediction[0][0]} ({look.prediction[0][1]:.0%})" if look.prediction else ""
-    parts = [part for part in (look.title, named, look.block.name, look.reason) if part]
-    return {"top": look.top, "title": " · ".join(parts), "times": look.times}
+def _named(look: Look) -> str:
+    """Say what is looked at, and what the network says of it."""
+    verb = "sees" if look.multi_label else "says"
+    said = [f"the network {verb} {name} ({p:.0%})" for name, p in look.prediction[:1]]
+    return " · ".join(part for part in (look.title, *said) if part)
+
+
+def _layer(look: Look) -> str:
+    number, total = look.layer
+    return f"layer {number} of {total} ({look.block.name})"
+
+
+def _heading(look: Look) -> str:
+    """Say in lines what a picture shows."""
+    if look.evenly:
+        lines = [_named(look), f"{_sentence(look.evenly)} · {_layer(look)}"]
+    else:
+        what = "What the framed point takes information from"
+        lines = [_named(look), f"{what} · {_layer(look)}", _sentence(look.reason)]
+    return "\n".join(line for line in lines if line)
+
+
+def _sentence(text: str) -> str:
+    return text[:1].upper() + text[1:]
 
 
 def _write_picture(look: Look, path: Path, **options: Any) -> None:
     from nonlocalnet.inspection.draw import figure3
 
-    figure = figure3(look.frames, look.attention, **{**_caption(look), **options})
+    told: dict[str, Any] = {"top": look.top, "title": _heading(look), "times": look.times}
+    figure = figure3(look.frames, look.attention, **{**told, **options})
     write_atomically(path, lambda file: figure.savefig(file, format="png"))
 
 
 def _write_film(look: Look, path: Path, **options: Any) -> None:
     from nonlocalnet.inspection.animation import animate
 
-    animate(path, look.frames, look.attention, **{**_caption(look), **options})
+    number, total = look.layer  # lines are short beside a film
+    said = [f"{name} ({p:.0%})" for name, p in look.prediction[:1]]
+    named = " · ".join(part for part in (*said, look.title) if part)
+    title = "\n".join(part for part in (f"framed point, layer {number} of {total}", named) if part)
+    told: dict[str, Any] = {"top": look.top, "title": title, "times": look.times}
+    animate(path, look.frames, look.attention, **{**told, **options})
 
 
 def _write_page(look: Look, path: Path, **options: Any) -> None:

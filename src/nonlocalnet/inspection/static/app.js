@@ -43,7 +43,7 @@ export class Page {
       { className: "help" },
       make("summary", {}, "Keys, and how to read this"),
       make("dl", {}, ...KEYS.flatMap(([key, does]) => [make("dt", {}, key), make("dd", {}, does)])),
-      make("p", {}, "The white frame is the point that is looked at. Where the picture is bright and amber, the network takes information for that point from; the longest look gets the thickest arrow. One light square is one place: the network tells no smaller ones apart. Attention says where information is taken from, not why, nor whether it decided the answer."),
+      make("p", {}, "The white frame is the point that is looked at. Where the picture is bright and amber, the network takes information for that point from: more than if all places had the same share. The place that gets most has the thickest arrow. Where all places get much the same, the page says so and shows neither light nor arrows. One light square is one place: the network tells no smaller ones apart. Attention says where information is taken from, not why, nor whether it decided the answer."),
     );
     root.append(this.controls, this.panels, this.help);
     this.scrub.addEventListener("input", () => {
@@ -242,7 +242,7 @@ export class Page {
     let y = 0;
     panels.forEach((panel, i) => {
       pen.font = `${20 * scale}px system-ui, sans-serif`;
-      pen.fillText(`${panel.about.title} · layer ${panel.layer + 1} of ${panel.about.blocks.length} (${panel.block.name})`, pad * scale, y + (head / 2) * scale);
+      pen.fillText(`${panel.about.title} · layer ${panel.layer + 1} of ${panel.about.blocks.length} (${panel.block.name})${panel.evenly ? `: ${panel.remark.textContent}` : ""}`, pad * scale, y + (head / 2) * scale);
       pen.drawImage(parts[i], pad * scale, y + head * scale);
       y += parts[i].height + head * scale;
     });

@@ -103,6 +103,22 @@ export class BlockMap {
     return () => true;
   }
 
+  /** What each key has beyond an even share of all |weights|, with its sign; as inspection/even.py. */
+  excess(weights) {
+    let sum = 0;
+    let seen = 0;
+    for (const w of weights) if (w === w) (sum += Math.abs(w)), seen++;
+    return weights.map((w) => Math.sign(w) * Math.max(0, Math.abs(w) - sum / seen));
+  }
+
+  /** The part of the attention that an even spread would have elsewhere; as inspection/even.py. */
+  uneven(weights) {
+    let [sum, size, seen, apart] = [0, 0, 0, 0];
+    for (const w of weights) if (w === w) (sum += w), (size += Math.abs(w)), seen++;
+    for (const w of weights) if (w === w) apart += Math.abs(w - sum / seen);
+    return apart / 2 / Math.max(size, 1);
+  }
+
   /** Say how a row is spread: entropy in places, shares and distances, as inspection/numbers.py. */
   measure(query, weights) {
     const here = this.centre(query);
@@ -110,7 +126,8 @@ export class BlockMap {
     const perFrame = this.keys[1].count * this.keys[2].count;
     let sum = 0;
     for (const w of weights) if (w === w) sum += Math.abs(w);
-    const found = { places: 0, same_frame: 0, distance: 0, frames: 0, shares: new Float32Array(this.keys[0].count) };
+    const uneven = this.uneven(weights);
+    const found = { uneven, evenly: uneven < this.even, places: 0, same_frame: 0, distance: 0, frames: 0, shares: new Float32Array(this.keys[0].count) };
     let entropy = 0;
     for (let j = 0; j < weights.length; j++) {
       const p = sum > 0 && weights[j] === weights[j] ? Math.abs(weights[j]) / sum : 0;
@@ -127,14 +144,15 @@ export class BlockMap {
     return found;
   }
 
-  /** The heaviest keys by |weight|, none below a fiftieth of the heaviest: [{key, weight, strength}]. */
+  /** The heaviest keys, none below a fiftieth of the brightest: [{key, weight, strength}]. */
   top(weights, count) {
-    const order = [...weights.keys()].filter((j) => weights[j] === weights[j]);
-    order.sort((a, b) => Math.abs(weights[b]) - Math.abs(weights[a]));
-    const most = order.length ? Math.abs(weights[order[0]]) : 0;
+    const light = this.excess(weights);
+    const order = [...light.keys()].filter((j) => light[j] === light[j]);
+    order.sort((a, b) => Math.abs(light[b]) - Math.abs(light[a]));
+    const most = order.length ? Math.abs(light[order[0]]) : 0;
     return order
       .slice(0, count)
-      .map((key) => ({ key, weight: weights[key], strength: most ? Math.abs(weights[key]) / most : 0 }))
+      .map((key) => ({ key, weight: weights[key], strength: most ? Math.abs(light[key]) / most : 0 }))
       .filter((one) => one.strength >= 0.02);
   }
 }

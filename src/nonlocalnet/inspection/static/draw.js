@@ -40,13 +40,13 @@ export function prepare(canvas, width, height) {
   return pen;
 }
 
-/** Paint the weights of one moment as a small picture: one pixel a key. */
-export function lightOf(block, weights, step, most) {
+/** Paint what the keys of one moment have beyond an even share: one pixel a key. */
+export function lightOf(block, excess, step, most) {
   const [, rows, columns] = block.keys.map((axis) => axis.count);
   const small = new OffscreenCanvas(columns, rows);
   const pixels = new ImageData(columns, rows);
   for (let j = 0; j < rows * columns; j++) {
-    const w = weights[step * rows * columns + j];
+    const w = excess[step * rows * columns + j];
     const strength = most > 0 && w === w ? Math.abs(w) / most : 0;
     const dark = (1 - DIM) * (1 - strength);
     const tint = TINT * strength;

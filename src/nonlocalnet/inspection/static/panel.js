@@ -38,9 +38,9 @@ export class Panel {
       this.title,
       this.prediction,
       make("div", { className: "row" }, make("span", { className: "label" }, "Layer"), this.layers),
+      this.remark,
       this.points,
       this.tiles,
-      this.remark,
       this.legend,
     );
     this.element = make(
@@ -106,17 +106,19 @@ export class Panel {
     this.query = query;
     this.for = this.block;
     this.weights = this.block.row(query);
-    this.most = this.weights.reduce((most, w) => (w === w ? Math.max(most, Math.abs(w)) : most), 0);
+    this.excess = this.block.excess(this.weights);
+    this.most = this.excess.reduce((most, w) => (w === w ? Math.max(most, Math.abs(w)) : most), 0);
     this.measured = this.block.measure(query, this.weights);
+    this.evenly = this.block.evenly || this.measured.evenly; // then there is nothing to see
     this.lights = new Map();
     this.fillTiles();
     this.fillLegend();
   }
 
   light(frame) {
-    if (!this.page.state.heat) return null;
+    if (!this.page.state.heat || this.evenly) return null;
     const step = Math.min(Math.max(Math.floor((frame + 0.5 - this.block.keys[0].start) / this.block.keys[0].stride + 0.5), 0), this.block.keys[0].count - 1);
-    if (!this.lights.has(step)) this.lights.set(step, draw.lightOf(this.block, this.weights, step, this.most));
+    if (!this.lights.has(step)) this.lights.set(step, draw.lightOf(this.block, this.excess, step, this.most));
     return this.lights.get(step);
   }
 
@@ -156,6 +158,7 @@ export class Panel {
 
   /** The heaviest keys, and the frame that each one's middle lies in. */
   ends() {
+    if (this.evenly) return [];
     return this.block.top(this.weights, this.page.state.top).map((one) => {
       const at = this.block.keyCentre(one.key);
       return { ...one, at, frame: Math.min(Math.floor(at[0]), this.about.picture.count - 1) };
@@ -281,8 +284,10 @@ export class Panel {
     const blocks = this.about.blocks;
     this.layers.replaceChildren(
       ...blocks.map((block, i) => {
-        const button = make("button", { type: "button", title: block.name }, `${i + 1}`);
-        button.setAttribute("aria-label", `Layer ${i + 1} of ${blocks.length}, ${block.name}`);
+        const name = `Layer ${i + 1} of ${blocks.length}, ${block.name}${block.evenly ? ": attends evenly" : ""}`;
+        const button = make("button", { type: "button", title: name }, `${i + 1}`);
+        button.classList.toggle("even", block.evenly);
+        button.setAttribute("aria-label", name);
         button.addEventListener("click", () => this.choose(i));
         return button;
       }),
@@ -293,8 +298,9 @@ export class Panel {
   fillPoints() {
     const points = this.block.points.filter((point) => point.own >= 0.05);
     this.points.replaceChildren();
+    if (this.block.evenly) return;
     if (!points.length) {
-      this.points.append(make("span", { className: "hint" }, "No point of this layer looks its own way: all look at the same places."));
+      this.points.append(make("span", { className: "hint" }, "All points of this layer look at the same places."));
       return;
     }
     this.points.append(
@@ -343,32 +349,39 @@ export class Panel {
         make("div", {}, make("dt", {}, name), make("dd", {}, value, make("small", {}, note))),
       ),
     );
-    this.remark.textContent =
-      common !== null && common > 0.7
-        ? `In this layer all points look at much the same places: ${percent(common)} of the attention is common to them.`
-        : "";
+    this.remark.textContent = this.block.evenly
+      ? "This layer attends evenly: there is nothing to see."
+      : found.evenly
+        ? "This point attends evenly: there is nothing to see from here."
+        : common !== null && common > 0.7
+          ? `In this layer all points look at much the same places: ${percent(common)} of the attention is common to them.`
+          : "";
   }
 
   fillLegend() {
-    const [low, high] = this.block.signed ? [-this.most, this.most] : [0, this.most];
-    const text = this.block.softmax
-      ? "of all its attention, in one place"
-      : this.block.signed
-        ? "weight of one place; blue takes away. These are no shares, they do not add up to 1"
-        : "weight of one place; these are no shares, they do not add up to 1";
-    const word = (value) =>
-      this.block.softmax && value >= 0.01 ? percent(value) : this.block.softmax ? `${(100 * value).toPrecision(2)}%` : value.toPrecision(2);
-    this.legend.replaceChildren(
-      make("span", {}, this.block.signed ? word(low) : "0"),
-      make("i", { className: this.block.signed ? "ramp signed" : "ramp" }),
-      make("span", {}, word(high)),
-      make("span", { className: "hint" }, text),
+    const { signed, softmax } = this.block;
+    const share = 1 / this.block.summary.keys;
+    let sum = 0;
+    for (const w of this.weights) if (w === w) sum += Math.abs(w);
+    this.legend.replaceChildren();
+    if (this.evenly) {
+      if (!softmax) this.legend.append(make("span", { className: "hint" }, `The weights of this point add up to ${sum.toPrecision(2)}.`));
+      return;
+    }
+    const end = `${(1 + this.most / (sum * share)).toPrecision(3)} ×`;
+    const own = share >= 0.01 ? percent(share) : `${(100 * share).toPrecision(2)}%`;
+    this.legend.append(
+      make("span", {}, signed ? end : "even"),
+      make("i", { className: signed ? "ramp signed" : "ramp" }),
+      make("span", {}, end),
+      make("span", { className: "hint" }, `Light: how many times an even share (${own}) a place gets${signed ? "; blue: negative weights" : ""}.`),
     );
   }
 
   /** What is seen, in one sentence. */
   words() {
     if (!this.measured) return "";
+    if (this.evenly) return "this point looks at all places evenly";
     const ends = this.ends();
     const when = ends.length && this.about.times ? ` at ${this.about.times[ends[0].frame].toFixed(2)} s` : "";
     return `this point looks at about ${count.format(this.measured.places)} places, most at one${when}`;
