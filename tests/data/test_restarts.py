@@ -63,7 +63,7 @@ OTHERS = [
     ("avi", "zmbv", "bgr0"),
     ("mov", "prores_ks", "yuv422p10le"),
     ("avi", "huffyuv", "yuv422p"),
-    ("mkv", "wmv1", "yuv420p"),
+    ("wmv", "wmv1", "yuv420p"),
 ]
 SVT = {"preset": "12"}
 QUIET = "log-level=none"
