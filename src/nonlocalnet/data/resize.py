@@ -89,8 +89,8 @@ def resize_video(source: Path, target: Path, short_side: int, crf: int) -> None:
     """Write an H.264 copy whose shorter side is `short_side`, or as it is where that is smaller.
 
     Sizes are made even, downwards; frames and their time stamps stay, sound does not; a rotation is
-    applied to the pixels. The shape of a pixel stays (anamorphic videos are shown as wide as
-    before), and so do the colors that YUV stands for. bicubic, yuv420p, a key frame at least every 32 frames. The official
+    applied to the pixels. A pixel keeps its shape, so that anamorphic videos are shown as wide as
+    before, and its color. bicubic, yuv420p, a key frame at least every 32 frames. The official
     script makes the height 256, so that portrait videos end with a shorter side below it. The file
     appears whole or not at all.
 
