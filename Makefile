@@ -4,7 +4,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-all check format clean
+.PHONY: help setup demo test test-all lowest check format clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -28,6 +28,22 @@ test: setup  ## run the tests
 test-all: setup  ## run the tests, the slow ones too
 	$(BIN)/python -m pytest -n 2 --dist loadgroup
 
+LOWEST := .lowest/bin
+lowest: setup  ## tests and commands with the lowest versions that pyproject.toml allows
+	$(BIN)/uv venv --quiet --clear --python $(BIN)/python .lowest
+	$(BIN)/uv pip install --quiet --python $(LOWEST)/python --resolution lowest-direct \
+	  --editable '.[explore,hub,coco,tensorboard]' --group dev
+	$(LOWEST)/python -c 'from nonlocalnet.data.synthetic import write_same_colour as write; \
+	  [write(f".lowest/videos/{split}", 8, seed) for seed, split in enumerate(("train", "val"))]'
+	$(LOWEST)/nonlocalnet data check .lowest/videos
+	$(LOWEST)/nonlocalnet data resize .lowest/videos .lowest/small --short-side 16
+	$(LOWEST)/nonlocalnet train --data .lowest/videos --out .lowest/run --model c2d_tiny_nl2 --clip 4x2 \
+	  --crop 32 --short-side 32 32 --iterations 2 --batch-size 4 --workers 1 --device cpu
+	$(LOWEST)/nonlocalnet test --data .lowest/videos/val --weights .lowest/run/model.safetensors --device cpu
+	$(LOWEST)/nonlocalnet predict .lowest/videos/val/same/00001.mp4 \
+	  --weights .lowest/run/model.safetensors --device cpu
+	$(LOWEST)/python -m pytest -n 2 --dist loadgroup -m 'not slow'
+
 check: setup  ## lint, format, types, layers, tests
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -40,4 +56,4 @@ format: setup  ## rewrite the code in the house style
 	$(BIN)/ruff format .
 
 clean:  ## remove what was built; your runs/ stay
-	rm -rf .venv demo dist .pytest_cache .ruff_cache
+	rm -rf .venv .lowest demo dist .pytest_cache .ruff_cache

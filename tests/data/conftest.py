@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ def moving() -> np.ndarray:
 
 @pytest.fixture(scope="session")
 def encode() -> Callable[..., Path]:
-    """encode(path, frames, ...): write a video with any codec, time stamps and rotation."""
+    """encode(path, frames, ...): write a video with any codec, time stamps, rotation, colors."""
 
     def write(
         path: Path,
@@ -32,6 +33,8 @@ def encode() -> Callable[..., Path]:
         turn: tuple[float, bool] | None = None,
         container: dict[str, str] | None = None,
         pix_fmt: str = "yuv420p",
+        pixel_shape: Fraction | None = None,
+        colors: tuple[int, int] | None = None,
     ) -> Path:
         with av.open(str(path), "w", options=container or {}) as file:
             stream = file.add_stream(codec, rate=rate, options=options or {})
@@ -39,8 +42,14 @@ def encode() -> Callable[..., Path]:
             stream.pix_fmt = pix_fmt
             if turn is not None:
                 stream.set_display_rotation(turn[0], hflip=turn[1])
+            if pixel_shape is not None:
+                stream.codec_context.sample_aspect_ratio = pixel_shape
+            if colors is not None:
+                stream.codec_context.colorspace, stream.codec_context.color_range = colors
             for i, array in enumerate(frames):
-                frame = av.VideoFrame.from_ndarray(array, format="rgb24")
+                frame = av.VideoFrame.from_ndarray(
+                    array, format="rgba" if array.shape[2] == 4 else "rgb24"
+                )
                 if pts is not None:
                     frame.pts = pts[i]
                 file.mux(stream.encode(frame))

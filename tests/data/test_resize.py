@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from fractions import Fraction
 from pathlib import Path
 
 import av
@@ -118,3 +119,40 @@ def test_a_failure_leaves_nothing(tmp_path, encode, moving, monkeypatch):
     with pytest.raises(OSError, match="disk full"):
         resize_video(source, tmp_path / "out/b.mp4", 24, 20)
     assert list((tmp_path / "out").iterdir()) == []
+
+
+def flat(color: tuple[int, int, int], size: tuple[int, int] = (96, 120)) -> np.ndarray:
+    return np.full((4, *size, 3), color, np.uint8)
+
+
+@pytest.mark.parametrize(("turn", "shape"), [(None, (20, 11)), ((90, False), (11, 20))])
+def test_anamorphic_videos_keep_their_shape(tmp_path, encode, turn, shape):
+    # 120x96 pixels of 16:11 are shown 20:11
+    source = tmp_path / "a.mp4"
+    encode(source, flat((90, 60, 30)), turn=turn, pixel_shape=Fraction(16, 11))
+    resize_video(source, tmp_path / "b.mp4", 48, 20)
+    assert decode_all(tmp_path / "b.mp4").shape == decode_all(source, short_side=48).shape
+    with av.open(str(tmp_path / "b.mp4")) as file:
+        stream = file.streams.video[0]
+        shown = stream.width * stream.sample_aspect_ratio / stream.height
+    assert shown == Fraction(*shape)
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("a.mp4", {"colors": (1, 1)}),  # ITU-R BT.709, as most large videos have
+        ("a.mp4", {"colors": (9, 1)}),  # BT.2020
+        ("a.mp4", {"colors": (6, 2)}),  # the full range, as cameras have
+        ("a.avi", {"codec": "mjpeg", "pix_fmt": "yuvj420p"}),
+        ("a.mov", {"codec": "png", "pix_fmt": "rgba"}),
+        ("a.mkv", {"codec": "libx264rgb", "pix_fmt": "rgb24"}),
+    ],
+)
+def test_colors_stay(tmp_path, encode, name, options):
+    for color in ((200, 30, 60), (20, 200, 90)):
+        source = encode(tmp_path / name, flat(color), **options)
+        resize_video(source, tmp_path / "b.mp4", 48, 10)
+        found, expected = decode_all(tmp_path / "b.mp4").int(), decode_all(source).int()
+        assert (found.amax((0, 2, 3)) - expected.amax((0, 2, 3))).abs().max() <= 5
+        assert (found.amin((0, 2, 3)) - expected.amin((0, 2, 3))).abs().max() <= 5

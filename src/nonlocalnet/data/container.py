@@ -33,9 +33,10 @@ class VideoInfo:
 def open_video(
     path: Path, *, threads: int = 1
 ) -> tuple[av.container.InputContainer, av.VideoStream]:
-    """Open the first video stream of a local file, to be decoded with `threads` threads.
+    """Open a local file and its best video stream, to be decoded with `threads` threads.
 
-    Cover pictures of audio files are no video streams. Raises VideoError for a file that is
+    The best stream is FFmpeg's choice: the default one, else the one with more frames, then more
+    bits. Cover pictures and thumbnails are no video streams. Raises VideoError for a file that is
     missing, empty, a picture or no video, and for frames beyond MAX_PIXELS.
     """
     if not path.exists():
@@ -69,11 +70,14 @@ def _video_stream(
         raise VideoError(path, "a list of other files, not a video")
     if container.format.name.endswith("_pipe") or container.format.name == "image2":
         raise VideoError(path, "a picture, not a video")
-    cover = Disposition.attached_pic
+    cover = Disposition.attached_pic | Disposition.timed_thumbnails
     streams = [s for s in container.streams.video if not s.disposition & cover]
     if not streams:
         raise VideoError(path, "holds no video stream")
-    context = streams[0].codec_context
+    best = container.streams.best("video")
+    # FFmpeg's choice may be a cover
+    stream = next((s for s in streams if s is best), streams[0])
+    context = stream.codec_context
     if context is None:
         raise VideoError(path, "no decoder for its video codec")
     height, width = context.height, context.width
@@ -86,4 +90,4 @@ def _video_stream(
     context.thread_count = threads
     # the container's header is one promise, the coded data another
     context.options = {"max_pixels": str(MAX_PIXELS)}
-    return streams[0]
+    return stream

@@ -1,8 +1,8 @@
 """Frames of a video file by number, with PyAV: only what a clip needs, and always the right ones.
 
-Frame i is the i-th frame that decoding the whole file in order would give. Key frames are sought
-where the file's time stamps allow it; what comes out is checked against the stamps, and a file
-that does not keep to its own is decoded in order.
+Frame i is the i-th frame that decoding the whole file in order would give. Frames that restart
+decoding are sought where the file's time stamps allow it; what comes out is checked against the
+stamps, and a file that does not keep to its own is decoded in order.
 """
 
 from __future__ import annotations
@@ -114,15 +114,22 @@ class VideoReader:
         first = position = -1
         for i in wanted:
             key = index.key_before(i)
+            if key is None:
+                raise _NotAsIndexed
             if frames is None or key - position > FEW_FRAMES:
                 frames, first, position = self._decode_from(key, stamps), key, -1
             while position < i:
                 frame = next(frames, None)
                 shown = -1 if frame is None else number.get(frame.pts, -1)
-                if shown < 0 or shown <= position:
+                if frame is None or shown < 0 or shown <= position:
                     raise _NotAsIndexed
-                # frames before the key frame may lean on ones that were skipped
-                position = shown if shown >= first else position
+                if shown < first:  # it may lean on frames that were skipped
+                    continue
+                # the decoder knows better than a flag, and what it repairs depends on the start
+                restarts = position >= first or (shown == first and frame.key_frame)
+                if not restarts or frame.is_corrupt:
+                    raise _NotAsIndexed
+                position = shown
             if position != i or frame is None:
                 raise _NotAsIndexed
             picked.append(self._to_rgb(frame, size))
@@ -138,7 +145,7 @@ class VideoReader:
                 raise _NotAsIndexed
             sought = True
             # a frame that no other refers to is decoded for its own sake alone
-            shown = packet.pts is None or packet.pts in wanted
+            shown = not self._index.droppable or packet.pts is None or packet.pts in wanted
             self._stream.codec_context.skip_frame = "DEFAULT" if shown else "NONREF"
             yield from self._stream.decode(packet)
 
@@ -212,7 +219,8 @@ def decode(
     -> uint8 (len(indices), 3, H, W), RGB, upright (a phone's display matrix is applied), channels
     last in memory. Frames whose shorter side exceeds `short_side` are scaled down to it in the
     decoder (swscale, bilinear); smaller ones stay as they are. The official code decodes every
-    video whole; here only the stretches between a key frame and the last frame wanted.
+    video whole; here only the stretches between a frame that restarts decoding and the last frame
+    wanted.
 
     Raises VideoError for a file that cannot be read, a frame that cannot be decoded, or an index
     that the video does not have.

@@ -7,10 +7,15 @@ does not tell, its first bytes do: a few codecs store packets that show nothing.
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
 
 import av
+
+from nonlocalnet.data.container import open_video
+from nonlocalnet.data.restarts import Restarts
 
 
 @dataclass(frozen=True)
@@ -18,9 +23,10 @@ class FrameIndex:
     """The frames of a video, in the order in which they are shown.
 
     `unusable` counts the packets before the first key frame: a video cut from a stream begins in
-    the middle of one. `stamps` (in the stream's time base, ascending) and `keys` (frame numbers of
-    the key frames) are empty where the file's time stamps cannot place a frame; such a video is
-    decoded in order from its start.
+    the middle of one. `stamps` (in the stream's time base, ascending) is empty where the file's
+    time stamps cannot place a frame; such a video is decoded in order from its start. `keys` are
+    the frames that restart decoding, by number. `droppable`: the decoder may drop what nothing
+    refers to.
     """
 
     num_frames: int
@@ -28,45 +34,73 @@ class FrameIndex:
     stamps: tuple[int, ...]
     keys: tuple[int, ...]
     duration: float  # seconds; 0 where unknown
+    droppable: bool = False
 
-    def key_before(self, i: int) -> int:
-        """Find the key frame from which frame i can be decoded."""
-        return self.keys[bisect_right(self.keys, i) - 1]
+    def key_before(self, i: int) -> int | None:
+        """Find the frame at which decoding may begin for frame i; None: only at the start."""
+        place = bisect_right(self.keys, i)
+        return self.keys[place - 1] if place else None
 
 
 def index_frames(container: av.container.InputContainer, stream: av.VideoStream) -> FrameIndex:
     """Read all packets of a stream; the container stands at its end afterwards.
 
-    A file that breaks off ends its index where it does.
+    A file that breaks off ends its index where it does. Of one that begins in the middle of a
+    stream, the frames up to the first restart are decoded: it may lack what they refer to.
     """
-    codec = stream.codec_context.name
+    codec, restarts = stream.codec_context.name, Restarts(stream)
     begun, unusable = False, 0
-    shown: list[tuple[int | None, int, bool]] = []  # stamp, duration, is a key frame
+    shown: list[tuple[int | None, int]] = []  # stamp, duration
     try:
         for count, packet in enumerate(whole_packets(container, stream)):
-            if packet.is_keyframe and not begun:
-                begun, unusable = True, count
-                shown.clear()
+            if packet.is_keyframe:
+                if not begun:
+                    begun, unusable = True, count
+                    shown.clear()
+                restarts.see(packet)
             if shows_frame(packet, codec):
-                shown.append((packet.pts, packet.duration or 0, packet.is_keyframe))
+                shown.append((packet.pts, packet.duration or 0))
     except av.FFmpegError:
         pass  # what follows cannot be read, so it cannot be decoded either
 
-    stamps = sorted({stamp for stamp, _, _ in shown if stamp is not None})
-    keys = {stamp for stamp, _, key in shown if key}
+    keys = restarts.stamps()
     # AVI has no display times: with B-frames FFmpeg's are guesses, and wrong ones
     guessed = "avi" in container.format.name and stream.codec_context.has_b_frames
-    if guessed or not stamps or len(stamps) < len(shown) or stamps[0] not in keys:
+    stamps = sorted({stamp for stamp, _ in shown if stamp is not None})
+    if guessed or not stamps or len(stamps) < len(shown):
         return FrameIndex(len(shown), unusable, (), (), 0.0)
+    sound = min(keys, default=None)
+    if restarts.known and (sound is None or stamps[0] < sound):
+        early = _decoded_before(sound, Path(container.name), unusable)
+        stamps = [s for s in stamps if s in early or (sound is not None and s >= sound)]
+        if not stamps:
+            return FrameIndex(0, unusable, (), (), 0.0)
     tick = stream.time_base or 0
-    last = next(duration for stamp, duration, _ in shown if stamp == stamps[-1])
+    last = next(duration for stamp, duration in shown if stamp == stamps[-1])
     return FrameIndex(
-        len(shown),
+        len(stamps),
         unusable,
         stamps=tuple(stamps),
         keys=tuple(i for i, stamp in enumerate(stamps) if stamp in keys),
         duration=float((stamps[-1] - stamps[0] + last) * tick) if last else 0.0,
+        droppable=restarts.droppable,
     )
+
+
+def _decoded_before(stop: int | None, path: Path, unusable: int) -> Set[int | None]:
+    """Decode a video's first frames, up to the time stamp `stop`; give the stamps that come out."""
+    container, stream = open_video(path)
+    stamps: set[int | None] = set()
+    with container:
+        try:
+            for packet in islice(whole_packets(container, stream), unusable, None):
+                for frame in stream.decode(packet):
+                    if stop is not None and frame.pts is not None and frame.pts >= stop:
+                        return stamps
+                    stamps.add(frame.pts)
+        except av.FFmpegError:
+            pass  # what follows does not come out
+    return stamps
 
 
 def whole_packets(

@@ -92,7 +92,8 @@ def resize_video(source: Path, target: Path, short_side: int, crf: int) -> None:
     """Write an H.264 copy whose shorter side is `short_side`, or as it is where that is smaller.
 
     Sizes are made even, downwards; frames and their time stamps stay, sound does not; a rotation is
-    applied to the pixels. bicubic, yuv420p, a key frame at least every 32 frames. The official
+    applied to the pixels. A pixel keeps its shape, so that anamorphic videos are shown as wide as
+    before, and its color. bicubic, yuv420p, a key frame at least every 32 frames. The official
     script makes the height 256, so that portrait videos end with a shorter side below it. The file
     appears whole or not at all.
 
@@ -138,6 +139,8 @@ def _copy(source: Path, target: Path, short_side: int, crf: int) -> int:
                         writer.codec_context.time_base = base
                         writer.time_base = base
                     image = _small(frame, reformat, writer)
+                    if not count:
+                        _describe(writer.codec_context, image, _pixel_shape(stream, frame))
                     image.pts = frame.pts if index.stamps else count
                     image.time_base = base
                     file.mux(writer.encode(image))
@@ -182,11 +185,27 @@ def _even_size(frame: av.VideoFrame, short_side: int) -> tuple[int, int]:
     return max(2, height // 2 * 2), max(2, width // 2 * 2)
 
 
+def _pixel_shape(stream: av.VideoStream, frame: av.VideoFrame) -> Fraction | None:
+    """Give the width of a pixel as shown over its height; None where the file does not tell."""
+    shape = stream.sample_aspect_ratio
+    return 1 / shape if shape and turned(frame) else shape or None
+
+
+def _describe(
+    context: av.VideoCodecContext, image: av.VideoFrame, pixel_shape: Fraction | None
+) -> None:
+    """Say what the first image says: without it, its numbers stand for other colors."""
+    if pixel_shape is not None:
+        context.sample_aspect_ratio = pixel_shape
+    context.colorspace, context.color_range = image.colorspace, image.color_range
+    context.color_primaries, context.color_trc = image.color_primaries, image.color_trc
+
+
 def _small(
     frame: av.VideoFrame, reformat: VideoReformatter, stream: av.VideoStream
 ) -> av.VideoFrame:
     height, width = stream.height, stream.width
-    if turned(frame) is None:
+    if turned(frame) is None and not frame.format.is_rgb:
         return reformat.reformat(
             frame, width, height, "yuv420p", interpolation="BICUBIC", threads=1
         )
