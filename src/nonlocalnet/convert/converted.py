@@ -31,6 +31,7 @@ class Converted:
         groups: of an image classifier's 3x3 convolutions; a ResNeXt has many.
         detector: of a detector, its kind, num_classes, depths and groups.
         cleaned: whether it has batch norms without statistics, as official ImageNet files.
+        notes: what else is to be told of how it was read.
         clip, crop, short_side, mean, std, multi_label: of its input; None where not said.
     """
 
@@ -47,6 +48,7 @@ class Converted:
     groups: int = 1
     detector: dict[str, Any] | None = None
     cleaned: bool = False
+    notes: list[str] = field(default_factory=list)
     clip: str | None = None
     crop: int = 224
     short_side: int = 256
@@ -76,13 +78,13 @@ def translate(
     rules: Rules,
     *,
     ignore: Callable[[str], str | None] = lambda name: None,
-    prefix: str = "module.",
+    prefix: str = "",
 ) -> Converted:
     """Rename every key of a checkpoint by rules; what no rule knows is kept as unknown.
 
     Args:
         ignore: gives the reason why a key is not needed, or None.
-        prefix: that parallel training may have put before each name.
+        prefix: that may be before a name, for each by itself.
 
     Raises:
         ValueError: two keys of the file have one name in ours.

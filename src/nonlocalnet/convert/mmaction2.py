@@ -60,7 +60,7 @@ RULES = Rules(_rules())
 
 def matches(names: Iterable[str]) -> bool:
     """Tell whether keys are of this layout."""
-    return any(name.removeprefix("module.").startswith("backbone.") for name in names)
+    return any(name.startswith("backbone.") for name in names)
 
 
 def _ignore(name: str) -> str | None:

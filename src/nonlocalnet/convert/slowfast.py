@@ -41,7 +41,7 @@ RULES = Rules(_rules())
 
 def matches(names: Iterable[str]) -> bool:
     """Tell whether keys are of this layout."""
-    return any(name.removeprefix("module.").startswith("s1.pathway0_stem.") for name in names)
+    return any(name.startswith("s1.pathway0_stem.") for name in names)
 
 
 def convert(checkpoint: Checkpoint) -> Converted:

@@ -17,6 +17,7 @@ from nonlocalnet.convert import caffe2, mmaction2, pytorchvideo
 from nonlocalnet.convert.converted import Converted
 from nonlocalnet.convert.files import Checkpoint, read_checkpoint
 from nonlocalnet.convert.sources import convert
+from nonlocalnet.convert.wrappers import unwrap
 from nonlocalnet.models.detection import BACKBONES, DETECTORS
 from nonlocalnet.models.info import WeightsInfo, coco_classes, kinetics_classes
 from nonlocalnet.models.registry import DEFAULTS, Network, create_model, describe, resolve
@@ -161,12 +162,13 @@ def open_weights(path: str | os.PathLike) -> Checkpoint:
 
 def in_our_terms(checkpoint: Checkpoint) -> Converted:
     """Convert a foreign checkpoint; ours has our terms already."""
-    if KEY not in checkpoint.meta and not _ours(checkpoint.entries):
+    bare, wrapping = unwrap(checkpoint)
+    if KEY not in checkpoint.meta and not _ours(bare.entries):
         with in_one_sentence(checkpoint.path):
             return convert(checkpoint)
-    result = Converted(
-        ORIGIN, dict(checkpoint.entries), {name: name for name in checkpoint.entries}
-    )
+    result = Converted(ORIGIN, dict(bare.entries), {name: name for name in bare.entries})
+    result.unknown += bare.others
+    result = wrapping.tell(result)
     if KEY in checkpoint.meta:
         with in_one_sentence(checkpoint.path):
             config = own_info(checkpoint).config

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
@@ -48,11 +48,13 @@ class LoadReport:
         origin: the project whose layout the file has.
         rows: one a key.
         conflicts: where the file's network and this one compute different things from equal shapes.
+        notes: what else is to be known, such as a wrapper's prefix that was taken off.
     """
 
     origin: str
     rows: list[Row]
     conflicts: list[str]
+    notes: list[str] = field(default_factory=list)
 
     @property
     def loaded(self) -> list[str]:
@@ -75,7 +77,8 @@ class LoadReport:
         return [row for row in self.rows if row.outcome in PROBLEMS]
 
     def __str__(self) -> str:
-        return f"{len(self.loaded)} loaded, {len(self.left)} left, {len(self.unused)} unused"
+        counts = f"{len(self.loaded)} loaded, {len(self.left)} left, {len(self.unused)} unused"
+        return "; ".join([counts, *self.notes])
 
 
 def compare(
@@ -124,7 +127,7 @@ def compare(
         Row(name, None, "unknown", f"{name} is not in the network: no rule knows it")
         for name in converted.unknown
     ]
-    return LoadReport(converted.origin, rows, _conflicts(model, converted))
+    return LoadReport(converted.origin, rows, _conflicts(model, converted), converted.notes)
 
 
 def _fit(theirs: str | None, key: str, place: Tensor, converted: Converted) -> Row:
