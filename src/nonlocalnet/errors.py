@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import os
 import reprlib
 import unicodedata
 from collections.abc import Iterable
@@ -91,7 +92,7 @@ def check_choice(name: str, value: object, allowed: Iterable[object]) -> None:
 class FileError(ValueError):
     """Say which file cannot be used, and why: "PATH: reason", fit to be printed."""
 
-    def __init__(self, path: str | Path, reason: str = "") -> None:
+    def __init__(self, path: str | os.PathLike[str], reason: str = "") -> None:
         super().__init__(path, reason)
         self.path = Path(path)
         self.reason = reason

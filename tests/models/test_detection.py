@@ -83,8 +83,7 @@ def test_a_file_of_torchvisions_says_what_it_is(builder, tmp_path):
         found = load(tmp_path / "theirs.pth")
     kind = "mask" if "mask" in builder.__name__ else "keypoint"
     assert found.config["name"] == f"{kind}_rcnn_r50_fpn"
-    assert found.info.classes[1] == "person"
-    assert len(found.info.classes) == (91 if kind == "mask" else 2)
+    assert found.info.classes == []  # two or 91 classes may be anybody's
     assert found.backbone.body.bn1.eps == 0
     state = found.state_dict()
     for key, value in theirs.state_dict().items():

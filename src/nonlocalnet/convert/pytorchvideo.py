@@ -47,6 +47,9 @@ def convert(checkpoint: Checkpoint) -> Converted:
             "it is not PyTorchVideo's C2D or I3D: no classifier after res2, a pool, res3 to res5"
         )
     result = translate(ORIGIN, checkpoint, RULES)
-    result.fields = {**infer(result.shapes()), "stem_padding": 1, "temporal_stride": 1}
+    result.fields = {**infer(result.shapes()), "stem_padding": 1}
+    released = "as in the released ones"
+    result.assumed |= {"temporal_stride": (1, released), "pool2_time": (2, released)}
+    result.derived |= dict.fromkeys(("mean", "std", "multi_label", "window"), released)
     result.asked["clip"] = "'8x8' for the released ones"
     return result

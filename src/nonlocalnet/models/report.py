@@ -171,11 +171,12 @@ def _conflicts(model: nn.Module, converted: Converted) -> list[str]:
     return [
         f"the file's network has {name}={converted.fields[name]!r}, this one {arguments[name]!r}"
         for name in names
-        if name in converted.fields and _differ(converted.fields[name], arguments[name])
+        if name in converted.fields and differ(converted.fields[name], arguments[name])
     ]
 
 
-def _differ(a: Any, b: Any) -> bool:
+def differ(a: Any, b: Any) -> bool:
+    """Tell whether two values of an argument differ; a list is a tuple."""
     a, b = (list(v) if isinstance(v, tuple) else v for v in (a, b))
     return a != b
 
