@@ -20,6 +20,7 @@ from nonlocalnet.convert.sources import convert
 from nonlocalnet.convert.wrappers import unwrap
 from nonlocalnet.errors import FileError, printable, shown
 from nonlocalnet.models.detection import BACKBONES, DETECTORS
+from nonlocalnet.models.fields import check_fields, check_pixels
 from nonlocalnet.models.info import WeightsInfo, coco_classes, kinetics_classes
 from nonlocalnet.models.registry import DEFAULTS, Network, create_model, describe, resolve
 from nonlocalnet.models.report import BLOCK_CONVENTIONS, CONVENTIONS, LoadReport
@@ -56,6 +57,7 @@ def describe_file(
     """
     given = {name: options.pop(name) for name in INPUT if name in options}
     info = _describe(checkpoint, converted, clip=clip, given=given, **options)
+    _check_input(info, 1 if clip else None)
     try:
         told = replace(info, **given)
     except TypeError as error:
@@ -68,6 +70,17 @@ def describe_file(
     if "classes" in given and len(told.classes) != count:
         raise ValueError(f"there are {len(told.classes):,} names for {count} classes")
     return told
+
+
+def _check_input(info: WeightsInfo, frames: int | None) -> None:
+    """Bound the clip and the pixels that a file asks for; frames that were told are not its own."""
+    config = info.config
+    if frames is None:
+        first = str(config.get("clip", "1x1")).partition("x")[0]
+        frames = int(first) if first.isdecimal() else 1  # another clip is refused as it is used
+    size = config.get("min_size", 1)
+    sides = [info.short_side, config.get("crop", 1), config.get("max_size", 1)]
+    check_pixels(frames, max(*sides, *(size if isinstance(size, (list, tuple)) else [size])))
 
 
 def _describe(
@@ -87,6 +100,7 @@ def _describe(
     if converted.origin == ORIGIN:
         info = own_info(checkpoint)
         info.config |= options | ({} if clip is None else {"clip": clip})
+        check_fields(info.config)
         return info
     if converted.detector is not None:
         return _describe_detector(path, converted, clip=clip, **options)
@@ -232,6 +246,7 @@ def in_our_terms(checkpoint: Checkpoint) -> Converted:
     if KEY in checkpoint.meta:
         with in_one_sentence(checkpoint.path):
             config = own_info(checkpoint).config
+            check_fields(config)
             if config.get("name") in DETECTORS:
                 return result
             arguments = resolved(config)
@@ -247,14 +262,27 @@ def own_info(checkpoint: Checkpoint) -> WeightsInfo:
     """Read the description in a file of ours."""
     known = {item.name for item in fields(WeightsInfo)}
     try:
-        info = json.loads(checkpoint.meta[KEY])
+        info = json.loads(checkpoint.meta[KEY], object_pairs_hook=_once)
         if not isinstance(info["config"], dict):
             raise TypeError("config is no table")
         if unknown := set(info) - known:
-            raise TypeError(f"unknown {sorted(unknown)}: written by a later version?")
-        return WeightsInfo(**info)
+            raise TypeError(f"unknown {shown(sorted(unknown))}: written by a later version?")
+        result = WeightsInfo(**info)
+        count = result.config.get("num_classes")
+        if type(count) is int and 0 < count < len(result.classes):
+            raise TypeError(f"{len(result.classes):,} names for {count:,} classes")
+        return result
     except (TypeError, KeyError, ValueError, RecursionError) as error:
-        raise ValueError(f"{checkpoint.path} has a damaged description: {error}") from None
+        said = printable(error, 300)
+        raise ValueError(f"{checkpoint.path} has a damaged description: {said}") from None
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A table of JSON, in which nothing is said twice."""
+    table = dict(pairs)
+    if len(table) != len(pairs):
+        raise ValueError("it says something twice")
+    return table
 
 
 def assumptions(model: Network, report: LoadReport) -> list[str]:
