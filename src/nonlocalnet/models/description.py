@@ -168,11 +168,11 @@ def _describe_detector(
     if clip is not None:
         raise ValueError(f"{path}: it is a detector, which has no clip")
     config: dict[str, Any] = {"name": rows[0], "num_classes": found["num_classes"]}
-    release = release_of(path)
-    if release is not None and release.model == rows[0]:
-        options = {**release.options, **options}
     config |= {name: value for name, (value, _) in converted.assumed.items()} | options
     assumed = {name: why for name, (_, why) in converted.assumed.items() if name not in options}
+    release = release_of(path)
+    if release is not None and release.model == rows[0]:
+        assumed = {}  # the release says it: COCO_V1
     return WeightsInfo(
         config=config,
         classes=classes_of(path, converted),
