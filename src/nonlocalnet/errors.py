@@ -1,14 +1,20 @@
-"""How unknown choices, unfit files and missing packages are refused."""
+"""How unknown choices, unfit files and missing packages are refused, in words fit to be printed."""
 
 from __future__ import annotations
 
 import contextlib
 import difflib
+import os
+import reprlib
+import unicodedata
 from collections.abc import Generator, Iterable
 from contextvars import ContextVar
 from pathlib import Path
 
 LONG = 25  # a list of more names is not read
+LIMIT = 1000  # characters of what a file says, in a message
+PATH_LIMIT = 4096  # the longest that systems take
+JOINERS = "\u200c\u200d"  # invisible, and part of words of many languages
 
 # the extra that brings a package, where it is not "video"
 EXTRAS = {
@@ -21,18 +27,68 @@ EXTRAS = {
 }
 
 
+def printable(text: object, limit: int = LIMIT) -> str:
+    r"""Make text of foreign origin fit for a terminal: nothing in it acts there or hides.
+
+    Names of files and of classes, and what is in files, may hold control characters, which move the
+    cursor, color what follows or end the line, and characters that turn the direction of writing.
+    They become what Python's source has for them; long text loses its middle.
+
+    Args:
+        text: anything; what is no text, by its `str`.
+        limit: characters that are kept.
+
+    Returns:
+        The same text where nothing is wrong with it.
+
+    >>> printable("a\x1b[31mb\n"), printable("x" * 50, limit=9)
+    ('a\\x1b[31mb\\n', 'xxxx…xxxx')
+    """
+    text = str(text)
+    if len(text) > limit:
+        text = f"{text[: limit // 2]}…{text[len(text) - (limit - 1) // 2 :]}"
+    if text.isprintable():
+        return text
+    return "".join(c if _harmless(c) else c.encode("unicode_escape").decode() for c in text)
+
+
+def _harmless(character: str) -> bool:
+    space = unicodedata.category(character) == "Zs"  # of other widths, as in Japanese
+    return character.isprintable() or space or character in JOINERS
+
+
+class _Short(reprlib.Repr):
+    """Python's way to write a value, of which a message has room for the beginning."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.maxstring = self.maxother = self.maxlong = 120
+        self.maxlist = self.maxtuple = self.maxdict = 8
+        self.maxlevel = 4
+
+
+def shown(value: object) -> str:
+    """Write a value as Python does, cut short: for messages that say what was given.
+
+    >>> shown({"a": [1, 2]}), len(shown("x" * 100_000))
+    ("{'a': [1, 2]}", 120)
+    """
+    return printable(_Short().repr(value))
+
+
 def check_choice(name: str, value: object, allowed: Iterable[object]) -> None:
     """Raise a ValueError that names the parameter, the value, what is allowed and the nearest."""
     allowed = list(allowed)
     if value in allowed:
         return
     words = [word for word in allowed if isinstance(word, str)]
-    near = difflib.get_close_matches(value, words, n=5) if isinstance(value, str) else []
+    short = isinstance(value, str) and len(value) < LIMIT  # the nearest of a long one takes long
+    near = difflib.get_close_matches(value, words, n=5) if short else []
     hint = f"; did you mean {near[0]!r}?" if near else ""
-    shown = ", ".join(map(repr, allowed))
+    names = ", ".join(map(repr, allowed))
     if len(allowed) > LONG:
-        shown = f"{len(allowed)} names, such as {', '.join(map(repr, near or allowed[:5]))}"
-    raise ValueError(f"{name} must be one of {shown}; got {value!r}{hint}")
+        names = f"{len(allowed)} names, such as {', '.join(map(repr, near or allowed[:5]))}"
+    raise ValueError(f"{name} must be one of {names}; got {shown(value)}{hint}")
 
 
 _typed = ContextVar("_typed", default=False)  # whether options were typed after a command
@@ -72,13 +128,15 @@ def option(name: str, value: object = None) -> str:
 
 
 class FileError(ValueError):
-    """Say which file cannot be used, and why: "PATH: reason"."""
+    """Say which file cannot be used, and why: "PATH: reason", fit to be printed."""
 
-    def __init__(self, path: str | Path, reason: str = "") -> None:
+    def __init__(self, path: str | os.PathLike[str], reason: str = "") -> None:
         super().__init__(path, reason)
         self.path = Path(path)
         self.reason = reason
 
     def __str__(self) -> str:
         # a DataLoader rebuilds a worker's error from its text alone: then there is no reason
-        return f"{self.path}: {self.reason}" if self.reason else str(self.args[0])
+        if not self.reason:
+            return str(self.args[0])
+        return f"{printable(self.path, PATH_LIMIT)}: {printable(self.reason)}"

@@ -46,11 +46,15 @@ def test_caffe2_to_ours_and_back(capsys, model, file, tmp_path):
     assert (tmp_path / "z.pkl").read_bytes() == file.read_bytes()
 
 
-def test_a_release_by_its_name_needs_no_more_and_keeps_its_facts(capsys, file, tmp_path):
-    release = file.rename(tmp_path / "c2d_nonlocal_8x8_IN_pretrain_400k.pkl")
+def test_a_release_by_its_name_needs_no_more_and_keeps_its_facts(capsys, tmp_path):
+    release = tmp_path / "c2d_nonlocal_8x8_IN_pretrain_400k.pkl"
+    narrow = {"widths": (4, 8, 16, 32), "conv1_channels": 4}
+    export_weights(nl.create_model("c2d_r50_nl5", **narrow), release, "caffe2")
     code, _, err = run(capsys, "convert", release, tmp_path / "y.safetensors")
     assert (code, err) == (0, "")
-    facts = read_info(tmp_path / "y.safetensors").facts
+    info = read_info(tmp_path / "y.safetensors")
+    facts = info.facts
+    assert info.classes[:2] == ["abseiling", "air drumming"]
     assert facts["release"] == "c2d_nonlocal_8x8_IN_pretrain_400k"
     assert facts["licence"] == "CC-BY-NC 4.0"
     assert facts["reported"]["top-1"] == 74.4
@@ -89,10 +93,24 @@ def test_options_by_name(capsys, file, tmp_path):
     words = ("convert", file, tmp_path / "y.safetensors", "--clip", "32x2", "--set")
     more = ("pairwise=dot_product", "stem_padding=1", "subsample=null")
     code, out, err = run(capsys, *words, *more)
-    assert (code, err) == (0, "")
+    assert code == 0
+    assert "pool2_time=2" in err
+    assert [name for name in ("pairwise=", "stem_padding=", "subsample=") if name in err] == []
     assert "pairwise='dot_product'" in out
     block = nl.load(tmp_path / "y.safetensors").res3.non_local1
     assert (block.pairwise, block.subsample) == ("dot_product", None)
+
+
+def test_classes_that_nobody_named_are_told_and_named(capsys, file, tmp_path):
+    words = ("convert", file, tmp_path / "y.safetensors", "--clip", "8x8")
+    code, _, err = run(capsys, *words)
+    assert code == 0
+    assert "does not name its classes, they are numbers: --set classes=FILE names them" in err
+    (tmp_path / "names.txt").write_text("run\njump\nsit\n")
+    code, _, err = run(capsys, *words, "--set", f"classes={tmp_path / 'names.txt'}")
+    assert code == 0
+    assert "name its classes" not in err
+    assert read_info(tmp_path / "y.safetensors").classes == ["run", "jump", "sit"]
 
 
 @pytest.mark.parametrize(

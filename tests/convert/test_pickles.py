@@ -294,6 +294,19 @@ LIES = {
     "repeated": lambda s: (s, 0, (1 << 40,), (0,), False, OrderedDict()),
     "before the start": lambda s: (s, -1, (2,), (1,), False, OrderedDict()),
     "backwards": lambda s: (s, 3, (2,), (-1,), False, OrderedDict()),
+    "one number for all": lambda s: (s, 0, (3,), (0,), False, OrderedDict()),
+    "one row for all": lambda s: (s, 0, (2, 3), (0, 1), False, OrderedDict()),
+    "rows that overlap": lambda s: (s, 0, (2, 3), (1, 1), False, OrderedDict()),
+    "columns that overlap": lambda s: (s, 0, (2, 2), (1, 1), False, OrderedDict()),
+    "an offset beyond numbers": lambda s: (s, 1 << 63, (1,), (1,), False, OrderedDict()),
+    "sizes beyond numbers": lambda s: (
+        s,
+        0,
+        (1 << 40, 1 << 40, 0),
+        (1, 1, 1),
+        False,
+        OrderedDict(),
+    ),
     "many axes": lambda s: (s, 0, (1,) * 100, (1,) * 100, False, OrderedDict()),
     "shape and stride differ": lambda s: (s, 0, (2, 2), (1,), False, OrderedDict()),
     "no number": lambda s: (s, 0, (True,), (1,), False, OrderedDict()),
@@ -310,6 +323,37 @@ def test_tensors_lie_within_their_storage(tmp_path, case):
 def test_true_tensors_pass_the_same_way(tmp_path):
     path = torch_file(tmp_path, lambda s: (s, 1, (3,), (1,), False, OrderedDict()))
     assert read_checkpoint(path).entries["a"].read().tolist() == [1, 2, 3]
+
+
+def test_any_order_of_axes_and_any_steps_pass(tmp_path):
+    whole = torch.arange(48.0).view(2, 4, 6)
+    views = {
+        "turned": whole.permute(2, 0, 1),
+        "every second": whole[:, ::2, 1::2],
+        "one row": whole[1:, 2:3],
+        "single": whole[:1, :1, :1].expand(1, 1, 1),
+    }
+    torch.save(views, tmp_path / "x.pth")
+    for name, entry in read_checkpoint(tmp_path / "x.pth").entries.items():
+        assert torch.equal(entry.read(), views[name]), name
+
+
+def test_what_is_said_of_a_file_cannot_act_on_a_terminal(tmp_path):
+    """Names of globals, of files, and what libraries say of a file come from outside."""
+    colored = "\x1b[31mred\u202e\r"
+    files = {
+        "global": gadget(f"c{colored}\n{colored}\n".encode()),
+        "safetensors": (40).to_bytes(8, "little")
+        + f'{{"{colored}": 3, "a": '.encode().ljust(40)
+        + b"0" * 60,
+        "text": f"no weights {colored}".encode(),
+    }
+    for name, data in files.items():
+        path = written(tmp_path, data, f"{name}{colored}.pkl")
+        with pytest.raises(ValueError, match="it ") as error:
+            read_checkpoint(path)
+        assert str(error.value).isprintable()
+        assert "\\x1b[31mred" in str(error.value)
 
 
 def rezip(path: Path, change) -> Path:

@@ -16,9 +16,10 @@ from nonlocalnet.convert.entry import Entry
 from nonlocalnet.convert.files import Checkpoint, read_checkpoint
 from nonlocalnet.convert.sources import convert
 from nonlocalnet.models.description import describe_file
+from nonlocalnet.models.info import kinetics_classes
 from nonlocalnet.models.registry import resolve
 from nonlocalnet.models.report import compare
-from nonlocalnet.models.weights import export_weights
+from nonlocalnet.models.weights import export_weights, read_start
 
 NARROW = {"widths": (4, 8, 16, 32), "conv1_channels": 4, "num_classes": 3}
 VIDEO = nl.list_models("[ci][23]d*")
@@ -438,6 +439,7 @@ PYTHON = {
     "broken": ("model = dict(", "cannot be read"),
     "deep": ("model = " + "(" * 5000, "cannot be read"),
     "other": ("model = dict(backbone=dict(type='ResNet3dSlowOnly'))", "type='ResNet3dSlowOnly'"),
+    "eps": ("model = dict(backbone=dict(norm_cfg=dict(type='BN3d', eps=1e-3)))", "eps=0.001"),
     "style": ("model = dict(backbone=dict(style='caffe'))", "style='caffe'"),
     "strides": (
         "model = dict(backbone=dict(conv1_stride_t=1, pool1_stride_t=2))",
@@ -554,6 +556,133 @@ def test_a_network_unlike_what_is_nearly_always_so_is_told(tmp_path):
     model = nl.create_model("c2d_r50_nl5", pairwise="dot_product", **NARROW)
     with pytest.warns(UserWarning, match="pairwise='dot_product' here, 'embedded_gaussian' as in"):
         nl.load_weights(model, tmp_path / "x.pkl")
+
+
+def assumed(path, **options) -> set[str]:
+    """The names of the arguments that `load` says it assumes."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        nl.load(path, **options)
+    said = " ".join(str(warning.message).split(" assumed: ")[0] for warning in caught)
+    return set(re.findall(r"(\w+)=", said))
+
+
+UNUSUAL = {
+    "temporal_stride": 2,
+    "stem_padding": 1,
+    "pool1_time": 2,
+    "pool2_time": 1,
+    "pairwise": "dot_product",
+    "extent": "space",
+    "scale": None,
+    "subsample": None,
+    "subsample_position": "after",
+    "window": 2,
+    "temporal_group": 2,
+}
+
+
+@pytest.mark.parametrize("name", UNUSUAL)
+def test_whatever_an_official_file_does_not_say_is_named_until_it_is_told(tmp_path, name):
+    """Networks that differ in this alone have one and the same file."""
+    options = {"norm": "frozen"} if name == "temporal_group" else {}
+    model = network("c2d_r50_nl5", **options)
+    other = network("c2d_r50_nl5", **options, **{name: UNUSUAL[name]})
+    assert model.arguments[name] != other.arguments[name]
+    export_weights(other, tmp_path / "x.pkl", "caffe2")
+    rest = {option: model.arguments[option] for option in caffe2.UNSAID if option != name}
+    rest |= {"clip": "8x8", "mean": (0.45,) * 3, "std": (0.225,) * 3}
+    assert assumed(tmp_path / "x.pkl", **rest) == {name}
+    told = {**rest, name: UNUSUAL[name]}
+    assert assumed(tmp_path / "x.pkl", **told) == set()
+    assert resolve_all(quietly(tmp_path / "x.pkl", **told)) == resolve_all(other)
+
+
+def test_no_more_is_assumed_than_the_network_has(tmp_path):
+    export_weights(network("c2d_r50"), tmp_path / "x.pkl", "caffe2")
+    of_blocks = {"pairwise", "scale", "subsample", "subsample_position", "extent", "temporal_group"}
+    all_of_it = {*caffe2.UNSAID, "mean", "std"}
+    assert assumed(tmp_path / "x.pkl", clip="8x8") == all_of_it - of_blocks
+    export_weights(network("c2d_r50_nl5"), tmp_path / "x.pkl", "caffe2")
+    assert "scale" not in assumed(tmp_path / "x.pkl", clip="8x8", pairwise="dot_product")
+
+
+def test_without_a_configuration_others_say_as_little(layouts, tmp_path):
+    input_ = {"mean", "std", "multi_label"}
+    strides = {"temporal_stride", "pool2_time"}
+    for layout, form, names in (
+        ("pyslowfast", "embedded_gaussian", {"subsample", "pool2_time", "window"}),
+        ("mmaction2", "embedded_gaussian", {*strides, "scale"}),
+        ("mmaction2", "dot_product", strides),
+    ):
+        torch.save({"state_dict": layouts[layout][0]}, tmp_path / "x.pth")
+        options = {"clip": "8x8", "pairwise": form}
+        assert assumed(tmp_path / "x.pth", **options) == names | input_
+        model = quietly(tmp_path / "x.pth", **options)
+        told = {name: model.arguments[name] for name in names}
+        told |= {name: getattr(model.info, name) for name in input_}
+        assert assumed(tmp_path / "x.pth", **options, **told) == set()
+
+
+def test_what_a_file_says_of_its_input_is_not_contradicted(tmp_path):
+    model = network("c2d_r50", stem_padding=1)
+    export_weights(model, tmp_path / "x.pyth", "pyslowfast")
+    with pytest.raises(ValueError, match=r"the file says mean=.*, which no option changes"):
+        nl.load(tmp_path / "x.pyth", mean=(0.5, 0.5, 0.5))
+    assert nl.load(tmp_path / "x.pyth", mean=(0.45, 0.45, 0.45)).info.mean == (0.45, 0.45, 0.45)
+
+
+# --- names of classes
+
+
+def of_kinetics(path):
+    return quietly(path, clip="32x2").info.classes
+
+
+def test_the_number_of_classes_names_none(tmp_path):
+    """A file of 400 classes may be of any data."""
+    model = network("i3d_r50_nl5", num_classes=400, clip="32x2")
+    export_weights(model, tmp_path / "mine.pkl", "caffe2")
+    assert of_kinetics(tmp_path / "mine.pkl") == []
+    assert read_start(tmp_path / "mine.pkl").classes == []
+    release = tmp_path / "i3d_nonlocal_32x2_IN_pretrain_400k.pkl"
+    (tmp_path / "mine.pkl").rename(release)
+    assert of_kinetics(release) == read_start(release).classes == kinetics_classes()
+    # the release's name on another network, or on one of other classes
+    export_weights(network("c2d_r50", num_classes=400), release, "caffe2")
+    assert of_kinetics(release) == []
+    export_weights(network("i3d_r50_nl5", num_classes=3), release, "caffe2")
+    assert of_kinetics(release) == []
+
+
+def test_names_in_a_files_own_description_are_taken(layouts):
+    state = layouts["mmaction2"][0]
+    meta = {"config": OLD, "CLASSES": ["run", b"jump", "sit"]}
+    converted = convert(checkpoint(state, meta={"meta": meta}))
+    assert describe_file(checkpoint(state), converted).classes == ["run", "jump", "sit"]
+    for names in (["run", "jump"], ["run", 2, "sit"], "abc", None):
+        converted = convert(checkpoint(state, meta={"meta": meta | {"CLASSES": names}}))
+        assert describe_file(checkpoint(state), converted).classes == []
+
+
+def test_a_configuration_may_name_its_data(layouts, tmp_path):
+    state = dict(layouts["mmaction2"][0])
+    width = state["cls_head.fc_cls.weight"].shape[1]
+    state["cls_head.fc_cls.weight"] = torch.zeros(400, width)
+    state["cls_head.fc_cls.bias"] = torch.zeros(400)
+    for place, names in (("kinetics400/val", kinetics_classes()), ("mine/val", [])):
+        text = OLD + f"ann_file_val = 'data/{place}.txt'\n"
+        converted = convert(checkpoint(state, meta={"meta": {"config": text}}))
+        assert describe_file(checkpoint(state), converted).classes == names
+
+
+def test_who_knows_the_names_says_them(tmp_path):
+    export_weights(network("c2d_r50"), tmp_path / "x.pkl", "caffe2")
+    model = quietly(tmp_path / "x.pkl", clip="8x8", classes=["run", "jump", "sit"])
+    assert model.info.class_name(1) == "jump"
+    for names, words in ((["run"], "1 names for 3 classes"), ("abc", "a list of names")):
+        with pytest.raises(ValueError, match=words):
+            nl.load(tmp_path / "x.pkl", clip="8x8", classes=names)
 
 
 def test_folding_on_load(tmp_path):

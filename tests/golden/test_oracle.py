@@ -18,7 +18,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 import nonlocalnet as nl
+from nonlocalnet.convert import caffe2
 from nonlocalnet.convert.caffe2 import RULES
+from nonlocalnet.models.description import resolved
 
 # These run by default: both norms, both forms, both depths, both splits.
 GATE = {
@@ -129,9 +131,9 @@ class Network:
         path = folder / f"{name}.pkl"
         path.write_bytes((python2_text if frozen else python2_training)(blobs))
         # what no official file says, and its name is not that of a release
-        said = {"clip": self.arguments["clip"], "stem_padding": 0}
-        if "_nl" in name:
-            said["pairwise"] = self.arguments.get("pairwise", "embedded_gaussian")
+        arguments = resolved(self.arguments)
+        said = {option: arguments[option] for option in caffe2.UNSAID}
+        said |= {"clip": self.arguments["clip"], "mean": (0.45,) * 3, "std": (0.225,) * 3}
         with warnings.catch_warnings():
             warnings.simplefilter("error")  # nothing is assumed
             self.model = nl.load(path, **said)

@@ -136,7 +136,10 @@ def test_mmaction2(oracle, peer, tmp_path):
     expected = np.load(oracle / "peers" / f"{name}.npz")
     path = tmp_path / "x.pth"
     torch.save({"meta": {}, "state_dict": tensors(peer.state(manifest))}, path)
-    with pytest.warns(UserWarning, match="temporal_stride=2 is assumed"):
+    with (
+        pytest.warns(UserWarning, match="temporal_stride=2 is assumed"),
+        pytest.warns(UserWarning, match="scale=None, .* are assumed"),
+    ):
         model = nl.load(path, clip="32x2", pairwise="embedded_gaussian")
     logits = model(torch.from_numpy(peer.clip(manifest["input"]["shape"])))
     assert error(logits, expected["logits"], name) <= WITHIN["r50"]
@@ -168,7 +171,9 @@ def narrow_file(peer, name, path) -> Path:
 def load_narrow(peer, name, tmp_path, **options):
     path = narrow_file(peer, name, tmp_path / "x.pth")
     if name.startswith("pytorchvideo"):
-        options = {"clip": "8x8", "window": 2, **options}
+        said = {"temporal_stride": 1, "pool2_time": 2, "multi_label": False}
+        said |= {"mean": (0.45,) * 3, "std": (0.225,) * 3}
+        options = {"clip": "8x8", "window": 2, **said, **options}
     if "r101" in name:  # two blocks, unlike any network of ours
         with pytest.warns(UserWarning, match="of no network in the table"):
             return nl.load(path, **options)

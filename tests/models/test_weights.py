@@ -277,6 +277,93 @@ def test_a_description_of_the_wrong_kind_is_refused(file, field):
         load(file)
 
 
+WRONG_KINDS = {
+    "kernels_a": [{}, [[True], [1, 1], [1]], [[1.0], [1, 1], [1]], "1"],
+    "crop": [True, 0, 1e3, 1 << 40],
+    "clip": ["8x" + "9" * 100_000, [8, 8], None],
+    "num_classes": [True, 3.0, "3"],
+    "scale": [float("nan"), float("inf"), True, "x" * 100_000, {}],
+    "dropout": [2, -1, True, None, "0.5"],
+    "bias": [1, None, "yes"],
+    "subsample": [[1, 2], [True, 2, 2], [1, 1 << 40, 1], [1, -2, 2], 2],
+    "non_local": [{"res3": [0, True]}, {"res3": {}}, {"res3": [-1]}, [1], "res3"],
+    "pairwise": [["dot_product"], None, 1],
+    "norm": [None, True, {}],
+    "block_norm": [True, 0],
+    "window": [0, True, [2]],
+    "temporal_group": [-1, 1.5],
+    "temporal_stride": [0, True],
+    "stem_padding": [-1, 1.0, False],
+    "depths": [[1, 2.0, 1], {"res2": 1}, 4],
+    "conv1_kernel": [[1], [1, 3, 3], [1, True]],
+    "name": [3, None, "x\x1b" * 50_000],
+    "x\x1b" * 1000: [1],
+}
+
+
+@pytest.fixture(scope="module")
+def tensors():
+    return {key: value.contiguous() for key, value in network().state_dict().items()}
+
+
+def described(tensors, path, text=None, config=(), **info) -> Path:
+    config = network().config | dict(config)
+    save_file(tensors, path, metadata={KEY: text or json.dumps({"config": config, **info})})
+    return path
+
+
+@pytest.mark.parametrize("field", WRONG_KINDS)
+def test_a_field_of_another_kind_is_one_short_sentence(tensors, tmp_path, field):
+    for value in WRONG_KINDS[field]:
+        path = described(tensors, tmp_path / "d", config={field: value})
+        for reader in (load, lambda path: load_weights(network(), path)):
+            with pytest.raises(ValueError, match=r"d: (\w+) must be ") as error:
+                reader(path)
+            said = str(error.value)
+            assert said.isprintable()
+            assert len(said) - len(str(path)) < 600
+
+
+def test_a_clip_of_more_than_memory_is_refused_unless_it_is_told(tensors, tmp_path):
+    path = described(tensors, tmp_path / "d", config={"clip": "99999x1"})
+    with pytest.raises(ValueError, match=r"99,999 x 256 x 256 is more than .* pass clip="):
+        load(path)
+    assert load(path, clip="4x2").config["clip"] == "4x2"
+    assert load(path, clip="99999x1").config["clip"] == "99999x1"
+    for large in ({"short_side": 100_000}, {"config": {"crop": 100_000}}):
+        with pytest.raises(ValueError, match="more than 67,108,864 pixels"):
+            load(described(tensors, tmp_path / "d", **large))
+    assert load(described(tensors, tmp_path / "d", config={"clip": "1024x1"})) is not None
+
+
+def test_a_clip_in_another_code_bases_configuration_is_bounded_too(tmp_path):
+    from nonlocalnet.models.weights import export_weights
+
+    narrow = {"widths": (4, 8, 16, 32), "conv1_channels": 4, "num_classes": 3}
+    model = nl.create_model("c2d_r50", clip="99999x1", temporal_stride=1, stem_padding=1, **narrow)
+    export_weights(model, tmp_path / "x.pyth", "pyslowfast")
+    with pytest.raises(ValueError, match=r"99,999 x 256 x 256 is more than"):
+        load(tmp_path / "x.pyth")
+
+
+def test_names_of_classes_are_as_many_as_classes_and_fit_for_a_terminal(tensors, tmp_path):
+    path = described(tensors, tmp_path / "d", classes=["a"] * 1_000_000)
+    with pytest.raises(ValueError, match="damaged description: 1,000,000 names for 3 classes"):
+        load(path)
+    names = ["\x1b[31mred\r\n", "b" * 100_000, "naïve 日本"]
+    info = load(described(tensors, path, classes=names)).info
+    assert info.class_name(0) == r"\x1b[31mred\r\n"
+    assert len(info.class_name(1)) == 200
+    assert info.class_name(2) == names[2]
+
+
+def test_nothing_is_described_twice(tensors, tmp_path):
+    text = json.dumps({"config": network().config})
+    for twice in (text[:-1] + ', "config": {}}', text.replace('"clip"', '"crop": 1, "clip"')):
+        with pytest.raises(ValueError, match="damaged description: it says something twice"):
+            load(described(tensors, tmp_path / "d", text=twice))
+
+
 def test_a_deep_description_is_refused(file):
     text = '{"config": ' + "[" * 100_000 + "]" * 100_000 + "}"
     save_file(load_file(file), file, metadata={KEY: text})

@@ -9,7 +9,7 @@ from typing import Annotated
 import tyro
 from rich.table import Table
 
-from nonlocalnet.models.description import assumptions
+from nonlocalnet.models.description import assumptions, unnamed
 from nonlocalnet.models.options import parse_options
 from nonlocalnet.models.report import LoadReport, check_numbers, fill, refuse
 from nonlocalnet.models.video_resnet import VideoResNet
@@ -80,7 +80,7 @@ def _describe(model: VideoResNet, report: LoadReport) -> None:
     console.print(
         f"{report.origin}: {name}, {classes} classes, clip {clip}{options}", soft_wrap=True
     )
-    for note in assumptions(model, report):
+    for note in (*assumptions(model, report), *unnamed(model.info)):
         status.print(f"note: {note}", soft_wrap=True)
     console.print(f"keys: {report}; {len(report.problems)} problems")
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
+from nonlocalnet.models.description import unnamed
 from nonlocalnet.models.detection import is_detector
 from nonlocalnet.models.options import parse_options
 from nonlocalnet.models.registry import Network
@@ -36,4 +37,6 @@ def load_network(
     if takes is not None and is_detector(model) != (takes == "images"):
         own, other = ("videos", "predict") if takes == "images" else ("images", "detect")
         raise ValueError(f"{weights} is a network for {own}: nonlocalnet {other} is for it")
+    for note in unnamed(model.info):
+        status.print(f"note: {note}", soft_wrap=True)
     return model

@@ -92,10 +92,28 @@ def convert(checkpoint: Checkpoint) -> Converted:
         return result
     result.fields = infer(result.shapes())
     result.asked["clip"] = "'8x8', '32x2', '32x4' or '128x1'"
-    result.assumed["stem_padding"] = (0, "as in video-nonlocal-net; PySlowFast's files need 1")
-    if result.fields["non_local"]:
-        result.assumed["pairwise"] = ("embedded_gaussian", "as in every official release")
+    _assume(result)
     return result
+
+
+def _assume(result: Converted) -> None:
+    """Say what official networks nearly always are; all of `UNSAID` that the network has."""
+    assumed, why = result.assumed, "as in every official release"
+    assumed["stem_padding"] = (
+        0,
+        "as in video-nonlocal-net; PySlowFast's files need 1, C2D_NOPOOL also pool2_time=1",
+    )
+    if blocks := result.fields["non_local"]:
+        form = f"{why}; the dot product has the same tensors"
+        assumed["pairwise"] = ("embedded_gaussian", form)
+        assumed["scale"], assumed["subsample"] = ("auto", why), ((1, 2, 2), why)
+        assumed["subsample_position"] = ("before", why)
+        assumed["extent"] = ("spacetime", why)
+    assumed["pool2_time"] = (2, why)
+    derived = ["temporal_stride", "pool1_time", "window", "mean", "std"]
+    if result.fields["norm"] == "frozen" and "res3" in blocks:
+        derived.append("temporal_group")
+    result.derived |= dict.fromkeys(derived, why)
 
 
 def export(state: Mapping[str, Entry]) -> dict[str, Entry]:

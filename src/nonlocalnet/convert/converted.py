@@ -26,12 +26,17 @@ class Converted:
         made: our name -> the rule by which a tensor that the file lacks was made.
         fields: arguments of `VideoResNet` that the file, or the origin's code, decides.
         assumed: argument -> (value, why): what the file does not say and is nearly always so.
+        derived: argument -> why: the same of what follows from the clip and the crop, and of what
+            is told of the input: mean, std, multi_label.
         asked: argument -> what must be said by name, since the file does not and it varies.
         flat: whether it is a 2-D image classifier, to be inflated or to be a detector's backbone.
         groups: of an image classifier's 3x3 convolutions; a ResNeXt has many.
         detector: of a detector, its kind, num_classes, depths and groups.
         cleaned: whether it has batch norms without statistics, as official ImageNet files.
+        notes: what else is to be told of how it was read.
         clip, crop, short_side, mean, std, multi_label: of its input; None where not said.
+        classes: their names, where the file has them.
+        dataset: what it was trained on, where the file says it.
     """
 
     origin: str
@@ -42,17 +47,21 @@ class Converted:
     made: dict[str, str] = field(default_factory=dict)
     fields: dict[str, Any] = field(default_factory=dict)
     assumed: dict[str, tuple[Any, str]] = field(default_factory=dict)
+    derived: dict[str, str] = field(default_factory=dict)
     asked: dict[str, str] = field(default_factory=dict)
     flat: bool = False
     groups: int = 1
     detector: dict[str, Any] | None = None
     cleaned: bool = False
+    notes: list[str] = field(default_factory=list)
     clip: str | None = None
     crop: int = 224
     short_side: int = 256
     mean: tuple[float, ...] = (0.45,) * 3
     std: tuple[float, ...] = (0.225,) * 3
     multi_label: bool = False
+    classes: list[str] = field(default_factory=list)
+    dataset: str | None = None
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """The shape of each tensor, by our names."""
@@ -76,13 +85,13 @@ def translate(
     rules: Rules,
     *,
     ignore: Callable[[str], str | None] = lambda name: None,
-    prefix: str = "module.",
+    prefix: str = "",
 ) -> Converted:
     """Rename every key of a checkpoint by rules; what no rule knows is kept as unknown.
 
     Args:
         ignore: gives the reason why a key is not needed, or None.
-        prefix: that parallel training may have put before each name.
+        prefix: that may be before a name, for each by itself.
 
     Raises:
         ValueError: two keys of the file have one name in ours.

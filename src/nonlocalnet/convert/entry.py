@@ -51,6 +51,16 @@ def sizes(values: Any) -> tuple[int, ...]:
     return tuple(values)
 
 
+def _overlap(shape: tuple[int, ...], stride: tuple[int, ...]) -> bool:
+    """Tell whether two elements may lie in one place: a step within what smaller steps reach."""
+    reach = 0
+    for step, n in sorted((step, n) for n, step in zip(shape, stride, strict=True) if n > 1):
+        if step <= reach:
+            return True
+        reach += (n - 1) * step
+    return False
+
+
 def view(storage: Storage, offset: int, shape: Any, stride: Any) -> Entry:
     """A strided view of a storage; every element must lie in it."""
     shape, stride, (offset,) = sizes(shape), sizes(stride), sizes((offset,))
@@ -58,8 +68,15 @@ def view(storage: Storage, offset: int, shape: Any, stride: Any) -> Entry:
         raise Refused("it has a tensor that makes no sense")
     last = offset + sum((n - 1) * step for n, step in zip(shape, stride, strict=True))
     numel = math.prod(shape)
+    if math.prod(n or 1 for n in shape) >= LARGEST_SIZE:  # an empty one has other sizes too
+        raise Refused(f"it has a tensor {shape}, which makes no sense")
     if numel and (last >= storage.numel or numel > storage.numel):
         raise Refused(f"it has a tensor {shape} of more numbers than the file holds for it")
+    if numel and _overlap(shape, stride):
+        raise Refused(
+            f"it has a tensor {shape} with steps {stride}: its numbers share places, as those of "
+            "weights never do"
+        )
 
     def read() -> Tensor:
         if not numel:

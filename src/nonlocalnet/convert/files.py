@@ -15,8 +15,10 @@ from safetensors import SafetensorError, safe_open
 
 from nonlocalnet.convert.entry import LARGEST_SIZE, Entry, Refused, Storage
 from nonlocalnet.convert.pickles import read_pickle, text_of
+from nonlocalnet.errors import FileError, printable
 
 LONGEST_NAME = 200  # characters
+SAID = 200  # of what a library says of a damaged file
 MOST_TENSORS = 20_000  # a ResNet-101 with its momentum has under 1,000
 LARGEST_PICKLE = (
     8 << 30
@@ -58,6 +60,7 @@ class Checkpoint:
         entries: name -> tensor; anything that is not one, such as a counter, in `others`.
         others: name -> number, text, list or dict, from the same level.
         meta: what stands beside the tensors: training state, the configuration.
+        beside: other copies of the weights in the file, and why they are not taken.
     """
 
     path: Path
@@ -65,6 +68,7 @@ class Checkpoint:
     entries: dict[str, Entry]
     others: dict[str, Any] = field(default_factory=dict)
     meta: dict[str, Any] = field(default_factory=dict)
+    beside: dict[str, str] = field(default_factory=dict)
 
 
 def read_checkpoint(path: str | os.PathLike) -> Checkpoint:
@@ -82,7 +86,7 @@ def read_checkpoint(path: str | os.PathLike) -> Checkpoint:
     try:
         return _read(path)
     except ValueError as error:
-        raise ValueError(f"{path}: {error}") from None
+        raise FileError(path, str(error)) from None
 
 
 def _read(path: Path) -> Checkpoint:
@@ -158,7 +162,7 @@ def _safetensors(path: Path) -> Checkpoint:
     try:
         file = safe_open(path, framework="pt")
     except SafetensorError as error:
-        raise ValueError(f"it is a damaged safetensors file: {error}") from None
+        raise ValueError(f"it is a damaged safetensors file: {printable(error, SAID)}") from None
     entries = {}
     _check_count(len(file.keys()))
     for name in map(_name, file.keys()):
@@ -194,7 +198,7 @@ def _torch_zip(path: Path) -> Checkpoint:
     try:
         return _read_zip(path, zipfile.ZipFile(path))
     except ZIP_ERRORS as error:
-        raise ValueError(f"it is a damaged zip file: {error}") from None
+        raise ValueError(f"it is a damaged zip file: {printable(error, SAID)}") from None
 
 
 def _read_zip(path: Path, archive: zipfile.ZipFile) -> Checkpoint:
@@ -303,21 +307,40 @@ def _fill(start: Callable[[], Any], size: int, path: Path) -> bytearray:
     except ZIP_ERRORS:
         done = -1
     if done != size:
-        raise ValueError(f"{path}: it is damaged: numbers are missing or have changed")
+        raise FileError(path, "it is damaged: numbers are missing or have changed")
     return data
 
 
-# Where projects keep the parameters in their files.
-LEVELS = ("model_state", "state_dict", "model")
+# Where projects keep the parameters in their files; running averages last.
+LEVELS = (
+    "model_state",
+    "state_dict",
+    "model",
+    "model_state_dict",
+    "module",
+    "net",
+    "network",
+    "ema_state_dict",
+    "state_dict_ema",
+    "model_ema",
+    "ema_model",
+    "ema",
+)
 
 
 def _unwrap(path: Path, content: Any) -> Checkpoint:
     if not isinstance(content, dict):
         raise ValueError("it holds no arrays by name")
     content = _names(content)
-    for level in LEVELS:
-        inner = content.get(level)
-        if isinstance(inner, dict) and any(isinstance(v, Entry) for v in inner.values()):
-            meta = {key: value for key, value in content.items() if key != level}
-            return _checkpoint(path, "torch", inner, meta)
-    return _checkpoint(path, "torch", content, {})
+    levels = [level for level in LEVELS if _has_entries(content.get(level))]
+    if not levels:
+        return _checkpoint(path, "torch", content, {})
+    level, *others = levels
+    meta = {key: value for key, value in content.items() if key != level}
+    checkpoint = _checkpoint(path, "torch", content[level], meta)
+    checkpoint.beside = dict.fromkeys(others, f"another copy of the weights; {level!r} is taken")
+    return checkpoint
+
+
+def _has_entries(value: Any) -> bool:
+    return isinstance(value, dict) and any(isinstance(v, Entry) for v in value.values())

@@ -15,6 +15,7 @@ from nonlocalnet.convert.architecture import infer
 from nonlocalnet.convert.converted import Converted, translate
 from nonlocalnet.convert.files import Checkpoint
 from nonlocalnet.convert.rules import AFFINE, BATCH_NORM, Rules, layer
+from nonlocalnet.errors import shown
 
 ORIGIN = "MMAction2"
 MEAN = (123.675, 116.28, 103.53)  # of all its I3D, on values up to 255, red first
@@ -32,6 +33,8 @@ BACKBONE = {
     "dilations": (1, 1, 1, 1),
 }
 LONGEST = 100_000  # characters of a configuration
+NORM_EPS = 1e-5
+PLACES = ("data_root", "ann_file")  # of its data
 
 
 def _rules() -> Iterator[tuple[str, str]]:
@@ -60,7 +63,7 @@ RULES = Rules(_rules())
 
 def matches(names: Iterable[str]) -> bool:
     """Tell whether keys are of this layout."""
-    return any(name.removeprefix("module.").startswith("backbone.") for name in names)
+    return any(name.startswith("backbone.") for name in names)
 
 
 def _ignore(name: str) -> str | None:
@@ -92,8 +95,9 @@ def convert(checkpoint: Checkpoint) -> Converted:
             "subsample_position": "after",
             "scale": None,
         }
-    text = checkpoint.meta.get("meta")
-    text = text.get("cfg", text.get("config")) if isinstance(text, dict) else None
+    meta = _dict(checkpoint.meta.get("meta"))
+    text = meta.get("cfg", meta.get("config"))
+    result.classes = _words(_dict(meta.get("dataset_meta")).get("classes", meta.get("CLASSES")))
     result.mean, result.std = (tuple(v / 255 for v in values) for values in (MEAN, STD))
     if isinstance(text, (str, bytes)) and text:
         _apply(_config(text), result)
@@ -107,8 +111,13 @@ def _ask(result: Converted) -> None:
     fields = result.fields
     result.asked["clip"] = "'32x2' for the released ones"
     result.assumed["temporal_stride"] = (2, "as in its I3D; its 'heavy' ones need 1")
+    released = "as in its released I3D"
+    result.assumed["pool2_time"] = (2, released)
+    result.derived |= dict.fromkeys(("mean", "std", "multi_label"), released)
     if fields["non_local"] and "pairwise" not in fields:
         result.asked["pairwise"] = "'embedded_gaussian' or 'dot_product'"
+        del fields["scale"]
+        result.assumed["scale"] = (None, released)
 
 
 def _complete(result: Converted) -> None:
@@ -131,14 +140,20 @@ def _apply(config: Mapping[str, Any], result: Converted) -> None:
         if given is not value and _tuple(given) != value:
             said = reprlib.repr(given)
             raise ValueError(f"its configuration has {name}={said}, which is not done here")
+    eps = _dict(backbone.get("norm_cfg")).get("eps", NORM_EPS)
+    if eps != NORM_EPS:
+        raise ValueError(f"its norms have eps={shown(eps)}, not {NORM_EPS}: not done here")
     # before its configurations named conv1_kernel, both strides were 2 by default, later 1
     default = 1 if "conv1_kernel" in backbone else 2
-    strides = [backbone.get(f"{name}_stride_t", default) for name in ("conv1", "pool1")]
+    names = [f"{name}_stride_t" for name in ("conv1", "pool1")]
+    strides = [backbone.get(name, default) for name in names]
     if strides not in ([1, 1], [2, 2]):
         said = reprlib.repr(strides)
         raise ValueError(f"its temporal strides {said} are not both 1 or both 2: not done here")
     fields = result.fields
     fields["temporal_stride"] = strides[0]
+    if not set(names) & set(backbone):
+        result.derived["temporal_stride"] = "its configuration leaves it to its version's default"
     fields["pool2_time"] = 2 if backbone.get("with_pool2", True) else 1
     block = _dict(backbone.get("non_local_cfg"))
     if fields["non_local"]:
@@ -155,6 +170,12 @@ def _apply(config: Mapping[str, Any], result: Converted) -> None:
     if "mean" in normal and "std" in normal:
         result.mean = tuple(float(v) / 255 for v in normal["mean"])
         result.std = tuple(float(v) / 255 for v in normal["std"])
+    else:
+        why = "as in its released I3D; its configuration does not say it"
+        result.derived |= dict.fromkeys(("mean", "std"), why)
+    places = [v for k, v in config.items() if isinstance(v, str) and k.startswith(PLACES)]
+    if any(re.search(r"kinetics[-_]?400", place) for place in places):
+        result.dataset = "Kinetics-400"
     if normal.get("to_bgr"):
         result.swap_colours()
     pipeline = _dict_of_steps(config)
@@ -185,6 +206,13 @@ def _dict_of_steps(config: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
                 if isinstance(step, dict) and isinstance(step.get("type"), str)
             }
     return {}
+
+
+def _words(names: Any) -> list[str]:
+    """Names of classes; none where they are not all words."""
+    names = names if isinstance(names, (list, tuple)) else ()
+    words = [n.decode("utf-8", "replace") if isinstance(n, bytes) else n for n in names]
+    return words if all(isinstance(word, str) for word in words) else []
 
 
 def _tuple(value: Any) -> Any:

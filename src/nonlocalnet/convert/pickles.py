@@ -29,6 +29,10 @@ DTYPES = {
     "b1": torch.bool,
 }
 MOST_STEPS = 2_000_000  # a ResNet-101 with its momentum has 33,000
+WHOLE = (
+    "; if it is a whole network, of torch.save(model), save its parameters where it was made: "
+    "torch.save(model.state_dict(), file)"
+)
 STORAGES = {
     "HalfStorage": torch.float16,
     "BFloat16Storage": torch.bfloat16,
@@ -209,6 +213,11 @@ ADMITTED: dict[tuple[str, str], Any] = {
     ("torch._utils", "_rebuild_tensor"): _rebuild_tensor,
     ("torch._utils", "_rebuild_parameter"): _rebuild_parameter,
     **{("torch", name): dtype for name, dtype in STORAGES.items()},
+    # options and schedules of trainers, beside the parameters
+    ("argparse", "Namespace"): _Forgotten,
+    ("collections", "Counter"): _Forgotten,
+    **_names(("pathlib", "pathlib._local"), "PosixPath", _Forgotten),
+    **_names(("pathlib", "pathlib._local"), "WindowsPath", _Forgotten),
     # MMAction2's unpublished checkpoints
     ("mmengine.logging.history_buffer", "HistoryBuffer"): _Forgotten,
 }
@@ -231,10 +240,9 @@ class _Unpickler(pickle._Unpickler):  # the one in Python: the one in C takes me
 
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) not in ADMITTED:
-            raise Refused(
-                f"it asks for {module[:60]}.{name[:60]}, which is not needed to hold weights; "
-                "nothing in it was run"
-            )
+            what = f"it asks for {module[:60]}.{name[:60]}, which is not needed to hold weights"
+            hint = WHOLE if name[:1].isupper() else ""  # a class, not a function
+            raise Refused(f"{what}; nothing in it was run{hint}")
         return ADMITTED[module, name]
 
     def persistent_load(self, pid: Any) -> Storage:

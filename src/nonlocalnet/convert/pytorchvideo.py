@@ -33,7 +33,7 @@ RULES = Rules(_rules())
 
 def matches(names: Iterable[str]) -> bool:
     """Tell whether keys are of this layout."""
-    return any(name.removeprefix("module.").startswith("blocks.1.res_blocks.") for name in names)
+    return any(name.startswith("blocks.1.res_blocks.") for name in names)
 
 
 def convert(checkpoint: Checkpoint) -> Converted:
@@ -42,12 +42,14 @@ def convert(checkpoint: Checkpoint) -> Converted:
     Raises:
         ValueError: no C2D or I3D with a pool after res2.
     """
-    names = {name.removeprefix("module.") for name in checkpoint.entries}
-    if f"blocks.{HEAD}.proj.weight" not in names:
+    if f"blocks.{HEAD}.proj.weight" not in checkpoint.entries:
         raise ValueError(
             "it is not PyTorchVideo's C2D or I3D: no classifier after res2, a pool, res3 to res5"
         )
     result = translate(ORIGIN, checkpoint, RULES)
-    result.fields = {**infer(result.shapes()), "stem_padding": 1, "temporal_stride": 1}
+    result.fields = {**infer(result.shapes()), "stem_padding": 1}
+    released = "as in the released ones"
+    result.assumed |= {"temporal_stride": (1, released), "pool2_time": (2, released)}
+    result.derived |= dict.fromkeys(("mean", "std", "multi_label", "window"), released)
     result.asked["clip"] = "'8x8' for the released ones"
     return result

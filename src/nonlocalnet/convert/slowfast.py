@@ -41,7 +41,7 @@ RULES = Rules(_rules())
 
 def matches(names: Iterable[str]) -> bool:
     """Tell whether keys are of this layout."""
-    return any(name.removeprefix("module.").startswith("s1.pathway0_stem.") for name in names)
+    return any(name.startswith("s1.pathway0_stem.") for name in names)
 
 
 def convert(checkpoint: Checkpoint) -> Converted:
@@ -58,8 +58,13 @@ def convert(checkpoint: Checkpoint) -> Converted:
     if config is None:
         result.asked["clip"] = "'8x8' or another FRAMESxRATE"
         result.assumed["pool2_time"] = (2, "it has no configuration; C2D_NOPOOL needs 1")
+        default = "it has no configuration; this is PySlowFast's default"
+        result.derived |= dict.fromkeys(("mean", "std", "multi_label"), default)
+        result.derived["window"] = "as PySlowFast's for such a crop"
+        result.fields["temporal_stride"] = 1
         if result.fields["non_local"]:
             result.asked["pairwise"] = "'embedded_gaussian' or 'dot_product'"
+            result.assumed["subsample"] = ((1, 2, 2), default)
     else:
         _apply(config, result)
     return result

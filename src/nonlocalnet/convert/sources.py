@@ -12,6 +12,7 @@ from nonlocalnet.convert import (
 )
 from nonlocalnet.convert.converted import Converted
 from nonlocalnet.convert.files import Checkpoint
+from nonlocalnet.convert.wrappers import stray, unwrap
 
 LAYOUTS = (torchvision_rcnn, caffe2, slowfast, mmaction2, pytorchvideo, torchvision)
 
@@ -22,9 +23,12 @@ def convert(checkpoint: Checkpoint) -> Converted:
     Raises:
         ValueError: an unknown layout, or a network that is none of the paper's.
     """
+    bare, wrapping = unwrap(checkpoint)
     for layout in LAYOUTS:
-        if layout.matches(checkpoint.entries):
-            return layout.convert(checkpoint)
+        if layout.matches(bare.entries):
+            return wrapping.tell(layout.convert(bare))
+    if said := stray(checkpoint.entries):
+        raise ValueError(f"{said}: is there more than a network in it? Save the network's alone")
     names = ", ".join(list(checkpoint.entries)[:3])
     raise ValueError(
         f"its names ({names}, ...) are of no known layout; there are "

@@ -34,7 +34,7 @@ RULES = Rules(_rules())
 
 def matches(names: Iterable[str]) -> bool:
     """Tell whether keys are of this layout."""
-    return any(name.removeprefix("module.").startswith("layer1.0.") for name in names)
+    return any(name.startswith("layer1.0.") for name in names)
 
 
 def convert(checkpoint: Checkpoint) -> Converted:

@@ -16,7 +16,7 @@ BACKBONE = "backbone.body."
 
 def matches(names: Iterable[str]) -> bool:
     """Tell whether keys are of this layout."""
-    return any(name.removeprefix("module.").startswith(BACKBONE) for name in names)
+    return any(name.startswith(BACKBONE) for name in names)
 
 
 def convert(checkpoint: Checkpoint) -> Converted:
@@ -27,8 +27,7 @@ def convert(checkpoint: Checkpoint) -> Converted:
     """
     result = Converted(ORIGIN)
     for name, entry in checkpoint.entries.items():
-        ours = name.removeprefix("module.")
-        result.tensors[ours], result.names[ours] = entry, name
+        result.tensors[name], result.names[name] = entry, name
     result.unknown += checkpoint.others
     result.detector = _infer(result.shapes())
     result.mean, result.std = torchvision.MEAN, torchvision.STD
@@ -65,6 +64,7 @@ def as_backbone(classifier: Converted) -> Converted:
     result = Converted(classifier.origin, flat=True, cleaned=classifier.cleaned)
     result.mean, result.std = classifier.mean, classifier.std
     result.ignored, result.unknown = dict(classifier.ignored), list(classifier.unknown)
+    result.notes = list(classifier.notes)
     for name, entry in classifier.tensors.items():
         theirs = classifier.names.get(name, name)
         if name.startswith("fc."):

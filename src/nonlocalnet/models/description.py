@@ -7,7 +7,7 @@ import json
 import math
 import os
 from collections.abc import Generator, Mapping
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,17 +17,22 @@ from nonlocalnet.convert import caffe2, mmaction2, pytorchvideo
 from nonlocalnet.convert.converted import Converted
 from nonlocalnet.convert.files import Checkpoint, read_checkpoint
 from nonlocalnet.convert.sources import convert
+from nonlocalnet.convert.wrappers import unwrap
+from nonlocalnet.errors import FileError, printable, shown
 from nonlocalnet.models import checksum
 from nonlocalnet.models.detection import BACKBONES, DETECTORS
+from nonlocalnet.models.fields import check_fields, check_pixels
 from nonlocalnet.models.info import WeightsInfo, coco_classes, kinetics_classes
 from nonlocalnet.models.registry import DEFAULTS, Network, create_model, describe, resolve
 from nonlocalnet.models.report import BLOCK_CONVENTIONS, CONVENTIONS, LoadReport
 from nonlocalnet.models.video_resnet import EXPANSION
 from nonlocalnet.models.zoo import Release, list_releases, release_of
+from nonlocalnet.ops.pairwise import SOFTMAX_FORMS
 
 KEY = "nonlocalnet"  # of the JSON in the file's metadata
 ORIGIN = "nonlocalnet"
 KINETICS = 400
+INPUT = ("classes", "multi_label", "mean", "std")  # of `WeightsInfo`: what may be told as well
 # The origin that the files of a project's releases have.
 ORIGINS = {
     "video-nonlocal-net": caffe2.ORIGIN,
@@ -44,9 +49,49 @@ def describe_file(
 
     A file that has the name of a release (`nonlocalnet zoo`) is taken for that release.
 
+    Args:
+        options: arguments of the network, and of `INPUT`.
+
     Raises:
-        ValueError: it does not say all, and what to pass; an image classifier.
+        ValueError: it does not say all, and what to pass; an image classifier; an option that
+            contradicts what it says of its input.
     """
+    given = {name: options.pop(name) for name in INPUT if name in options}
+    info = _describe(checkpoint, converted, clip=clip, given=given, **options)
+    _check_input(info, 1 if clip else None)
+    try:
+        told = replace(info, **given)
+    except TypeError as error:
+        raise ValueError(str(error)) from None
+    open_to = {*converted.derived, *(() if info.classes else ("classes",))}
+    for name in {*given} - open_to:
+        if getattr(told, name) != (said := getattr(info, name)):
+            raise ValueError(f"the file says {name}={shown(said)}, which no option changes")
+    count = info.config.get("num_classes")
+    if "classes" in given and len(told.classes) != count:
+        raise ValueError(f"there are {len(told.classes):,} names for {count} classes")
+    return told
+
+
+def _check_input(info: WeightsInfo, frames: int | None) -> None:
+    """Bound the clip and the pixels that a file asks for; frames that were told are not its own."""
+    config = info.config
+    if frames is None:
+        first = str(config.get("clip", "1x1")).partition("x")[0]
+        frames = int(first) if first.isdecimal() else 1  # another clip is refused as it is used
+    size = config.get("min_size", 1)
+    sides = [info.short_side, config.get("crop", 1), config.get("max_size", 1)]
+    check_pixels(frames, max(*sides, *(size if isinstance(size, (list, tuple)) else [size])))
+
+
+def _describe(
+    checkpoint: Checkpoint,
+    converted: Converted,
+    *,
+    clip: str | None,
+    given: Mapping[str, Any],
+    **options: Any,
+) -> WeightsInfo:
     path = checkpoint.path
     if converted.origin == ORIGIN and KEY not in checkpoint.meta:
         raise ValueError(
@@ -56,6 +101,7 @@ def describe_file(
     if converted.origin == ORIGIN:
         info = own_info(checkpoint)
         info.config |= options | ({} if clip is None else {"clip": clip})
+        check_fields(info.config)
         return info
     if converted.detector is not None:
         return _describe_detector(path, converted, clip=clip, **options)
@@ -68,8 +114,9 @@ def describe_file(
     if release is not None:
         options = {**release.options, **options}
         clip = clip or converted.clip or release.clip
-    given = {**options, "clip": clip or converted.clip}
-    missing = [f"{k}={v}" for k, v in converted.asked.items() if given.get(k) is None]
+    clip = clip or converted.clip
+    known_by_name = {**given, **options, "clip": clip}
+    missing = [f"{k}={v}" for k, v in converted.asked.items() if known_by_name.get(k) is None]
     if missing:
         named = release_of(path)
         other = f" (its name is that of {named.name}, its network is another)" if named else ""
@@ -79,16 +126,20 @@ def describe_file(
     facts: dict[str, Any] = {"origin": converted.origin, "file": path.name}
     if release is not None:
         facts["release"] = release.name
-    elif assumed := {k: why for k, (_, why) in converted.assumed.items() if k not in given}:
-        facts["assumed"] = assumed
+    else:
+        assumed = {name: why for name, (_, why) in converted.assumed.items()} | converted.derived
+        if options.get("pairwise") not in (None, *SOFTMAX_FORMS):
+            assumed.pop("scale", None)  # of an exponent
+        if unsaid := {k: why for k, why in assumed.items() if k not in known_by_name}:
+            facts["assumed"] = unsaid
     crop = options.pop("crop", converted.crop)
     known = _fields(converted)
     if options.get("norm") == "frozen" and known["norm"] == "batch":
         known["block_norm"] = None  # folded, blocks' norms into W_z
-    config = describe({**known, **options}, clip=str(given["clip"]), crop=crop)
+    config = describe({**known, **options}, clip=str(clip), crop=crop)
     return WeightsInfo(
         config=config,
-        classes=kinetics_classes() if config["num_classes"] == KINETICS else [],
+        classes=classes_of(path, converted),
         multi_label=converted.multi_label,
         short_side=converted.short_side,
         mean=converted.mean,
@@ -120,14 +171,38 @@ def _describe_detector(
     config: dict[str, Any] = {"name": rows[0], "num_classes": found["num_classes"]}
     config |= {name: value for name, (value, _) in converted.assumed.items()} | options
     assumed = {name: why for name, (_, why) in converted.assumed.items() if name not in options}
+    release = release_of(path)
+    if release is not None and release.model == rows[0]:
+        assumed = {}  # the release says it: COCO_V1
     return WeightsInfo(
         config=config,
-        classes=coco_classes(config["num_classes"]),
+        classes=classes_of(path, converted),
         short_side=config.get("min_size", 800),
         mean=converted.mean,
         std=converted.std,
         facts={"origin": converted.origin, "file": path.name, "assumed": assumed},
     )
+
+
+def classes_of(path: Path, converted: Converted) -> list[str]:
+    """Name a foreign file's classes, as it or its release says; their number alone says nothing."""
+    detector = converted.detector
+    count = (detector or converted.fields).get("num_classes")
+    if converted.classes and len(converted.classes) == count:
+        return converted.classes
+    if detector is None and not converted.flat:
+        release = _release(path, converted)
+        dataset = converted.dataset if release is None else release.dataset
+        return kinetics_classes() if (dataset, count) == ("Kinetics-400", KINETICS) else []
+    release = release_of(path)
+    of_coco = detector is not None and release is not None and "coco" in release.dataset.lower()
+    return coco_classes(int(count or 0)) if of_coco else []
+
+
+def unnamed(info: WeightsInfo) -> list[str]:
+    """Tell a command's user how to name another code base's classes that have no names."""
+    note = "the file does not name its classes, they are numbers: --set classes=FILE names them"
+    return [f"{note}, one a line"] if "origin" in info.facts and not info.classes else []
 
 
 def _fields(converted: Converted) -> dict[str, Any]:
@@ -170,15 +245,17 @@ def open_weights(path: str | os.PathLike) -> Checkpoint:
 
 def in_our_terms(checkpoint: Checkpoint) -> Converted:
     """Convert a foreign checkpoint; ours has our terms already."""
-    if KEY not in checkpoint.meta and not _ours(checkpoint.entries):
+    bare, wrapping = unwrap(checkpoint)
+    if KEY not in checkpoint.meta and not _ours(bare.entries):
         with in_one_sentence(checkpoint.path):
             return convert(checkpoint)
-    result = Converted(
-        ORIGIN, dict(checkpoint.entries), {name: name for name in checkpoint.entries}
-    )
+    result = Converted(ORIGIN, dict(bare.entries), {name: name for name in bare.entries})
+    result.unknown += bare.others
+    result = wrapping.tell(result)
     if KEY in checkpoint.meta:
         with in_one_sentence(checkpoint.path):
             config = own_info(checkpoint).config
+            check_fields(config)
             if config.get("name") in DETECTORS:
                 return result
             arguments = resolved(config)
@@ -194,14 +271,27 @@ def own_info(checkpoint: Checkpoint) -> WeightsInfo:
     """Read the description in a file of ours."""
     known = {item.name for item in fields(WeightsInfo)}
     try:
-        info = json.loads(checkpoint.meta[KEY])
+        info = json.loads(checkpoint.meta[KEY], object_pairs_hook=_once)
         if not isinstance(info["config"], dict):
             raise TypeError("config is no table")
         if unknown := set(info) - known:
-            raise TypeError(f"unknown {sorted(unknown)}: written by a later version?")
-        return WeightsInfo(**info)
+            raise TypeError(f"unknown {shown(sorted(unknown))}: written by a later version?")
+        result = WeightsInfo(**info)
+        count = result.config.get("num_classes")
+        if type(count) is int and 0 < count < len(result.classes):
+            raise TypeError(f"{len(result.classes):,} names for {count:,} classes")
+        return result
     except (TypeError, KeyError, ValueError, RecursionError) as error:
-        raise ValueError(f"{checkpoint.path} has a damaged description: {error}") from None
+        said = printable(error, 300)
+        raise ValueError(f"{checkpoint.path} has a damaged description: {said}") from None
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A table of JSON, in which nothing is said twice."""
+    table = dict(pairs)
+    if len(table) != len(pairs):
+        raise ValueError("it says something twice")
+    return table
 
 
 def assumptions(model: Network, report: LoadReport) -> list[str]:
@@ -209,9 +299,16 @@ def assumptions(model: Network, report: LoadReport) -> list[str]:
     if report.origin == ORIGIN:
         return []
     arguments = getattr(model, "arguments", {})
+    info, by_reason = model.info, {}
+    for name, why in info.facts.get("assumed", {}).items():
+        value = getattr(info, name) if name in INPUT else arguments.get(name)
+        if name in ("mean", "std"):
+            value = tuple(round(colour, 4) for colour in getattr(info, name))
+        said = f"{name}={info.config.get(name, value)!r}"
+        by_reason.setdefault(why, []).append(said)
     notes = [
-        f"{name}={model.info.config.get(name, arguments.get(name))!r} is assumed: {why}"
-        for name, why in model.info.facts.get("assumed", {}).items()
+        f"{', '.join(said)} {'is' if len(said) == 1 else 'are'} assumed: {why}"
+        for why, said in by_reason.items()
     ]
     notes += [
         f"{name}={model.config[name]!r} is of no network in the table; is the file whole?"
@@ -222,18 +319,19 @@ def assumptions(model: Network, report: LoadReport) -> list[str]:
 
 
 @contextlib.contextmanager
-def in_one_sentence(path: str | os.PathLike) -> Generator[None]:
+def in_one_sentence(path: str | os.PathLike[str]) -> Generator[None]:
     """Name the file, whatever is wrong with a value in its description or an option."""
     try:
         yield
+    except FileError:
+        raise
     except ValueError as error:
         if str(error).startswith(str(path)):
             raise
-        raise ValueError(f"{path}: {error}") from None
+        raise FileError(path, str(error)) from None
     except (TypeError, AttributeError, LookupError, ArithmeticError, RuntimeError) as error:
-        raise ValueError(
-            f"{path}: a value of its description makes no sense: {str(error)[:200]}"
-        ) from None
+        said = printable(error, 200)
+        raise FileError(path, f"a value of its description makes no sense: {said}") from None
 
 
 def check_size(config: Mapping[str, Any], converted: Converted) -> None:

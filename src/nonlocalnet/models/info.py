@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 import os
-import reprlib
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from nonlocalnet.errors import printable, shown
 
 
 @dataclass
@@ -35,22 +36,26 @@ class WeightsInfo:
         self.mean, self.std = tuple(self.mean), tuple(self.std)
         for name in ("mean", "std"):
             colours = getattr(self, name)
-            if len(colours) != 3 or not all(math.isfinite(colour) for colour in colours):
-                raise TypeError(f"{name} must be three numbers; got {reprlib.repr(colours)}")
+            if len(colours) != 3 or not all(map(_is_number, colours)):
+                raise TypeError(f"{name} must be three numbers; got {shown(colours)}")
         if not all(colour > 0 for colour in self.std):
             raise TypeError(f"std must be positive; got {self.std}")
         if not isinstance(self.classes, list) or not all(type(c) is str for c in self.classes):
-            raise TypeError(f"classes must be a list of names; got {reprlib.repr(self.classes)}")
+            raise TypeError(f"classes must be a list of names; got {shown(self.classes)}")
         if type(self.multi_label) is not bool:
-            raise TypeError(f"multi_label must be true or false; got {self.multi_label!r}")
+            raise TypeError(f"multi_label must be true or false; got {shown(self.multi_label)}")
         if type(self.short_side) is not int or self.short_side < 1:
-            raise TypeError(f"short_side must be a number of pixels; got {self.short_side!r}")
+            raise TypeError(f"short_side must be a number of pixels; got {shown(self.short_side)}")
         if not isinstance(self.config, dict) or not isinstance(self.facts, dict):
             raise TypeError("config and facts must be tables")
 
     def class_name(self, label: int) -> str:
-        """Name a label; its number where no names are known."""
-        return self.classes[label] if label < len(self.classes) else str(label)
+        """Name a label, fit to be printed; its number where no names are known."""
+        return printable(self.classes[label], 200) if label < len(self.classes) else str(label)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and type(value) is not bool and math.isfinite(value)
 
 
 def kinetics_classes() -> list[str]:

@@ -6,14 +6,16 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
+from nonlocalnet.models.info import read_classes
+
 
 def parse_options(options: Sequence[str]) -> dict[str, Any]:
-    """Read NAME=VALUE pairs; a VALUE is JSON, or else a word.
+    """Read NAME=VALUE pairs; a VALUE is JSON, or else a word. classes=FILE reads names from it.
 
     >>> parse_options(["pairwise=dot_product", "scale=null", "subsample=[1, 2, 2]"])
     {'pairwise': 'dot_product', 'scale': None, 'subsample': [1, 2, 2]}
     """
-    result = {}
+    result: dict[str, Any] = {}
     for option in options:
         name, equals, value = option.partition("=")
         if not equals or not name:
@@ -24,4 +26,6 @@ def parse_options(options: Sequence[str]) -> dict[str, Any]:
             result[name] = json.loads(value)
         except json.JSONDecodeError:
             result[name] = value
+    if isinstance(result.get("classes"), str):
+        result["classes"] = read_classes(result["classes"])
     return result

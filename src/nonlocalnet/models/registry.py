@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, TypeAlias
 
-from nonlocalnet.errors import check_choice
+from nonlocalnet.errors import check_choice, shown
 from nonlocalnet.models.detection import DETECTORS, create_detector
 from nonlocalnet.models.video_resnet import VideoResNet
 
@@ -194,7 +194,7 @@ def resolve(name: str, *, clip: str = "8x8", crop: int = 224, **options: Any) ->
     match = re.fullmatch(r"([1-9]\d*)x([1-9]\d*)", clip)
     if match is None:
         raise ValueError(
-            f"clip must be FRAMESxRATE such as {', '.join(map(repr, CLIPS))}; got {clip!r}"
+            f"clip must be FRAMESxRATE such as {', '.join(map(repr, CLIPS))}; got {shown(clip)}"
         )
     for option in options:
         check_choice("option", option, [k for k in DEFAULTS if k != "num_classes"])

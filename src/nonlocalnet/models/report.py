@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
@@ -50,11 +50,13 @@ class LoadReport:
         origin: the project whose layout the file has.
         rows: one a key.
         conflicts: where the file's network and this one compute different things from equal shapes.
+        notes: what else is to be known, such as a wrapper's prefix that was taken off.
     """
 
     origin: str
     rows: list[Row]
     conflicts: list[str]
+    notes: list[str] = field(default_factory=list)
 
     @property
     def loaded(self) -> list[str]:
@@ -77,7 +79,8 @@ class LoadReport:
         return [row for row in self.rows if row.outcome in PROBLEMS]
 
     def __str__(self) -> str:
-        return f"{len(self.loaded)} loaded, {len(self.left)} left, {len(self.unused)} unused"
+        counts = f"{len(self.loaded)} loaded, {len(self.left)} left, {len(self.unused)} unused"
+        return "; ".join([counts, *self.notes])
 
 
 def compare(
@@ -136,7 +139,7 @@ def compare(
         Row(name, None, "unknown", f"{name} is not in the network: no rule knows it")
         for name in converted.unknown
     ]
-    return LoadReport(converted.origin, rows, _conflicts(model, converted))
+    return LoadReport(converted.origin, rows, _conflicts(model, converted), converted.notes)
 
 
 def _fit(theirs: str | None, key: str, place: Tensor, converted: Converted) -> Row:
@@ -185,11 +188,12 @@ def _conflicts(model: nn.Module, converted: Converted) -> list[str]:
     return [
         f"the file's network has {name}={converted.fields[name]!r}, this one {arguments[name]!r}"
         for name in names
-        if name in converted.fields and _differ(converted.fields[name], arguments[name])
+        if name in converted.fields and differ(converted.fields[name], arguments[name])
     ]
 
 
-def _differ(a: Any, b: Any) -> bool:
+def differ(a: Any, b: Any) -> bool:
+    """Tell whether two values of an argument differ; a list is a tuple."""
     a, b = (list(v) if isinstance(v, tuple) else v for v in (a, b))
     return a != b
 

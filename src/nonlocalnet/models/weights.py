@@ -22,9 +22,9 @@ from nonlocalnet.errors import check_choice
 from nonlocalnet.models import checksum
 from nonlocalnet.models.description import (
     KEY,
-    KINETICS,
     assumptions,
     check_size,
+    classes_of,
     describe_file,
     in_one_sentence,
     in_our_terms,
@@ -32,16 +32,18 @@ from nonlocalnet.models.description import (
     own_info,
 )
 from nonlocalnet.models.detection import is_detector
-from nonlocalnet.models.info import WeightsInfo, coco_classes, kinetics_classes
+from nonlocalnet.models.info import WeightsInfo
 from nonlocalnet.models.registry import DEFAULTS, Network, create_model
 from nonlocalnet.models.report import (
     LoadReport,
     check_numbers,
     compare,
+    differ,
     fill,
     refuse,
 )
 from nonlocalnet.models.video_resnet import VideoResNet
+from nonlocalnet.ops.pairwise import SOFTMAX_FORMS
 
 
 def save_weights(model: nn.Module, path: str | os.PathLike, info: WeightsInfo) -> None:
@@ -160,9 +162,11 @@ def load_weights(
         model, converted, new_classifier=new_classifier, new_blocks=new_blocks, new_parts=new_parts
     )
     refuse(path, report)
+    own = getattr(model, "arguments", getattr(model, "config", {}))
     for name, (value, why) in converted.assumed.items():
-        given = getattr(model, "arguments", getattr(model, "config", {})).get(name, value)
-        if given != value:
+        given = own.get(name, value)
+        scaled = name != "scale" or own.get("pairwise") in SOFTMAX_FORMS
+        if differ(given, value) and scaled:
             warnings.warn(f"{path}: {name}={given!r} here, {value!r} {why}", stacklevel=2)
     check_numbers(path, converted)  # all of them, before the first is taken
     fill(model, converted, report)
@@ -175,7 +179,8 @@ def load(path: str | os.PathLike, *, clip: str | None = None, **options: Any) ->
     Args:
         path: a file of any known format; see `load_weights`.
         clip: "FRAMESxRATE", where the file does not say it.
-        options: arguments of `create_model` that the file does not say, or to be changed.
+        options: arguments of `create_model` that the file does not say, or to be changed; of its
+            input, what the file does not say of mean, std and multi_label; `classes`, their names.
 
     Returns:
         The network, in evaluation mode; `.info` is the file's `WeightsInfo`, with the
@@ -234,8 +239,4 @@ def read_start(path: str | os.PathLike) -> Start:
         info = own_info(checkpoint)
         return Start(info.mean, info.std, info.classes)
     converted = in_our_terms(checkpoint)
-    if converted.detector is not None:
-        classes = coco_classes(converted.detector["num_classes"])
-        return Start(converted.mean, converted.std, classes)
-    of_kinetics = not converted.flat and converted.fields.get("num_classes") == KINETICS
-    return Start(converted.mean, converted.std, kinetics_classes() if of_kinetics else [])
+    return Start(converted.mean, converted.std, classes_of(checkpoint.path, converted))
