@@ -182,3 +182,14 @@ def test_the_error_survives_processes(tmp_path):
     assert (again.path, again.reason, str(again)) == (error.path, error.reason, str(error))
     # torch rebuilds an error of a worker from its text
     assert str(VideoError(str(error))) == str(error)
+
+
+def test_frames_that_memory_does_not_hold_are_refused_before_they_are_read(tmp_path, monkeypatch):
+    path = tmp_path / "wide.mp4"
+    write_video(path, np.zeros((3, 16, 640, 3), np.uint8))
+    assert decode(path, [0, 1, 2], short_side=8).shape == (3, 3, 8, 320)
+    monkeypatch.setattr(container, "MAX_BYTES", 3 * 3 * 8 * 320)
+    assert decode(path, [0, 1, 2], short_side=8).shape == (3, 3, 8, 320)
+    for indices, side in (([0, 1, 2], 10), ([0, 0, 1, 2], 8)):
+        with pytest.raises(VideoError, match=r"frames of .* pixels take .* are read at a time"):
+            decode(path, indices, short_side=side)

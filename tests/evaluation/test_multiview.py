@@ -240,3 +240,20 @@ def test_a_test_that_another_process_left_ends(model, records, monkeypatch):
     monkeypatch.setattr(multiview, "gather", lambda rows: [rows, None])
     with pytest.raises(multiview.Abandoned):
         multiview.evaluate(model, dataset)
+
+
+def test_large_views_are_computed_a_few_at_a_time(model, records, monkeypatch):
+    data = view_set(records[:1])
+    expected = multiview.evaluate(model, data)
+    counts, compute = [], type(model).probabilities
+
+    def count(model, views, **options):
+        counts.append(len(views))
+        return compute(model, views, **options)
+
+    monkeypatch.setattr(type(model), "probabilities", count)
+    pixels = data[0][0][0, 0].numel()
+    monkeypatch.setattr(multiview, "CPU_PIXELS", 2 * pixels)
+    found = multiview.evaluate(model, data)
+    assert max(counts) == 2
+    torch.testing.assert_close(found.probabilities, expected.probabilities, rtol=1e-5, atol=1e-6)

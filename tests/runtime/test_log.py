@@ -106,3 +106,16 @@ def test_a_table_that_does_not_fit_becomes_paragraphs(monkeypatch, capsys):
     monkeypatch.setattr(log.console, "width", 120)
     log.print_table(table)
     assert "┏" in capsys.readouterr().out
+
+
+def test_names_cannot_act_on_the_terminal(capsys):
+    evil = "a\x1b[31mred\x1b[2J\rb\u202ec.mp4"
+    log.console.print(evil)
+    table = Table("video", title=evil)
+    table.add_row(evil)
+    log.print_table(table)
+    log.status.print("x" * 100_000, soft_wrap=True)
+    said = capsys.readouterr()
+    assert not {"\x1b", "\r", "\u202e"} & set(said.out)
+    assert r"\x1b[31mred" in said.out
+    assert len(said.err) < 5000

@@ -11,7 +11,7 @@ from types import ModuleType
 from typing import Any, get_type_hints
 
 import nonlocalnet
-from nonlocalnet.errors import EXTRAS, typed_options
+from nonlocalnet.errors import EXTRAS, PATH_LIMIT, printable, typed_options
 
 COMMANDS = {
     "models": "list the networks, with parameters and multiply-adds",
@@ -88,10 +88,12 @@ def options_of(module: ModuleType) -> Any:
 
 
 def _sentence(error: Exception) -> str:
-    """Put the system's errors, "[Errno 13] Permission denied: 'x'", into words."""
+    """Put the system's errors, "[Errno 13] Permission denied: 'x'", into words fit to print."""
     if isinstance(error, OSError) and error.strerror:
-        return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
-    return str(error)
+        text = f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+    else:
+        text = str(error)
+    return "\n".join(printable(line, PATH_LIMIT) for line in text.split("\n"))
 
 
 def _usage() -> str:

@@ -18,7 +18,8 @@ from nonlocalnet.data.datasets import VideoSplits, read_dataset
 from nonlocalnet.data.frame_folder import ASSUMED_RATE
 from nonlocalnet.data.resize import resize_dataset
 from nonlocalnet.data.summary import class_rows, split_rows, splits_of
-from nonlocalnet.data.tree import LISTS, printable, walk
+from nonlocalnet.data.tree import LISTS, walk
+from nonlocalnet.errors import printable
 from nonlocalnet.models.info import read_classes
 from nonlocalnet.runtime.checkpoint import write_atomically
 from nonlocalnet.runtime.log import Bar, console, print_table

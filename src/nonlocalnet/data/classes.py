@@ -7,7 +7,8 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 
 from nonlocalnet.data.readers import VideoRecord
-from nonlocalnet.data.tree import name_some, plain, printable
+from nonlocalnet.data.tree import name_some, plain
+from nonlocalnet.errors import printable
 
 
 def compare(

@@ -12,6 +12,8 @@ from nonlocalnet.errors import FileError
 
 MAX_PIXELS = 64_000_000  # a frame beyond is a broken or hostile header, not a video
 
+MAX_BYTES = 4 * 2**30  # of frames read at a time: 16 seconds of full HD
+
 LISTS = ("concat", "dash", "hls", "imf")  # FFmpeg would show whatever files they name
 
 
@@ -28,6 +30,17 @@ class VideoInfo:
     width: int
     fps: float
     duration: float
+
+
+def check_memory(path: Path, frames: int, size: tuple[int, int]) -> None:
+    """Raise a VideoError for that many frames of height and width if MAX_BYTES do not hold them."""
+    height, width = size
+    if (needed := 3 * frames * height * width) > MAX_BYTES:
+        raise VideoError(
+            path,
+            f"{frames} frames of {width} x {height} pixels take {needed / 2**30:.0f} GiB; at most "
+            f"{MAX_BYTES >> 30} GiB are read at a time: ask for fewer frames, or smaller ones",
+        )
 
 
 def open_video(

@@ -20,7 +20,7 @@ from av.sidedata.sidedata import Type as SideDataType
 from av.video.reformatter import VideoReformatter
 from torch import Tensor
 
-from nonlocalnet.data.container import VideoError, VideoInfo, open_video
+from nonlocalnet.data.container import VideoError, VideoInfo, check_memory, open_video
 from nonlocalnet.data.frame_folder import FrameFolder
 from nonlocalnet.data.packets import index_frames, whole_packets
 from nonlocalnet.data.sampling import short_side_size
@@ -93,6 +93,7 @@ class VideoReader:
                 self.path, f"frame {worst} is out of range, the video has {self._length()}"
             )
         size = self._size(short_side)
+        check_memory(self.path, len(indices), size)
         try:
             picked = self._pick_by_stamp(wanted, size)
         except (_NotAsIndexed, av.FFmpegError):

@@ -13,10 +13,10 @@ import torch
 from av.video.reformatter import VideoReformatter
 from torch import Tensor
 
-from nonlocalnet.data.container import MAX_PIXELS, VideoError, VideoInfo
+from nonlocalnet.data.container import MAX_PIXELS, VideoError, VideoInfo, check_memory
 from nonlocalnet.data.numbering import numbered
 from nonlocalnet.data.sampling import short_side_size
-from nonlocalnet.data.tree import printable
+from nonlocalnet.errors import printable
 
 ASSUMED_RATE = 25.0  # frames a second: pictures do not say
 
@@ -99,6 +99,7 @@ class FrameFolder:
             size = (frame.height, frame.width)
             if short_side is not None and min(size) > short_side:
                 size = short_side_size(*size, short_side)
+            check_memory(self.path, len(indices), size)
             rgb = self._reformatter.reformat(
                 frame, size[1], size[0], "rgb24", interpolation="BILINEAR", threads=1
             )

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from nonlocalnet.data.check import CheckReport, FileReport
 from nonlocalnet.data.datasets import VideoSplits
 from nonlocalnet.data.readers import VideoRecord
-from nonlocalnet.data.tree import printable
+from nonlocalnet.errors import printable
 
 SHOWN = 20  # classes of a table: the first in the order of their labels
 NAME = 30  # characters of a class name

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from nonlocalnet.data.numbering import numbered
 from nonlocalnet.data.suffixes import SUFFIXES, is_video, is_video_file
+from nonlocalnet.errors import printable
 
 LISTS = (".txt", ".csv", ".json")  # suffixes of lists, tables and annotations
 OWN = (".resized.json", ".checked.jsonl")  # what `data resize` and `data check` keep for themselves
@@ -71,15 +72,6 @@ def name_some(text: str, names: Sequence[str]) -> str:
     words |= {"s3": "s" if one else "", "a": "a " if one else "", "has": "has" if one else "have"}
     rest = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
     return f"{text.format(len(names), **words)}: {', '.join(map(printable, names[:SHOWN]))}{rest}"
-
-
-def printable(name: str) -> str:
-    """Write what a terminal would obey, or cannot show, as an escape.
-
-    >>> printable("a\\x1b[2J.mp4")
-    'a\\\\x1b[2J.mp4'
-    """
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in name)
 
 
 def walk(root: Path) -> Walk:

@@ -23,6 +23,7 @@ from nonlocalnet.runtime.distributed import gather, rank, size
 
 # views in one forward pass at first; where memory runs out, half as many, and so on
 CPU_VIEWS, ACCELERATOR_VIEWS = 16, 64
+CPU_PIXELS = 2**26  # of all views in one forward pass: a CPU does not say that memory runs out
 
 
 @dataclass
@@ -180,7 +181,10 @@ class _Forward:
         done: list[Tensor] = []
         start = 0
         while start < len(views):
-            chunk = views[start : start + self.at_once]
+            at_once = self.at_once
+            if self.device.type == "cpu":
+                at_once = max(1, min(at_once, CPU_PIXELS // views[0, 0].numel()))
+            chunk = views[start : start + at_once]
             p = self._attempt(chunk)
             if p is None:
                 self.at_once = len(chunk) // 2

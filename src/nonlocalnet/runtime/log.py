@@ -16,10 +16,22 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
+from rich.text import Text
 
-console = Console(highlight=False, markup=False)  # results, on stdout
+from nonlocalnet.errors import PATH_LIMIT, printable
+
+
+class _Plain(Console):
+    """A console on which names of files and of classes cannot move the cursor or hide text."""
+
+    def render_str(self, text: str, **options: Any) -> Text:
+        lines = (printable(line, PATH_LIMIT) for line in text.split("\n"))
+        return super().render_str("\n".join(lines), **options)
+
+
+console = _Plain(highlight=False, markup=False)  # results, on stdout
 # how it goes, on stderr: messages and the bar on one console, or they write over each other
-status = Console(highlight=False, markup=False, stderr=True)
+status = _Plain(highlight=False, markup=False, stderr=True)
 
 
 def print_table(table: Table) -> None:

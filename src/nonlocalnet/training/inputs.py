@@ -11,9 +11,8 @@ from nonlocalnet.data.datasets import read_dataset
 from nonlocalnet.data.readers import VideoRecord
 from nonlocalnet.data.sampling import ClipSpec
 from nonlocalnet.data.transforms import TestTransform, TrainTransform
-from nonlocalnet.data.tree import printable
 from nonlocalnet.data.video import VideoDataset
-from nonlocalnet.errors import option
+from nonlocalnet.errors import option, printable
 from nonlocalnet.models.info import read_classes
 from nonlocalnet.models.registry import DEPTHS
 from nonlocalnet.runtime.download import find_weights
