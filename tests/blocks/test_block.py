@@ -10,11 +10,11 @@ from torch.nn import functional as F
 
 import nonlocalnet as nl
 from nonlocalnet.blocks.non_local_block import Extent, SubsamplePosition
-from nonlocalnet.blocks.norm import Norm
+from nonlocalnet.blocks.norm import BlockNorm
 from nonlocalnet.ops import Pairwise
 
 FORMS, EXTENTS = get_args(Pairwise), get_args(Extent)
-POSITIONS, NORMS = get_args(SubsamplePosition), (*get_args(Norm), None)
+POSITIONS, NORMS = get_args(SubsamplePosition), (*get_args(BlockNorm), None)
 SIZE = {1: (7,), 2: (5, 6), 3: (4, 3, 5)}
 MAX_POOL = {1: F.max_pool1d, 2: F.max_pool2d, 3: F.max_pool3d}
 

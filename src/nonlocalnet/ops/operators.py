@@ -1,7 +1,7 @@
 """Functions as operators of torch: one node to compilers, whatever loops are inside.
 
 By the library's plain interface: `torch.library.custom_op` would load the compiler on the first
-call, which takes seconds and 130 MB.
+call, which takes seconds and 130 MB. torch's FLOP counter sees one node too, and gets a formula.
 """
 
 from __future__ import annotations
@@ -11,15 +11,18 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils.flop_counter import register_flop_formula
 
 _LIBRARY = torch.library.Library("nonlocalnet", "FRAGMENT")
 
 
-def operator(fake: Callable) -> Callable[[Callable], Callable]:
+def operator(fake: Callable, flops: Callable[..., int]) -> Callable[[Callable], Callable]:
     """Register a function of (B, ...) tensors as `torch.ops.nonlocalnet.NAME`.
 
-    `fake` gives the result's shape. vmap's axis is folded into the samples. The operator has no
-    gradient of its own: it is called in an autograd.Function, which torch.func knows how to treat.
+    `fake` gives the result's shape; `flops` counts what is multiplied and added, of the same
+    arguments with shapes in place of tensors. vmap's axis is folded into the samples. The operator
+    has no gradient of its own: it is called in an autograd.Function, which torch.func knows how to
+    treat.
     """
 
     def register(function: Any) -> Callable:
@@ -31,6 +34,11 @@ def operator(fake: Callable) -> Callable[[Callable], Callable]:
         _LIBRARY.impl(name, function, "CompositeExplicitAutograd")
         torch.library.register_fake(f"nonlocalnet::{name}", fake, lib=_LIBRARY)
         registered = getattr(torch.ops.nonlocalnet, name)
+
+        def count(*arguments: Any, out_shape: Any = None, **rest: Any) -> int:
+            return flops(*arguments, **rest)
+
+        register_flop_formula(registered)(count)
         torch.library.register_vmap(
             f"nonlocalnet::{name}", _folding_samples(registered), lib=_LIBRARY
         )
