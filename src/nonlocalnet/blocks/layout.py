@@ -56,13 +56,12 @@ def pooling(
     if factors is None:
         return unchanged, mask
     size = x.shape[2:]
-    room = [_room(s, k) for s, k in zip(size, factors, strict=True)]
-    if not whole_clips:
-        room[0] = 0
-    if any(room):
-        mask = _whole_cells(x, mask, factors, room)
+    room = _room(size, factors, whole_clips) if recording() else [0] * len(factors)
     kernel = [k if r else min(k, s) for k, s, r in zip(factors, size, room, strict=True)]
-    pads = [pad for r in reversed(room) for pad in (0, r)] if any(room) else None
+    pads = None
+    if any(room):
+        pads = [pad for r in reversed(room) for pad in (0, r)]
+        mask = _whole_cells(x, mask, factors, room)
     pool = MAX_POOL[len(kernel)]
     if mask is None:
         return partial(pool, kernel_size=kernel), None
@@ -83,16 +82,18 @@ def unchanged(x: Tensor) -> Tensor:
     return x
 
 
-def _room(size: int | torch.SymInt, factor: int) -> int:
-    """Tell how many places an axis needs to have two cells at least in the example of an export.
+def _room(size: Sequence[Any], factors: Sequence[int], whole_clips: bool) -> list[int]:
+    """Tell how many places each axis needs to have two cells at least in the example of an export.
 
     torch takes a size that is 1 in the example for a constant: a map that pools to 1 x 1 there
     would make a program for such maps alone.
     """
-    if not recording() or not isinstance(size, torch.SymInt) or factor == 1:
-        return 0
-    example: Any = size.node.hint
-    return 2 * factor - 1 if example is not None and example < 2 * factor else 0
+    room = []
+    for axis, (s, k) in enumerate(zip(size, factors, strict=True)):
+        example = s.node.hint if isinstance(s, torch.SymInt) and k > 1 else None
+        lonely = example is not None and example < 2 * k and (axis > 0 or whole_clips)
+        room.append(2 * k - 1 if lonely else 0)
+    return room
 
 
 def _whole_cells(

@@ -63,8 +63,8 @@ def is_plain(module: Any, known: Kinds) -> bool:
     # an attribute of the module alone hides what its class has: forward, a parameter
     if not taken.isdisjoint(module.__dict__):
         return False
-    return all(
-        tensor is None or type(tensor) in PLAIN_TENSORS
-        for tensors in (module._parameters, module._buffers)
-        for tensor in tensors.values()
-    )
+    for tensors in (module._parameters, module._buffers):
+        for tensor in tensors.values():
+            if tensor is not None and type(tensor) not in PLAIN_TENSORS:
+                return False
+    return True
