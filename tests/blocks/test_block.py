@@ -10,11 +10,11 @@ from torch.nn import functional as F
 
 import nonlocalnet as nl
 from nonlocalnet.blocks.non_local_block import Extent, SubsamplePosition
-from nonlocalnet.blocks.norm import Norm
+from nonlocalnet.blocks.norm import BlockNorm
 from nonlocalnet.ops import Pairwise
 
 FORMS, EXTENTS = get_args(Pairwise), get_args(Extent)
-POSITIONS, NORMS = get_args(SubsamplePosition), (*get_args(Norm), None)
+POSITIONS, NORMS = get_args(SubsamplePosition), (*get_args(BlockNorm), None)
 SIZE = {1: (7,), 2: (5, 6), 3: (4, 3, 5)}
 MAX_POOL = {1: F.max_pool1d, 2: F.max_pool2d, 3: F.max_pool3d}
 
@@ -108,6 +108,10 @@ def straightforward(
 
     z = project("w_z", y)
     shape = (-1, *[1] * (x.ndim - 2))
+    if isinstance(block.norm, torch.nn.GroupNorm):
+        groups_of_z = z.unflatten(1, (block.norm.num_groups, -1)).flatten(2)
+        var, mean = torch.var_mean(groups_of_z, 2, correction=0, keepdim=True)
+        z = ((groups_of_z - mean) / (var + 1e-5).sqrt()).view(z.shape)
     if "norm.running_mean" in p:
         mean, var = p["norm.running_mean"].view(shape), p["norm.running_var"].view(shape)
         z = (z - mean) / (var + 1.0000001e-5).sqrt()
@@ -315,7 +319,7 @@ def test_parameters_bear_the_papers_names(pairwise, norm):
         names |= {"norm.running_mean", "norm.running_var", "norm.num_batches_tracked"}
     assert set(block.state_dict()) == names
     trained = {name for name, _ in block.named_parameters()}
-    assert trained == {n for n in names if not n.startswith("norm.") or norm == "batch"} - {
+    assert trained == {n for n in names if not n.startswith("norm.") or norm != "frozen"} - {
         "norm.running_mean",
         "norm.running_var",
         "norm.num_batches_tracked",
@@ -356,7 +360,7 @@ def test_the_first_step_can_leave_the_identity(norm):
     block = nl.NonLocalBlock(6, norm=norm)
     x = video(2, 3, 3, dtype=torch.float32)
     (block(x) * x).sum().backward()
-    gate = block.norm.weight if norm == "batch" else block.w_z.weight
+    gate = block.norm.weight if norm in ("batch", "group") else block.w_z.weight
     assert gate.grad.abs().max() > 0
 
 
@@ -438,7 +442,7 @@ WRONG = [
     ({"dims": 4}, ["dims", "1, 2, 3", "4"]),
     ({"pairwise": "gausian"}, ["pairwise", "'gausian'", "did you mean 'gaussian'"]),
     ({"subsample_position": "befor"}, ["subsample_position", "'befor'", "'before', 'after'"]),
-    ({"norm": "bach"}, ["norm", "'bach'", "'batch', 'frozen', None"]),
+    ({"norm": "bach"}, ["norm", "'bach'", "'batch', 'frozen', 'group', None"]),
     ({"extent": "times"}, ["extent", "'times'", "'spacetime', 'space', 'time'"]),
     ({"channels": 0}, ["channels", "at least 1", "0"]),
     ({"inner_channels": 0}, ["inner_channels", "at least 1", "0"]),

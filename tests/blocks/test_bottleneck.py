@@ -1,5 +1,6 @@
 import pytest
 import torch
+from torch import nn
 from torch.nn import functional as F
 
 from nonlocalnet.blocks.video import Bottleneck
@@ -73,3 +74,26 @@ def test_frozen_bottleneck_trains_convolutions_only():
         "shortcut.conv.weight",
     }
     assert block(torch.randn(1, 4, 2, 3, 3)).shape == (1, 8, 2, 3, 3)
+
+
+@pytest.mark.parametrize("name", ["conv_a", "norm_a", "norm_b", "norm_c", "shortcut.norm"])
+def test_hooks_see_what_the_modules_gave_and_its_gradient(name):
+    block = awake(4, 3, 8)
+    x = torch.randn(2, 4, 3, 5, 6, dtype=torch.float64, requires_grad=True)
+    expected, kept, gradients = block(x), [], []
+    module = block.get_submodule(name)
+    module.register_forward_hook(lambda *given: kept.append((given[2], given[2].clone())))
+    module.register_full_backward_hook(lambda *given: gradients.append(given[2][0]))
+    z = block(x)
+    assert torch.equal(z, expected)
+    z.sum().backward()
+    assert torch.equal(*kept[0])  # the ReLU after it wrote elsewhere
+    assert len(gradients) == 1
+
+
+def test_a_norm_taken_away_leaves_the_convolutions_result_alone():
+    block, kept = awake(4, 3, 8), []
+    block.norm_a = nn.Identity()
+    block.conv_a.register_forward_hook(lambda *given: kept.append(given[2]))
+    block(torch.randn(2, 4, 3, 5, 6, dtype=torch.float64))
+    assert kept[0].min() < 0

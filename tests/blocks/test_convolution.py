@@ -109,6 +109,25 @@ def test_module_has_the_parameters_of_torchs_and_no_bias_unless_asked():
         assert Conv3d(3, 4, (3, 1, 1))(torch.empty(1, 3, 4, 5, 5)).shape == (1, 4, 2, 5, 5)
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"dilation": (1, 2, 2), "padding": (0, 2, 2)},
+        {"padding": "same"},
+        {"padding_mode": "circular", "_reversed_padding_repeated_twice": [1, 1, 1, 1, 0, 0]},
+    ],
+)
+def test_what_is_changed_after_it_was_made_takes_effect(change):
+    ours = Conv3d(3, 4, (1, 3, 3), padding=(0, 1, 1)).double()
+    theirs = nn.Conv3d(3, 4, (1, 3, 3), padding=(0, 1, 1), bias=False).double()
+    theirs.load_state_dict(ours.state_dict())
+    for module in (ours, theirs):
+        for name, value in change.items():
+            setattr(module, name, value)
+    x = torch.randn(2, 3, 4, 6, 7).double()
+    torch.testing.assert_close(ours(x), theirs(x), rtol=1e-12, atol=1e-12)
+
+
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("shape", [(2, 4, 3, 5, 6), (1, 4, 1, 3, 3)])
 def test_batch_norm_equals_torchs(shape, layout):

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from nonlocalnet.blocks.norm import FrozenNorm, Norm, make_norm
+from nonlocalnet.blocks.norm import BlockNorm, FrozenNorm, make_norm
 
 
 @pytest.mark.parametrize("dims", [1, 2, 3])
@@ -38,4 +38,9 @@ def test_batch_norm_has_the_official_epsilon_and_momentum(dims):
 
 def test_every_norm_can_be_made():
     x = torch.randn(2, 4, 2, 3, 3)
-    assert [make_norm(name, 4)(x).shape for name in get_args(Norm)] == [x.shape] * 2
+    assert [make_norm(name, 4)(x).shape for name in get_args(BlockNorm)] == [x.shape] * 3
+
+
+@pytest.mark.parametrize(("channels", "groups"), [(64, 32), (48, 16), (6, 2), (7, 1), (1, 1)])
+def test_group_norm_has_32_groups_or_the_most_that_divide_both(channels, groups):
+    assert make_norm("group", channels).num_groups == groups

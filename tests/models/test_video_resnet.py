@@ -162,3 +162,34 @@ def test_blocks_without_bias_or_norm_as_the_official_switches_allow():
         assert [n for n, _ in block.named_parameters() if n.endswith("bias")] == ["norm.bias"]
     assert all(block.norm is None for block in blocks(block_norm=None))
     assert all(block.norm is not None for block in blocks())
+
+
+def test_hooks_on_any_module_run_with_and_without_kept_intermediates():
+    model, x = network(), torch.randn(1, 3, 8, 64, 64)
+    ran = []
+    for name, module in model.named_modules():
+        if name:
+            module.register_forward_hook(lambda *_, name=name: ran.append(name))
+    every = {name for name, _ in model.named_modules() if name}
+    for out in (None, {}):
+        ran.clear()
+        model.features(x, out)
+        assert set(ran) == every - {"dropout", "fc"}
+        assert len(ran) == len(set(ran))
+    hooks = sum(len(module._forward_hooks) for module in model.modules())
+    assert hooks == len(every)  # those that kept are gone
+
+
+def test_a_wrapped_stage_is_called():
+    class Doubled(nn.Module):
+        def __init__(self, inner):
+            super().__init__()
+            self.inner = inner
+
+        def forward(self, x):
+            return 2 * self.inner(x)
+
+    model, x = network(), torch.randn(1, 3, 8, 64, 64)
+    expected = 2 * model.features(x)
+    model.res4 = Doubled(model.res4)
+    assert torch.equal(model.features(x), expected)

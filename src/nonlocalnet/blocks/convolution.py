@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import cast
 
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -13,7 +12,7 @@ from nonlocalnet.ops.precision import autocast_dtype, product_dtype, without_aut
 
 
 class Conv3d(nn.Conv3d):
-    """`nn.Conv3d` without groups and dilation, computed by `conv3d`.
+    """`nn.Conv3d` without groups and dilation, computed by `conv3d` unless it gets them later.
 
     >>> import torch
     >>> Conv3d(4, 8, (1, 3, 3), padding=(0, 1, 1))(torch.randn(2, 4, 3, 5, 5)).shape
@@ -33,7 +32,10 @@ class Conv3d(nn.Conv3d):
 
     def forward(self, input: Tensor) -> Tensor:
         """(B, in, T, H, W) -> (B, out, T', H', W')."""
-        padding = cast("tuple[int, ...]", self.padding)  # or a word, which __init__ does not take
+        padding = self.padding
+        plain = self.groups == 1 and self.dilation == (1, 1, 1) and self.padding_mode == "zeros"
+        if not plain or isinstance(padding, str):  # changed since it was made
+            return super().forward(input)
         return conv3d(input, self.weight, self.bias, self.stride, padding)
 
 

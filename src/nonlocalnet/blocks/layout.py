@@ -6,12 +6,15 @@ and writes its result in the format that it read.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from nonlocalnet.ops.plan import recording
 from nonlocalnet.ops.precision import autocast_dtype, product_dtype, without_autocast
 
 MAX_POOL = {1: F.max_pool1d, 2: F.max_pool2d, 3: F.max_pool3d}
@@ -41,23 +44,70 @@ def _affine(x: Tensor, y: Tensor, bias: Tensor | None) -> Tensor:
     return torch.bmm(x, y) if bias is None else torch.baddbmm(bias.to(x.dtype), x, y)
 
 
-def max_pool(
-    x: Tensor, mask: Tensor | None, factors: Sequence[int] | None
-) -> tuple[Tensor, Tensor | None]:
-    """Max-pool keys x (B, C, ...) and their mask (B, ...); padding takes no part.
+def pooling(
+    x: Tensor, mask: Tensor | None, factors: Sequence[int] | None, *, whole_clips: bool = True
+) -> tuple[Callable[[Tensor], Tensor], Tensor | None]:
+    """Give the max-pooling of keys that lie as x (B, C, ...), and the mask (B, ...) of its cells.
 
-    A cell is real if one of its positions is. Sizes are floored; an axis shorter than its factor
-    becomes 1.
+    Padding takes no part; a cell is real if one of its positions is. Sizes are floored; an axis
+    shorter than its factor becomes 1. An exported program may have some masked cells more, but
+    not in time unless keys are of `whole_clips`.
     """
     if factors is None:
-        return x, mask
-    kernel = [min(k, s) for k, s in zip(factors, x.shape[2:], strict=True)]
+        return unchanged, mask
+    size = x.shape[2:]
+    room = _room(size, factors, whole_clips) if recording() else [0] * len(factors)
+    kernel = [k if r else min(k, s) for k, s, r in zip(factors, size, room, strict=True)]
+    pads = None
+    if any(room):
+        pads = [pad for r in reversed(room) for pad in (0, r)]
+        mask = _whole_cells(x, mask, factors, room)
     pool = MAX_POOL[len(kernel)]
     if mask is None:
-        return pool(x, kernel), None
-    x = pool(x.masked_fill(~mask.unsqueeze(1), torch.finfo(x.dtype).min), kernel)
-    mask = pool(mask.unsqueeze(1).float(), kernel) > 0
-    return x.masked_fill(~mask, 0), mask.squeeze(1)
+        return partial(pool, kernel_size=kernel), None
+    padding = ~mask.unsqueeze(1)
+    cells = mask.unsqueeze(1).float()
+    cells = pool(cells if pads is None else F.pad(cells, pads), kernel) > 0
+
+    def pool_real(x: Tensor) -> Tensor:
+        lowest = torch.finfo(x.dtype).min
+        x = x.masked_fill(padding, lowest)
+        x = pool(x if pads is None else F.pad(x, pads, value=lowest), kernel)
+        return x.masked_fill(~cells, 0)
+
+    return pool_real, cells.squeeze(1)
+
+
+def unchanged(x: Tensor) -> Tensor:
+    return x
+
+
+def _room(size: Sequence[Any], factors: Sequence[int], whole_clips: bool) -> list[int]:
+    """Tell how many places each axis needs to have two cells at least in the example of an export.
+
+    torch takes a size that is 1 in the example for a constant: a map that pools to 1 x 1 there
+    would make a program for such maps alone.
+    """
+    room = []
+    for axis, (s, k) in enumerate(zip(size, factors, strict=True)):
+        example = s.node.hint if isinstance(s, torch.SymInt) and k > 1 else None
+        lonely = example is not None and example < 2 * k and (axis > 0 or whole_clips)
+        room.append(2 * k - 1 if lonely else 0)
+    return room
+
+
+def _whole_cells(
+    x: Tensor, mask: Tensor | None, factors: Sequence[int], room: Sequence[int]
+) -> Tensor:
+    """Mask (B, ...) what is left over beside whole cells, where there is room for a cell more."""
+    if mask is None:
+        mask = x.new_ones(x.shape[0], *x.shape[2:], dtype=torch.bool)
+    for axis, (size, k, r) in enumerate(zip(x.shape[2:], factors, room, strict=True)):
+        if r:
+            place = torch.arange(size, device=x.device)
+            whole = (place < size // k * k) | (place < k)  # or the only cell
+            mask = mask & whole.view(-1, *[1] * (len(factors) - axis - 1))
+    return mask
 
 
 def to_rows(x: Tensor, extent: str, group: int | None) -> Tensor:

@@ -4,24 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
 
-from nonlocalnet.blocks.layout import from_rows, max_pool, project, to_rows
-from nonlocalnet.blocks.norm import Norm, NormLayer, as_affine, make_norm
+from nonlocalnet.blocks.layout import from_rows, pooling, to_rows, unchanged
+from nonlocalnet.blocks.norm import BlockNorm, as_affine, make_norm
+from nonlocalnet.blocks.projection import (
+    CONV,
+    is_product,
+    project_each,
+    project_to_score,
+    score,
+)
 from nonlocalnet.errors import check_choice
 from nonlocalnet.ops import PAIRWISE, Pairwise, affinity, explain, non_local
 from nonlocalnet.ops.pairwise import SOFTMAX_FORMS
 from nonlocalnet.ops.plan import Path, Plan, check_path
-from nonlocalnet.ops.precision import wide, without_autocast
 
 Extent = Literal["spacetime", "space", "time"]
 SubsamplePosition = Literal["before", "after"]
-
-Convolution = nn.Conv1d | nn.Conv2d | nn.Conv3d
-CONV = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
 
 
 class NonLocalBlock(nn.Module):
@@ -42,7 +45,9 @@ class NonLocalBlock(nn.Module):
             becomes 1.
         subsample_position: "before" the projections φ and g, as the official code and its
             weights, or "after" them, as the paper's text. The two are different functions.
-        norm: what follows W_z: "batch" (gamma starts at 0), "frozen" or None (W_z starts at 0).
+        norm: what follows W_z: "batch" or "group" (gamma starts at 0), "frozen" or None (W_z
+            starts at 0). A group norm has 32 groups, or the most that divide both 32 and the
+            channels; it suits small batches, and has the same statistics in training and after.
         scale: factor of the exponent in the softmax forms; "auto" is inner_channels ** -0.5 there
             (official code) and None elsewhere; None is no scaling (the paper's text).
         extent: which positions a position sees (paper, table 2d): "spacetime", those of its own
@@ -75,7 +80,7 @@ class NonLocalBlock(nn.Module):
         inner_channels: int | None = None,
         subsample: int | Sequence[int] | None = None,
         subsample_position: SubsamplePosition = "before",
-        norm: Norm | None = "batch",
+        norm: BlockNorm | None = "batch",
         scale: float | Literal["auto"] | None = "auto",
         extent: Extent = "spacetime",
         temporal_group: int | None = None,
@@ -87,7 +92,7 @@ class NonLocalBlock(nn.Module):
         check_choice("dims", dims, CONV)
         check_choice("pairwise", pairwise, PAIRWISE)
         check_choice("subsample_position", subsample_position, get_args(SubsamplePosition))
-        check_choice("norm", norm, (*get_args(Norm), None))
+        check_choice("norm", norm, (*get_args(BlockNorm), None))
         check_choice("extent", extent, get_args(Extent))
         inner = max(channels // 2, 1) if inner_channels is None else inner_channels
         for name, value in (("channels", channels), ("inner_channels", inner)):
@@ -112,24 +117,28 @@ class NonLocalBlock(nn.Module):
         concatenation = pairwise == "concatenation"
         self.w_f = nn.Parameter(torch.empty(2 * inner)) if concatenation else None
         self.w_z = conv(inner, channels, 1, bias=bias)
-        self.norm: NormLayer | None = None if norm is None else make_norm(norm, channels, dims)
+        self.norm: Any = None if norm is None else make_norm(norm, channels, dims)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Start afresh: projections N(0, 0.01), biases 0, and the block the identity."""
-        for conv in (self.theta, self.phi, self.g, self.w_z):
-            if conv is not None:
-                nn.init.normal_(conv.weight, std=0.01)
-                if conv.bias is not None:
-                    nn.init.zeros_(conv.bias)
+        """Start afresh: projections N(0, 0.01), biases 0, and the block the identity.
+
+        Raises:
+            ValueError: a projection whose weight is not its own parameter (pruned, parametrized,
+                wrapped), so that nothing can be put into it.
+        """
+        for name in ("theta", "phi", "g", "w_z"):
+            module = getattr(self, name)
+            if module is not None:
+                nn.init.normal_(_own(module, name, "weight"), std=0.01)
+                if getattr(module, "bias", None) is not None:
+                    nn.init.zeros_(_own(module, name, "bias"))
         if self.w_f is not None:
             nn.init.normal_(self.w_f, std=0.01)
-        if self.norm is not None:
+        if hasattr(self.norm, "reset_parameters"):
             self.norm.reset_parameters()
-        if isinstance(self.norm, nn.modules.batchnorm._BatchNorm):
-            nn.init.zeros_(self.norm.weight)
-        else:
-            nn.init.zeros_(self.w_z.weight)
+        gamma = getattr(self.norm, "weight", None)
+        nn.init.zeros_(gamma if isinstance(gamma, nn.Parameter) else self.w_z.weight)
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """Compute z = W_z y + x.
@@ -138,8 +147,8 @@ class NonLocalBlock(nn.Module):
             x: (B, C, ...) with `dims` more axes, any floating dtype, any memory format.
             mask: (B, ...) booleans over the same axes, True = a real position. Padding is seen by
                 nobody; what z holds at padding means nothing. A subsampled cell is real if one
-                of its positions is. Padding still counts in the statistics of a batch norm, and
-                must be finite when gradients are wanted.
+                of its positions is. Padding still counts in the statistics of a batch or group
+                norm, and must be finite for these and when gradients are wanted.
 
         Returns:
             z, of the shape of x.
@@ -149,20 +158,22 @@ class NonLocalBlock(nn.Module):
                 groups do not divide, a mask that does not fit.
         """
         theta, phi, g, rest = self.embed(x, mask)
-        w_z, b_z, norm = self._output()
+        weight, bias, norm = self._output()
         y = non_local(
             theta,
             phi,
             g,
             self.pairwise,
-            w_z=w_z,
+            w_z=weight,
             path=self.path,
             memory_budget=self.memory_budget,
             **rest,
-        )  # (B', N', C)
+        )  # (B', N', C), or (B', N', c) where W_z is called
         z = from_rows(y, x.shape, self.extent, self.temporal_group)
-        if b_z is not None:
-            z = z + b_z.to(z.dtype).view(-1, *[1] * self.dims)
+        if weight is None:
+            z = self.w_z(z)
+        elif bias is not None:
+            z = z + bias.to(z.dtype).view(-1, *[1] * self.dims)
         # x first: the sum has its memory format, and later layers round as without the block
         return x + (z if norm is None else norm(z))
 
@@ -221,11 +232,12 @@ class NonLocalBlock(nn.Module):
         rows = partial(to_rows, extent=self.extent, group=group)
         w_f = None if self.w_f is None else torch.ones_like(self.w_f[:2])
         if self.theta is None:
-            theta = rows(x)
+            theta = x
         elif self.w_f is None:
-            theta = rows(_project(x, self.theta))
+            (theta,) = project_each(x, self.theta)
         else:
-            theta = rows(_project_to_score(x, self.theta, self.w_f.chunk(2)[0]))
+            theta = project_to_score(x, self.theta, self.w_f.chunk(2)[0])
+        theta = rows(theta)
         if group is not None and self.subsample is not None:
             rows = partial(rows, group=group // self.subsample[0])
         phi, g, mask = self._embed_keys(x, mask)
@@ -235,29 +247,32 @@ class NonLocalBlock(nn.Module):
 
     def _embed_keys(self, x: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
         """Project and pool x to phi (B, d, ...), g (B, c, ...) and their mask (B, ...)."""
-        w_phi = None if self.w_f is None else self.w_f.chunk(2)[1]
+        pool, mask = pooling(x, mask, self.subsample, whole_clips=self.temporal_group is None)
         if self.subsample_position == "before":
-            x, mask = max_pool(x, mask, self.subsample)
-            if self.phi is None:
-                return x, _project(x, self.g), mask
-            if w_phi is not None:
-                return _project_to_score(x, self.phi, w_phi), _project(x, self.g), mask
-            phi, g = _project(x, self.phi, self.g).chunk(2, dim=1)
-            return phi, g, mask
+            x, pool = pool(x), unchanged
         if self.phi is None:
-            phi, _ = max_pool(x, mask, self.subsample)
-            g, mask = max_pool(_project(x, self.g), mask, self.subsample)
+            (g,) = project_each(x, self.g, then=pool)
+            return pool(x), g, mask
+        if self.w_f is None:
+            phi, g = project_each(x, self.phi, self.g, then=pool)
             return phi, g, mask
-        both, mask = max_pool(_project(x, self.phi, self.g), mask, self.subsample)
-        phi, g = both.chunk(2, dim=1)
-        if w_phi is not None:  # of the pooled phi: a maximum does not commute with w_phi
-            phi = project(phi.to(wide(phi.dtype)), w_phi.unsqueeze(0), None)
-        return phi, g, mask
+        w_phi = self.w_f.chunk(2)[1]
+        if pool is unchanged:
+            (g,) = project_each(x, self.g)
+            return project_to_score(x, self.phi, w_phi), g, mask
+        # of the pooled phi: a maximum does not commute with w_phi
+        phi, g = project_each(x, self.phi, self.g, then=pool)
+        return score(phi, w_phi), g, mask
 
-    def _output(self) -> tuple[Tensor, Tensor | None, NormLayer | None]:
-        """Give W_z (C, c), its bias (C,) and the norm, which is folded into them if constant."""
+    def _output(self) -> tuple[Tensor | None, Tensor | None, nn.Module | None]:
+        """Give W_z (C, c), its bias (C,) and the norm, which is folded into them if constant.
+
+        W_z is None where the module w_z must be called.
+        """
+        if not is_product(self.w_z, self.dims):
+            return None, None, self.norm
         weight, bias = self.w_z.weight.flatten(1), self.w_z.bias
-        affine = None if self.norm is None else as_affine(self.norm)
+        affine = None if self.norm is None else as_affine(self.norm, self.dims)
         if affine is None:
             return weight, bias, self.norm
         scale, shift = affine
@@ -283,18 +298,14 @@ class NonLocalBlock(nn.Module):
             )
 
 
-def _project(x: Tensor, *convolutions: Convolution) -> Tensor:
-    """Apply 1x1x1 convolutions side by side."""
-    weights = [conv.weight.flatten(1) for conv in convolutions]
-    biases = [conv.bias for conv in convolutions if conv.bias is not None]
-    return project(x, torch.cat(weights), torch.cat(biases) if biases else None)
-
-
-def _project_to_score(x: Tensor, convolution: Convolution, w: Tensor) -> Tensor:
-    """Compute w · (W x + b), one number a position, in float32: rounding it moves the relu."""
-    bias = None if convolution.bias is None else (w @ convolution.bias).unsqueeze(0)
-    with without_autocast(x.device.type):
-        return project(x.to(wide(x.dtype)), (w @ convolution.weight.flatten(1)).unsqueeze(0), bias)
+def _own(module: nn.Module, name: str, key: str) -> nn.Parameter:
+    value = getattr(module, key, None)
+    if not isinstance(value, nn.Parameter):
+        raise ValueError(
+            f"{name} must have its {key} as a parameter of its own to start afresh; got "
+            f"{type(module).__name__} without: take off what was put on or around it first"
+        )
+    return value
 
 
 def _check_scale(scale: float | str | None, pairwise: str, inner: int) -> float | None:

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Literal, get_args
+import math
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from nonlocalnet.blocks.frames import from_frames, to_frames
+from nonlocalnet.blocks.plain import is_plain, kinds
 from nonlocalnet.errors import check_choice
 from nonlocalnet.ops.precision import wide
 
-Norm = Literal["batch", "frozen"]
+Norm = Literal["batch", "frozen"]  # of a network
+BlockNorm = Literal["batch", "frozen", "group"]  # of a non-local block
 EPS = 1.0000001e-5  # the official code's
+GROUPS = 32  # of a group norm, as its authors have it; fewer where these do not divide the channels
 
 
 class BatchNorm3d(nn.BatchNorm3d):
@@ -73,20 +78,27 @@ class FrozenNorm(nn.Module):
         return str(self.weight.numel())
 
 
-NormLayer = FrozenNorm | nn.modules.batchnorm._BatchNorm
-
-
-def make_norm(norm: Norm, channels: int, dims: int = 3) -> NormLayer:
+def make_norm(norm: BlockNorm, channels: int, dims: int = 3) -> nn.Module:
     """Make the norm layer of that name for (B, C, and `dims` more axes)."""
-    check_choice("norm", norm, get_args(Norm))
+    check_choice("norm", norm, get_args(BlockNorm))
+    if norm == "group":
+        return nn.GroupNorm(math.gcd(GROUPS, channels), channels)
     return FrozenNorm(channels) if norm == "frozen" else BATCH_NORM[dims](channels, eps=EPS)
 
 
-def as_affine(norm: NormLayer) -> tuple[Tensor, Tensor] | None:
+KNOWN = {
+    dims: kinds(FrozenNorm, BATCH_NORM[dims], torch_norm, nn.SyncBatchNorm)
+    for dims, torch_norm in {1: nn.BatchNorm1d, 2: nn.BatchNorm2d, 3: nn.BatchNorm3d}.items()
+}
+
+
+def as_affine(norm: Any, dims: int) -> tuple[Tensor, Tensor] | None:
     """Give the norm's scale and shift (C,), y = scale · x + shift, where they are constants.
 
-    None is a batch norm that takes the statistics of its batch.
+    None is a batch norm that takes the statistics of its batch, and whatever must be called.
     """
+    if not is_plain(norm, KNOWN[dims]) or norm.weight is None:
+        return None
     if isinstance(norm, FrozenNorm):
         return norm.weight, norm.bias
     mean, variance = norm.running_mean, norm.running_var
@@ -94,3 +106,8 @@ def as_affine(norm: NormLayer) -> tuple[Tensor, Tensor] | None:
         return None
     scale = norm.weight * (variance.to(wide(variance.dtype)) + norm.eps).rsqrt()
     return scale, norm.bias - mean * scale
+
+
+def norm_relu(norm: Any, x: Tensor) -> Tensor:
+    """Compute relu(norm(x)), in place of the norm's result where nothing else may hold that."""
+    return F.relu(norm(x), inplace=is_plain(norm, KNOWN[x.ndim - 2]))

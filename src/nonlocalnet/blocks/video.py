@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from nonlocalnet.blocks.convolution import Conv3d
-from nonlocalnet.blocks.norm import Norm, make_norm
+from nonlocalnet.blocks.norm import Norm, make_norm, norm_relu
 
 
 class Bottleneck(nn.Module):
@@ -56,7 +56,7 @@ class Bottleneck(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, in, T, H, W) -> (B, out, T, H / stride, W / stride), rounded up."""
-        out = F.relu(self.norm_a(self.conv_a(x)), inplace=True)
-        out = F.relu(self.norm_b(self.conv_b(out)), inplace=True)
+        out = norm_relu(self.norm_a, self.conv_a(x))
+        out = norm_relu(self.norm_b, self.conv_b(out))
         out = self.norm_c(self.conv_c(out))
         return F.relu(out + (x if self.shortcut is None else self.shortcut(x)), inplace=True)

@@ -47,7 +47,7 @@ def cost(
                 _detect(model)
             else:
                 model(torch.empty(1, 3, ClipSpec.parse(clip).frames, crop, crop))
-    norms = (nn.modules.batchnorm._NormBase, FrozenNorm)
+    norms = (nn.modules.batchnorm._NormBase, nn.GroupNorm, FrozenNorm)
     parameters = sum(
         parameter.numel()
         for module in model.modules()

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from nonlocalnet.blocks.insertion import add_non_local
-from nonlocalnet.blocks.norm import Norm
+from nonlocalnet.blocks.norm import BlockNorm
 from nonlocalnet.errors import check_choice
 from nonlocalnet.ops import Pairwise
 
@@ -107,7 +107,7 @@ def create_detector(
     trainable_stages: int = 3,
     pairwise: Pairwise = "embedded_gaussian",
     subsample: int | None = 2,
-    block_norm: Norm | None = None,
+    block_norm: BlockNorm | None = None,
     head_subsample: int | None = None,
     head_inner_channels: int | None = None,
     head_place: HeadPlace = "after_relu",

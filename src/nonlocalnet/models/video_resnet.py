@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
+from typing import Any, Literal, cast
 
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -15,7 +17,7 @@ from nonlocalnet.blocks.non_local_block import (
     NonLocalBlock,
     SubsamplePosition,
 )
-from nonlocalnet.blocks.norm import Norm, make_norm
+from nonlocalnet.blocks.norm import BlockNorm, Norm, make_norm, norm_relu
 from nonlocalnet.blocks.video import Bottleneck
 from nonlocalnet.errors import check_choice
 from nonlocalnet.ops import Pairwise
@@ -42,8 +44,8 @@ class VideoResNet(nn.Module):
         non_local: for each stage by name, the blocks after which a non-local block stands.
         pairwise, extent, scale, subsample, subsample_position: of every non-local block.
         bias: whether the projections of the non-local blocks have one.
-        block_norm: norm of the non-local blocks; "auto" is "batch" in a network of batch norms and
-            None in a frozen one, as in the official code.
+        block_norm: norm of the non-local blocks, as in `NonLocalBlock`; "auto" is "batch" in a
+            network of batch norms and None in a frozen one, as in the official code.
         norm: "batch", or "frozen" for long clips: every norm is a constant scale and shift.
         temporal_group: frames that see each other in res3's non-local blocks; None is all.
         window: side of the average pooling's window in fully convolutional testing, which is
@@ -80,7 +82,7 @@ class VideoResNet(nn.Module):
         subsample: Sequence[int] | None = (1, 2, 2),
         subsample_position: SubsamplePosition = "before",
         bias: bool = True,
-        block_norm: Norm | Literal["auto"] | None = "auto",
+        block_norm: BlockNorm | Literal["auto"] | None = "auto",
         norm: Norm = "batch",
         temporal_group: int | None = None,
         window: int | None = 7,
@@ -149,7 +151,7 @@ class VideoResNet(nn.Module):
             if isinstance(module, nn.Conv3d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
             elif isinstance(module, Bottleneck) and norm == "batch":
-                nn.init.zeros_(module.norm_c.weight)
+                nn.init.zeros_(cast("Tensor", module.norm_c.weight))
         for module in self.modules():
             if isinstance(module, NonLocalBlock):
                 module.reset_parameters()
@@ -169,14 +171,11 @@ class VideoResNet(nn.Module):
             return x
 
         x = keep("conv1", self.conv1(x))
-        x = keep("pool1", self.pool1(F.relu(self.norm1(x), inplace=True)))
+        x = keep("pool1", self.pool1(norm_relu(self.norm1, x)))
         for name, stage in self.named_children():
-            if name == "pool2":
-                x = keep(name, stage(x))
-            elif name.startswith("res"):
-                for child, block in stage.named_children():
-                    x = keep(f"{name}.{child}", block(x))
-                keep(name, x)
+            if name == "pool2" or name.startswith("res"):
+                with _keeping(stage, f"{name}.", out):
+                    x = keep(name, stage(x))
         return x
 
     def forward(self, x: Tensor) -> Tensor:
@@ -209,6 +208,25 @@ class VideoResNet(nn.Module):
         logits = self.logits_map(x)
         p = logits.sigmoid() if multi_label else logits.softmax(dim=1)
         return p.mean(dim=(2, 3))
+
+
+@contextmanager
+def _keeping(stage: nn.Module, prefix: str, out: dict[str, Tensor] | None) -> Generator[None]:
+    """Keep what a stage's blocks give in `out`. The stage itself is called: hooks on it run."""
+
+    def keep(name: str, module: object, args: object, y: Tensor) -> None:
+        if out is not None:
+            out[name] = y
+
+    blocks = () if out is None else stage.named_children()
+    handles = [
+        block.register_forward_hook(partial(keep, prefix + child)) for child, block in blocks
+    ]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 def _check_places(

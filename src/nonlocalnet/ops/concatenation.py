@@ -23,6 +23,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from nonlocalnet.ops.operators import operator
+from nonlocalnet.ops.plan import recording
 
 BLOCK = 64  # rows of the inner scan
 SLAB = 2**20  # numbers in one table: what a processor's cache holds
@@ -48,25 +49,35 @@ def concatenation(
     else:
         count = mask.sum(dim=1).clamp(min=1).to(g.dtype)
         g = g.masked_fill(~mask.unsqueeze(2), 0) / count[:, None, None]
-    if torch.compiler.is_exporting():  # a file that needs torch alone
+    if recording():  # a file that needs torch alone
         return _relu_sum(a, b, g)
     return _ReluSum.apply(a, b, g)
 
 
-@operator(fake=lambda a, b, g: g.new_empty(*a.shape, g.shape[2]))
+@operator(
+    fake=lambda a, b, g: g.new_empty(*a.shape, g.shape[2]),
+    flops=lambda a, b, g: g[0] * g[2] * (2 * a[1] + 3 * b[1]),  # a row of two tables; both tables
+)
 def relu_sum(a: Tensor, b: Tensor, g: Tensor) -> Tensor:
     """Σ_j relu(a_i + b_j) g_j: (B, N), (B, M), (B, M, c) -> (B, N, c)."""
     return _relu_sum(a, b, g)
 
 
-@operator(fake=lambda a, b, g: g.new_empty(*a.shape, g.shape[2]))
+@operator(
+    fake=lambda a, b, g: g.new_empty(*a.shape, g.shape[2]),
+    flops=lambda a, b, g: g[0] * g[2] * b[1],  # one table
+)
 def step_sum(a: Tensor, b: Tensor, g: Tensor) -> Tensor:
     """Σ_j [a_i + b_j > 0] g_j: (B, N), (B, M), (B, M, c) -> (B, N, c)."""
     seen = _look(a, b)
     return torch.cat([seen.rows(seen.prefix_sums(part)) for part in _slabs(a, b, g)], dim=2)
 
 
-@operator(fake=lambda grad, a, b, g: tuple(t.new_empty(t.shape) for t in (a, b, g)))
+@operator(
+    fake=lambda grad, a, b, g: tuple(t.new_empty(t.shape) for t in (a, b, g)),
+    # da and the keys' table; db, dg and the queries' two tables
+    flops=lambda grad, a, b, g: g[0] * g[2] * (2 * a[1] + b[1] + 2 * b[1] + 2 * b[1] + 3 * a[1]),
+)
 def relu_sum_backward(
     grad: Tensor, a: Tensor, b: Tensor, g: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -138,7 +149,7 @@ def _prefix_sums(x: Tensor) -> Tensor:
     one long chain of float32 additions would lose digits.
     """
     batch, m, c = x.shape
-    if torch.compiler.is_exporting() or (x.device.type == "cpu" and m * c < 2**17):
+    if recording() or (x.device.type == "cpu" and m * c < 2**17):
         return x.cumsum(dim=1)
     whole = m - m % BLOCK
     blocks = x[:, :whole].view(batch, -1, BLOCK, c)
@@ -163,7 +174,7 @@ def _take(x: Tensor, index: Tensor) -> Tensor:
 
 def _slabs(a: Tensor, b: Tensor, x: Tensor) -> tuple[Tensor, ...]:
     """Cut the channels of x (B, ., c) so that tables stay in a processor's cache."""
-    if x.device.type != "cpu" or torch.compiler.is_exporting():
+    if x.device.type != "cpu" or recording():
         return (x,)
     positions = max(a.numel(), b.numel())
     return x.split(max(32, SLAB // positions), dim=2)

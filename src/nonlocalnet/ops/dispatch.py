@@ -10,7 +10,7 @@ from nonlocalnet.ops import reference, softmax
 from nonlocalnet.ops.concatenation import concatenation
 from nonlocalnet.ops.dot_product import summary
 from nonlocalnet.ops.pairwise import PAIRWISE, SOFTMAX_FORMS, Pairwise
-from nonlocalnet.ops.plan import Path, Plan, choose
+from nonlocalnet.ops.plan import Path, Plan, choose, recording
 from nonlocalnet.ops.precision import product_dtype, wide, without_autocast
 
 
@@ -229,7 +229,7 @@ def _fold_pays(theta: Tensor, keys: Tensor, w_z: Tensor) -> bool:
     """Whether W_z (keys) costs less than W_z (y); in an export always, whatever the sizes."""
     _, d, c = keys.shape
     k, n = w_z.shape[0], theta.shape[1]
-    return torch.compiler.is_exporting() or d * c * k + n * d * k < n * d * c + n * c * k
+    return recording() or d * c * k + n * d * k < n * d * c + n * c * k
 
 
 def _times(rows: Tensor, matrix: Tensor, like: Tensor) -> Tensor:

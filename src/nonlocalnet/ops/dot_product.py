@@ -10,6 +10,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from nonlocalnet.ops.plan import recording
+
 
 def summary(phi: Tensor, g: Tensor, mask: Tensor | None = None) -> Tensor:
     """Compute Σ_j φ_j g_jᵀ / M, all that a query needs of the keys.
@@ -22,7 +24,7 @@ def summary(phi: Tensor, g: Tensor, mask: Tensor | None = None) -> Tensor:
         count = mask.sum(dim=1).clamp(min=1).to(g.dtype)
         g = g.masked_fill(padding, 0) / count[:, None, None]
         return torch.bmm(phi.masked_fill(padding, 0).mT, g)
-    if torch.compiler.is_exporting():  # alpha would fix the number of keys
+    if recording():  # alpha would fix the number of keys
         return torch.bmm(phi.mT, g / g.shape[1])
     # divided inside the product: the sum alone exceeds float16 where M · mean(φ g) > 65504
     unused = g.new_empty(1, 1, 1)

@@ -1,11 +1,15 @@
 """Functions as operators of torch: one node to compilers, whatever loops are inside.
 
 By the library's plain interface: `torch.library.custom_op` would load the compiler on the first
-call, which takes seconds and 130 MB.
+call, which takes seconds and 130 MB. torch's FLOP counter sees one node too, and gets a formula
+when it is loaded: loading it from here would take 80 MB, since it loads triton.
 """
 
 from __future__ import annotations
 
+import importlib.abc
+import importlib.util
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -13,13 +17,17 @@ import torch
 from torch import Tensor
 
 _LIBRARY = torch.library.Library("nonlocalnet", "FRAGMENT")
+_COUNTER = "torch.utils.flop_counter"
+_FORMULAS: dict[Any, Callable[..., int]] = {}  # of operators, for torch's FLOP counter
 
 
-def operator(fake: Callable) -> Callable[[Callable], Callable]:
+def operator(fake: Callable, flops: Callable[..., int]) -> Callable[[Callable], Callable]:
     """Register a function of (B, ...) tensors as `torch.ops.nonlocalnet.NAME`.
 
-    `fake` gives the result's shape. vmap's axis is folded into the samples. The operator has no
-    gradient of its own: it is called in an autograd.Function, which torch.func knows how to treat.
+    `fake` gives the result's shape; `flops` counts what is multiplied and added, of the same
+    arguments with shapes in place of tensors. vmap's axis is folded into the samples. The operator
+    has no gradient of its own: it is called in an autograd.Function, which torch.func knows how to
+    treat.
     """
 
     def register(function: Any) -> Callable:
@@ -31,6 +39,9 @@ def operator(fake: Callable) -> Callable[[Callable], Callable]:
         _LIBRARY.impl(name, function, "CompositeExplicitAutograd")
         torch.library.register_fake(f"nonlocalnet::{name}", fake, lib=_LIBRARY)
         registered = getattr(torch.ops.nonlocalnet, name)
+        _FORMULAS[registered] = lambda *arguments, out_shape=None: flops(*arguments)
+        if _COUNTER in sys.modules:
+            _register_formulas()
         torch.library.register_vmap(
             f"nonlocalnet::{name}", _folding_samples(registered), lib=_LIBRARY
         )
@@ -54,3 +65,32 @@ def _folding_samples(registered: Callable) -> Callable:
         return tuple(t.unflatten(0, (info.batch_size, -1)) for t in out), (0,) * len(out)
 
     return rule
+
+
+def _register_formulas() -> None:
+    counter = sys.modules[_COUNTER]
+    for registered, formula in _FORMULAS.items():
+        if registered not in counter.flop_registry:
+            counter.register_flop_formula(registered)(formula)
+
+
+class _WhenCounterLoads(importlib.abc.MetaPathFinder):
+    """Finds nothing itself; adds our formulas to torch's once its module has run."""
+
+    def find_spec(self, fullname: str, path: Any, target: Any = None) -> Any:
+        if fullname != _COUNTER:
+            return None
+        sys.meta_path.remove(self)
+        spec: Any = importlib.util.find_spec(fullname)
+        run = spec.loader.exec_module
+
+        def run_and_register(module: Any) -> None:
+            run(module)
+            _register_formulas()
+
+        spec.loader.exec_module = run_and_register
+        return spec
+
+
+if _COUNTER not in sys.modules:
+    sys.meta_path.insert(0, _WhenCounterLoads())

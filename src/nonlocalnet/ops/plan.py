@@ -32,6 +32,14 @@ GPU_SORTED_FROM = 5_000_000  # the same, from a model: not measured
 CUDA_FUSED_WIDTH = 256  # the widest head that torch's fast kernels take
 
 
+def recording() -> bool:
+    """Tell whether a program for inputs of any size is being made, by an export or a trace.
+
+    It needs torch alone, and what it does must not hang on the sizes of the example.
+    """
+    return torch.compiler.is_exporting() or torch.jit.is_tracing()
+
+
 @dataclass(frozen=True)
 class Plan:
     """How an operation is computed.
@@ -78,7 +86,8 @@ def choose(
     """Choose the path for θ (B, N, d), φ (B, M, d), g (B, M, c), size = (B, N, M, d, c).
 
     The textbook form where its matrix fits the budget and nothing is faster; else the form that
-    needs no matrix (dot product, concatenation), torch's fused attention, or query blocks.
+    needs no matrix (dot product, concatenation), torch's fused attention, or query blocks. In an
+    export or a trace, a path that no program could hold gives way to what "auto" takes there.
 
     Raises:
         ValueError: a path that this pairwise function does not have, or a budget below one byte.
@@ -86,7 +95,9 @@ def choose(
     check_path(pairwise, path, memory_budget)
     budget = BUDGET if memory_budget is None else memory_budget
     why = "asked for"
-    if not torch.compiler.is_exporting() and (0 in size or (device == "meta" and path == "auto")):
+    if recording():
+        path = path if path in ("textbook", "associative") else "auto"
+    elif 0 in size or (device == "meta" and path == "auto"):
         path, why = "textbook", "nothing to compute"
     if path == "auto":
         fastest = {"dot_product": _dot_product, "concatenation": _concatenation}
@@ -105,7 +116,7 @@ Choice = tuple[str, str]
 
 def _softmax(size: Size, dtype: torch.dtype, device: str, grad: bool, budget: int) -> Choice:
     batch, n, m, d, c = size
-    if torch.compiler.is_exporting():
+    if recording():
         return "fused", "exported as torch's attention, whatever the sizes"
     fits = _matrix_bytes(size, _products("gaussian", "textbook", dtype, device)) <= budget
     if device == "cuda":
@@ -128,7 +139,7 @@ def _softmax(size: Size, dtype: torch.dtype, device: str, grad: bool, budget: in
 
 def _dot_product(size: Size, dtype: torch.dtype, device: str, grad: bool, budget: int) -> Choice:
     _, n, m, d, c = size
-    if torch.compiler.is_exporting():
+    if recording():
         return "associative", "exported in the order that needs no matrix, whatever the sizes"
     if dtype.itemsize == 2 and device == "cuda":
         return "associative", "two products in half precision, and no matrix"
@@ -140,7 +151,7 @@ def _dot_product(size: Size, dtype: torch.dtype, device: str, grad: bool, budget
 
 def _concatenation(size: Size, dtype: torch.dtype, device: str, grad: bool, budget: int) -> Choice:
     _, n, m, _, _ = size
-    if torch.compiler.is_exporting():
+    if recording():
         if torch.onnx.is_in_onnx_export():
             return "textbook", "ONNX has no search in a sorted list"
         return "sorted", "exported as sort and prefix sums, whatever the sizes"

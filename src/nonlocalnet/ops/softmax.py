@@ -8,6 +8,7 @@ does the same with kernels of our own, for heads that torch has none for.
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -16,6 +17,8 @@ from torch.nn import functional as F
 from nonlocalnet.ops.operators import operator
 from nonlocalnet.ops.pairwise import scores, weights
 from nonlocalnet.ops.precision import wide
+
+Size = Sequence[int]
 
 
 def fused(
@@ -108,7 +111,16 @@ def _weights(theta: Tensor, phi: Tensor, scale: float, mask: Tensor | None) -> T
     return s.softmax(dim=2).masked_fill_(padding, 0)
 
 
-@operator(fake=lambda theta, phi, g, *rest: g.new_empty(*theta.shape[:2], g.shape[2]))
+def _flops(d_products: int, c_products: int, theta: Size, phi: Size, g: Size) -> int:
+    """Count multiplications and additions of that many products N x M x d and N x M x c."""
+    batch, n, d = theta
+    return 2 * batch * n * phi[1] * (d_products * d + c_products * g[2])
+
+
+@operator(
+    fake=lambda theta, phi, g, *rest: g.new_empty(*theta.shape[:2], g.shape[2]),
+    flops=lambda theta, phi, g, *rest: _flops(1, 1, theta, phi, g),
+)
 def softmax_sum(
     theta: Tensor, phi: Tensor, g: Tensor, scale: float, mask: Tensor | None, rows: int
 ) -> Tensor:
@@ -120,7 +132,8 @@ def softmax_sum(
 
 
 @operator(
-    fake=lambda grad, theta, phi, g, *rest: tuple(t.new_empty(t.shape) for t in (theta, phi, g))
+    fake=lambda grad, theta, phi, g, *rest: tuple(t.new_empty(t.shape) for t in (theta, phi, g)),
+    flops=lambda grad, theta, phi, g, *rest: _flops(3, 2, theta, phi, g),
 )
 def softmax_sum_backward(
     grad: Tensor,
@@ -197,7 +210,8 @@ def _textbook_backward(
     fake=lambda theta, phi, g, *rest: (
         g.new_empty(*theta.shape[:2], g.shape[2]),
         g.new_empty(theta.shape[:2], dtype=torch.float32),
-    )
+    ),
+    flops=lambda theta, phi, g, *rest: _flops(1, 1, theta, phi, g),
 )
 def attention(
     theta: Tensor, phi: Tensor, g: Tensor, scale: float, mask: Tensor | None
@@ -209,7 +223,8 @@ def attention(
 
 
 @operator(
-    fake=lambda grad, theta, phi, g, *rest: tuple(t.new_empty(t.shape) for t in (theta, phi, g))
+    fake=lambda grad, theta, phi, g, *rest: tuple(t.new_empty(t.shape) for t in (theta, phi, g)),
+    flops=lambda grad, theta, phi, g, *rest: _flops(3, 2, theta, phi, g),
 )
 def attention_backward(
     grad: Tensor,
