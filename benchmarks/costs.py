@@ -1,6 +1,6 @@
 """Count every network of the table for `nonlocalnet models`, which then need not build them.
 
-Writes src/nonlocalnet/models/costs.json: parameters and multiply-adds by `evaluation.cost`.
+Writes src/nonlocalnet/networks/costs.json: parameters and multiply-adds by `evaluation.cost`.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from dataclasses import astuple
 
 from nonlocalnet.cli.models import STORED, Options
 from nonlocalnet.evaluation.cost import cost
-from nonlocalnet.models.registry import list_models
+from nonlocalnet.networks.registry import list_models
 
 
 def main() -> None:

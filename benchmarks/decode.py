@@ -30,9 +30,9 @@ import torch
 import tyro
 from rich.table import Table
 
-from nonlocalnet.data.decode import VideoReader
 from nonlocalnet.data.sampling import ClipSpec, random_clip
 from nonlocalnet.data.transforms import resize_short_side
+from nonlocalnet.data.video.reader import VideoReader
 from nonlocalnet.runtime.log import print_table, status
 
 SLOW = 3.0  # seconds a round: then one is enough

@@ -31,8 +31,8 @@ from torchvision.models.resnet import Bottleneck
 
 import nonlocalnet as nl
 from measure import in_a_process, machine, milliseconds, peak_mib
+from nonlocalnet.detection.networks import create_detector
 from nonlocalnet.evaluation.cost import cost as cost_of_network
-from nonlocalnet.models.detection import create_detector
 
 IMAGE = 1, 3, 800, 1344
 OBJECTS = 10

@@ -27,8 +27,8 @@ import tyro
 from safetensors.torch import load_file
 
 from nonlocalnet.data.synthetic import write_same_colour
-from nonlocalnet.runtime.checkpoint import Checkpoints
 from nonlocalnet.runtime.log import console
+from nonlocalnet.training.checkpoints import Checkpoints
 
 NUMBERS = ("iteration", "loss", "accuracy", "lr")
 

@@ -26,18 +26,18 @@ from pathlib import Path
 import torch
 import tyro
 
-from nonlocalnet.data.decode import decode_all
-from nonlocalnet.data.encode import write_video
-from nonlocalnet.data.readers import read_videos
+from nonlocalnet.checkpoints.load import load
+from nonlocalnet.data.dataset import VideoDataset
+from nonlocalnet.data.formats.lists import read_videos
 from nonlocalnet.data.sampling import ClipSpec
 from nonlocalnet.data.transforms import TestTransform
-from nonlocalnet.data.video import VideoDataset
+from nonlocalnet.data.video.reader import decode_all
+from nonlocalnet.data.video.write import write_video
 from nonlocalnet.evaluation.multiview import evaluate
-from nonlocalnet.models.weights import load
 from nonlocalnet.runtime.log import console
 from nonlocalnet.training.config import TrainConfig
-from nonlocalnet.training.labels import make_labels
-from nonlocalnet.training.loop import train
+from nonlocalnet.training.losses import make_labels
+from nonlocalnet.training.trainer import train
 
 TOP, LEFT, SIDE = 36, 24, 64  # the mouth in the 112 x 112 frames
 WORD_FRAMES = 16

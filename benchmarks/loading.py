@@ -27,9 +27,9 @@ from safetensors.torch import load_file
 
 import nonlocalnet as nl
 from measure import machine
-from nonlocalnet.convert import caffe2, mmaction2
-from nonlocalnet.convert.entry import Entry
-from nonlocalnet.models.weights import WeightsInfo, export_weights, save_weights
+from nonlocalnet.checkpoints.formats import caffe2, mmaction2
+from nonlocalnet.checkpoints.lazy_tensor import Entry
+from nonlocalnet.checkpoints.load import WeightsInfo, export_weights, save_weights
 
 MIB = 1 << 20
 NAME = "i3d_r101_nl5"

@@ -22,7 +22,7 @@ import tyro
 
 import nonlocalnet as nl
 from measure import machine
-from nonlocalnet.inspection.document import page
+from nonlocalnet.inspection.html_page import page
 from nonlocalnet.inspection.look import look_at_clip
 
 SIZE = 256, 340

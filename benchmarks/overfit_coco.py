@@ -7,7 +7,7 @@
 
 The images of COCO's samples on which nothing is a crowd or smaller than 32 x 32 pixels (of persons:
 every person has a keypoint, and three quarters of them in the box) are trained on from a random
-start, by `nonlocalnet.training.loop.train` with one process, and tested on. COCO's own scores.
+start, by `nonlocalnet.training.trainer.train` with one process, and tested on. COCO's own scores.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ import tyro
 from measure import machine
 from nonlocalnet.runtime.log import console
 from nonlocalnet.training.config import TrainConfig
-from nonlocalnet.training.loop import train
+from nonlocalnet.training.trainer import train
 
 SMALL = 32**2  # pixels: COCO's own limit of small objects
 KEPT = ("AP", "AP50", "AP75")

@@ -24,21 +24,21 @@ from matplotlib.figure import Figure
 from rich.table import Table
 from torch import Tensor
 
-from nonlocalnet.data.decode import decode_all
+from nonlocalnet.checkpoints.load import load
+from nonlocalnet.data.dataset import VideoDataset, read_videos
 from nonlocalnet.data.sampling import ClipSpec
 from nonlocalnet.data.synthetic import CLASSES, write_same_colour
 from nonlocalnet.data.transforms import TestTransform, normalize
-from nonlocalnet.data.video import VideoDataset, read_videos
+from nonlocalnet.data.video.reader import decode_all
 from nonlocalnet.evaluation.metrics import top_k_accuracy, wilson_interval
 from nonlocalnet.evaluation.multiview import evaluate
 from nonlocalnet.inspection.analysis import analyse
 from nonlocalnet.inspection.curves import curves
-from nonlocalnet.inspection.draw import figure3
+from nonlocalnet.inspection.figure import figure3
 from nonlocalnet.inspection.page import heading, page, paragraph, picture, table
-from nonlocalnet.models.weights import load
 from nonlocalnet.runtime.log import console, read_metrics
 from nonlocalnet.training.config import TrainConfig
-from nonlocalnet.training.loop import train
+from nonlocalnet.training.trainer import train
 
 MODELS = {"c2d_tiny": "local (C2D)", "c2d_tiny_nl2": "non-local (C2D + 2 blocks)"}
 CLIP = "8x1"

@@ -3,7 +3,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from nonlocalnet.blocks.video import Bottleneck
+from nonlocalnet.blocks.bottleneck import Bottleneck
 
 
 def awake(*arguments, **options) -> Bottleneck:

@@ -6,7 +6,7 @@ from pages import hover, make_network, open_page, place_of, press, ready, settle
 from PIL import Image
 
 import nonlocalnet as nl
-from nonlocalnet.inspection.document import page
+from nonlocalnet.inspection.html_page import page
 
 pytestmark = pytest.mark.xdist_group("browser")
 

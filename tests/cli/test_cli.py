@@ -10,16 +10,16 @@ import sys
 
 import pytest
 
+from nonlocalnet.checkpoints.zoo import list_releases
 from nonlocalnet.cli import COMMANDS, main, options_of
 from nonlocalnet.cli.models import STORED
 from nonlocalnet.cli.options import check_options
 from nonlocalnet.data.synthetic import write_same_colour
 from nonlocalnet.evaluation.cost import cost
-from nonlocalnet.models.registry import list_models
-from nonlocalnet.models.zoo import list_releases
+from nonlocalnet.networks.registry import list_models
 from nonlocalnet.training.config import TrainConfig
-from nonlocalnet.training.loop import train
 from nonlocalnet.training.recipes import RECIPES
+from nonlocalnet.training.trainer import train
 
 
 @pytest.fixture(scope="module")

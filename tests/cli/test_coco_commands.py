@@ -12,8 +12,8 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 import nonlocalnet as nl
+from nonlocalnet.checkpoints.load import WeightsInfo, save_weights
 from nonlocalnet.cli import main
-from nonlocalnet.models.weights import WeightsInfo, save_weights
 from shapes import NAMES, write_shapes
 
 CLASSES = ["__background__", "person", "N/A", "car"]

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 import nonlocalnet as nl
+from nonlocalnet.checkpoints.load import export_weights, read_info
 from nonlocalnet.cli import main
-from nonlocalnet.models.weights import export_weights, read_info
 
 NARROW = {"widths": (4, 8, 16, 32), "conv1_channels": 4, "num_classes": 3, "crop": 64}
 
@@ -72,7 +72,7 @@ def test_report_has_a_row_a_key(capsys, file):
 
 def test_report_comes_before_the_error(capsys, model, tmp_path):
     state = model.state_dict()
-    from nonlocalnet.convert import slowfast
+    from nonlocalnet.checkpoints.formats import pyslowfast as slowfast
 
     names = {slowfast.RULES.to_theirs(key): value for key, value in state.items()}
     names["moon"] = torch.ones(1)

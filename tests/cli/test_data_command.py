@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from nonlocalnet.cli import main
-from nonlocalnet.data.encode import write_video
+from nonlocalnet.data.video.write import write_video
 from nonlocalnet.explorer.library import videos_of
 from nonlocalnet.training.config import TrainConfig
 from nonlocalnet.training.inputs import read_data

@@ -7,10 +7,10 @@ from PIL import Image
 
 pytest.importorskip("faster_coco_eval")
 import nonlocalnet as nl
+from nonlocalnet.checkpoints.load import WeightsInfo, save_weights
 from nonlocalnet.cli import detect as module
 from nonlocalnet.cli import main
-from nonlocalnet.models.detection import create_detector
-from nonlocalnet.models.weights import WeightsInfo, save_weights
+from nonlocalnet.detection.networks import create_detector
 
 CLASSES = ["__background__", "person"]
 

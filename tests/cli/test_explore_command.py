@@ -17,11 +17,11 @@ import pytest
 import torch
 
 import nonlocalnet as nl
+from nonlocalnet.checkpoints.load import save_weights
+from nonlocalnet.checkpoints.metadata import WeightsInfo
 from nonlocalnet.cli import main
-from nonlocalnet.data.encode import write_video
 from nonlocalnet.data.synthetic import generate_same_colour
-from nonlocalnet.models.info import WeightsInfo
-from nonlocalnet.models.weights import save_weights
+from nonlocalnet.data.video.write import write_video
 
 # the command itself, where one look lasts longer than any test
 COMMAND = """

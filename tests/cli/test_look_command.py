@@ -6,10 +6,10 @@ from PIL import Image
 
 import nonlocalnet as nl
 import nonlocalnet.cli.look as look_command
+from nonlocalnet.checkpoints.load import WeightsInfo, save_weights
 from nonlocalnet.cli import main
 from nonlocalnet.data.synthetic import write_same_colour
-from nonlocalnet.models.detection import create_detector
-from nonlocalnet.models.weights import WeightsInfo, save_weights
+from nonlocalnet.detection.networks import create_detector
 
 
 @pytest.fixture(scope="module")

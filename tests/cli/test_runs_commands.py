@@ -6,8 +6,8 @@ import pytest
 from PIL import Image
 
 from nonlocalnet.cli import main
+from nonlocalnet.evaluation.scores import find_score
 from nonlocalnet.inspection.curves import panels
-from nonlocalnet.runtime.scores import find_score
 
 
 @pytest.fixture

@@ -11,11 +11,11 @@ import pytest
 import torch
 
 import nonlocalnet as nl
+from nonlocalnet.checkpoints.load import WeightsInfo, save_weights
 from nonlocalnet.cli import main
-from nonlocalnet.data.readers import read_list
+from nonlocalnet.data.formats.lists import read_list
 from nonlocalnet.data.synthetic import write_video
-from nonlocalnet.evaluation.protocol import identify_videos
-from nonlocalnet.models.weights import WeightsInfo, save_weights
+from nonlocalnet.evaluation.views import identify_videos
 
 SIDE, CLASSES = 32, ["ape", "bee", "cat", "doe", "elk", "fox"]
 

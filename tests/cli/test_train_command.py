@@ -10,12 +10,12 @@ import pytest
 import torch
 
 import nonlocalnet as nl
+from nonlocalnet.checkpoints.load import Start
 from nonlocalnet.cli import main
 from nonlocalnet.data.synthetic import write_same_colour
-from nonlocalnet.models.weights import Start
 from nonlocalnet.training.config import TrainConfig
-from nonlocalnet.training.loop import train
 from nonlocalnet.training.recipes import RECIPES
+from nonlocalnet.training.trainer import train
 
 
 @pytest.fixture(scope="module")
@@ -144,10 +144,10 @@ def test_a_start_that_fails_leaves_no_folder(words, said, place, capsys):
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupt_during_set_up_ends_with_130_and_leaves_nothing(number, place, monkeypatch):
     monkeypatch.setattr(
-        "nonlocalnet.training.begin.load_weights", lambda *_, **__: os.kill(os.getpid(), number)
+        "nonlocalnet.training.setup.load_weights", lambda *_, **__: os.kill(os.getpid(), number)
     )
     (place / "w.safetensors").write_bytes(b"")
-    monkeypatch.setattr("nonlocalnet.training.begin.read_start", lambda path: Start())
+    monkeypatch.setattr("nonlocalnet.training.setup.read_start", lambda path: Start())
     before = signal.getsignal(signal.SIGTERM)
     assert main(leave("--model", "c2d_tiny", "--data", "v", "--init", "w.safetensors")) == 130
     assert not (place / "deep").exists()

@@ -5,8 +5,8 @@ import threading
 
 import pytest
 
+from nonlocalnet.checkpoints.zoo import list_releases
 from nonlocalnet.cli import main
-from nonlocalnet.models.zoo import list_releases
 from nonlocalnet.runtime.log import console
 
 NAME = "I3D_NLN_8x8_R50"

@@ -19,7 +19,7 @@ def modules_with_examples() -> list[str]:
 
 
 def test_there_are_examples():
-    assert {"nonlocalnet.ops.dispatch", "nonlocalnet.models.registry"} <= set(
+    assert {"nonlocalnet.ops.dispatch", "nonlocalnet.networks.registry"} <= set(
         modules_with_examples()
     )
 

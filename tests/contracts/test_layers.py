@@ -40,7 +40,7 @@ def test_every_package_of_the_house_has_a_layer():
 
 def test_the_tool_sees_an_import_from_a_lower_layer(tmp_path):
     # the same contract with two layers exchanged: our code must break it
-    ops, blocks = '"nonlocalnet.ops"', '"nonlocalnet.blocks | nonlocalnet.convert"'
+    ops, blocks = '"nonlocalnet.ops | nonlocalnet.runtime"', '"nonlocalnet.blocks"'
     text = layers()
     assert text.count(ops) == text.count(blocks) == 1
     swapped = text.replace(ops, "OPS").replace(blocks, ops).replace("OPS", blocks)

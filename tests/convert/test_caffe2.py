@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import nonlocalnet as nl
-from nonlocalnet.convert.caffe2 import RULES
+from nonlocalnet.checkpoints.formats.caffe2 import RULES
 
 # The network of our table and its norm, by the part of the manifest's name that says so.
 MODELS = {

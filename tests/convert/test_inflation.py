@@ -6,9 +6,9 @@ import torch
 import torchvision
 
 import nonlocalnet as nl
-from nonlocalnet.convert.entry import Entry
-from nonlocalnet.convert.torchvision import inflate
-from nonlocalnet.models.weights import load_weights, read_start
+from nonlocalnet.checkpoints.formats.torchvision import inflate
+from nonlocalnet.checkpoints.lazy_tensor import Entry
+from nonlocalnet.checkpoints.load import load_weights, read_start
 
 WITHIN = 1e-4  # of the largest logit
 
@@ -105,9 +105,9 @@ def test_timms_group_norms_are_no_batch_norms(tmp_path):
 
 @torch.no_grad()
 def test_resnet101_too():
-    from nonlocalnet.convert.files import Checkpoint
-    from nonlocalnet.convert.sources import convert
-    from nonlocalnet.models.report import compare
+    from nonlocalnet.checkpoints.detect_format import convert
+    from nonlocalnet.checkpoints.files import Checkpoint
+    from nonlocalnet.checkpoints.report import compare
 
     with torch.device("meta"):
         state = torchvision.models.resnet101(weights=None).state_dict()
@@ -152,7 +152,7 @@ def test_other_resnets_are_refused(tmp_path, name):
 @torch.no_grad()
 def test_official_imagenet_files_are_flat_and_cleaned_of_statistics(tmp_path):
     """Kernels of four axes, `_s` and `_b` alone (official sheet, section 4)."""
-    from nonlocalnet.convert import caffe2
+    from nonlocalnet.checkpoints.formats import caffe2
 
     narrow = {"widths": (4, 8, 16, 32), "conv1_channels": 4, "num_classes": 3}
     source = nl.create_model("c2d_r50", **narrow)

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import torch
 
-from nonlocalnet.convert.files import read_checkpoint
+from nonlocalnet.checkpoints.files import read_checkpoint
 
 ARRAYS = {
     "a": np.arange(6, dtype=np.float32).reshape(2, 3),
@@ -240,7 +240,7 @@ BOMBS = {
 
 MEASURE = """
     import contextlib, pickle, sys
-    from nonlocalnet.convert.files import read_checkpoint
+    from nonlocalnet.checkpoints.files import read_checkpoint
     read = read_checkpoint if sys.argv[1] == "ours" else lambda path: pickle.load(open(path, "rb"))
     def peak():
         lines = open("/proc/self/status").read().splitlines()

@@ -1,6 +1,6 @@
 import pytest
 
-from nonlocalnet.convert.rules import Rules
+from nonlocalnet.checkpoints.rules import Rules
 
 RULES = Rules(
     [

@@ -11,15 +11,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import nonlocalnet as nl
-from nonlocalnet.convert import caffe2, mmaction2, slowfast
-from nonlocalnet.convert.entry import Entry
-from nonlocalnet.convert.files import Checkpoint, read_checkpoint
-from nonlocalnet.convert.sources import convert
-from nonlocalnet.models.description import describe_file
-from nonlocalnet.models.info import kinetics_classes
-from nonlocalnet.models.registry import resolve
-from nonlocalnet.models.report import compare
-from nonlocalnet.models.weights import export_weights, read_start
+from nonlocalnet.checkpoints.detect_format import convert
+from nonlocalnet.checkpoints.files import Checkpoint, read_checkpoint
+from nonlocalnet.checkpoints.formats import caffe2, mmaction2
+from nonlocalnet.checkpoints.formats import pyslowfast as slowfast
+from nonlocalnet.checkpoints.lazy_tensor import Entry
+from nonlocalnet.checkpoints.load import export_weights, read_start
+from nonlocalnet.checkpoints.metadata import kinetics_classes
+from nonlocalnet.checkpoints.report import compare
+from nonlocalnet.checkpoints.resolve import describe_file
+from nonlocalnet.networks.registry import resolve
 
 NARROW = {"widths": (4, 8, 16, 32), "conv1_channels": 4, "num_classes": 3}
 VIDEO = nl.list_models("[ci][23]d*")
@@ -302,7 +303,7 @@ def test_batch_norms_fold_into_a_frozen_network(layouts, layout):
     frozen = nl.create_model(
         "c2d_r50_nl5", stem_padding=1, norm="frozen", temporal_group=None, **NARROW
     )
-    from nonlocalnet.models.report import fill
+    from nonlocalnet.checkpoints.report import fill
 
     converted = convert(checkpoint(state))
     report = compare(frozen, converted)
@@ -494,7 +495,7 @@ def test_old_configurations_of_mmaction2_have_old_defaults(layouts):
 
 
 def test_own_files_have_their_own_names(tmp_path):
-    from nonlocalnet.models.weights import WeightsInfo, save_weights
+    from nonlocalnet.checkpoints.load import WeightsInfo, save_weights
 
     model = network("c2d_r50_nl1")
     save_weights(model, tmp_path / "x", WeightsInfo(config=model.config))
@@ -695,7 +696,7 @@ def test_folding_on_load(tmp_path):
 
 
 def test_pyslowfast_keeps_input_and_classes(tmp_path):
-    from nonlocalnet.models.weights import WeightsInfo
+    from nonlocalnet.checkpoints.load import WeightsInfo
 
     model = network("c2d_r50", stem_padding=1, crop=128)
     model.info = WeightsInfo(

@@ -9,11 +9,12 @@ import torch
 from torch import nn
 
 import nonlocalnet as nl
-from nonlocalnet.convert import caffe2, mmaction2, pytorchvideo, slowfast, torchvision
-from nonlocalnet.convert.files import read_checkpoint
-from nonlocalnet.convert.sources import convert
-from nonlocalnet.convert.wrappers import AVERAGES, BEFORE, INSIDE
-from nonlocalnet.models.weights import WeightsInfo, load_weights, save_weights
+from nonlocalnet.checkpoints.detect_format import convert
+from nonlocalnet.checkpoints.files import read_checkpoint
+from nonlocalnet.checkpoints.formats import caffe2, mmaction2, pytorchvideo, torchvision
+from nonlocalnet.checkpoints.formats import pyslowfast as slowfast
+from nonlocalnet.checkpoints.load import WeightsInfo, load_weights, save_weights
+from nonlocalnet.checkpoints.wrappers import AVERAGES, BEFORE, INSIDE
 
 OPTIONS = {"num_classes": 3, "clip": "4x2", "crop": 32}
 

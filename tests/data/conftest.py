@@ -91,7 +91,7 @@ def sound() -> Callable[[Path], Path]:
 @pytest.fixture
 def coco_dataset(shared: Path) -> Callable[..., Any]:
     """coco_dataset(name, ...): the given images of COCO with the annotations of that name."""
-    from nonlocalnet.data.coco import CocoDataset
+    from nonlocalnet.detection.dataset import CocoDataset
 
     folder = shared / "data/coco"
     return lambda name, *transform, **options: CocoDataset(

@@ -12,9 +12,9 @@ import av
 import numpy as np
 import pytest
 
-from nonlocalnet.data import container
-from nonlocalnet.data.decode import VideoError, decode, decode_all, probe
-from nonlocalnet.data.encode import write_video
+from nonlocalnet.data.dataset import open as container
+from nonlocalnet.data.video.reader import VideoError, decode, decode_all, probe
+from nonlocalnet.data.video.write import write_video
 
 
 def refused(path: Path, said: str) -> None:
@@ -161,7 +161,7 @@ def test_absurd_size(tmp_path, encode, moving, monkeypatch):
     def never(*arguments: object) -> None:
         raise AssertionError("decoded a frame whose size was to be refused")
 
-    monkeypatch.setattr("nonlocalnet.data.decode.index_frames", never)
+    monkeypatch.setattr("nonlocalnet.data.video.reader.index_frames", never)
     refused(path, "frames of 64x48 are beyond the limit of 3,071 pixels")
 
 

@@ -16,13 +16,10 @@ from pycocotools import mask as run_lengths
 from torchvision import tv_tensors
 from torchvision.ops import masks_to_boxes
 
-from nonlocalnet.data.coco import CocoDataset
-from nonlocalnet.data.coco_files import CocoError
-from nonlocalnet.data.coco_transforms import (
-    ImageTestTransform,
-    RandomMirror,
-)
-from nonlocalnet.data.draws import Draw
+from nonlocalnet.data.seeding import Draw
+from nonlocalnet.detection.annotations import CocoError
+from nonlocalnet.detection.dataset import CocoDataset
+from nonlocalnet.detection.transforms import ImageTestTransform, RandomMirror
 
 
 def of(folder, *annotations, **options):

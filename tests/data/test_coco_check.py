@@ -6,8 +6,8 @@ pytest.importorskip("PIL")
 from coco_made_up import POINTS, SQUARE, annotation, write
 
 from nonlocalnet.cli import main
-from nonlocalnet.data.coco_check import UNFIT, check_annotations
-from nonlocalnet.data.coco_files import CocoError
+from nonlocalnet.detection.annotations import CocoError
+from nonlocalnet.detection.check import UNFIT, check_annotations
 
 
 def test_real_annotations_are_clean(shared):
@@ -88,8 +88,8 @@ def test_what_the_check_passes_is_trained_and_tested_and_nothing_else(
     picture, annotations, changes, parts
 ):
     pytest.importorskip("faster_coco_eval")
-    from nonlocalnet.data.coco import CocoDataset
-    from nonlocalnet.evaluation.coco import CocoEvaluator
+    from nonlocalnet.detection.dataset import CocoDataset
+    from nonlocalnet.detection.scores import CocoEvaluator
 
     file = write(picture, annotations, **changes)
     taken = []

@@ -2,8 +2,8 @@
 
 import pytest
 
-from nonlocalnet.data.coco_files import CocoError
-from nonlocalnet.data.coco_layout import CocoSplit, find_coco, find_test
+from nonlocalnet.detection.annotations import CocoError
+from nonlocalnet.detection.find import CocoSplit, find_coco, find_test
 
 
 def make(folder, *files):

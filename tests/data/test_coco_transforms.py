@@ -8,8 +8,8 @@ from coco_made_up import annotation, write
 from torchvision import tv_tensors
 from torchvision.ops import box_iou, masks_to_boxes
 
-from nonlocalnet.data.coco import CocoDataset
-from nonlocalnet.data.coco_transforms import (
+from nonlocalnet.detection.dataset import CocoDataset
+from nonlocalnet.detection.transforms import (
     SHORT_SIDES,
     ImageTestTransform,
     ImageTrainTransform,

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from nonlocalnet.data.datasets import read_dataset
-from nonlocalnet.data.readers import VideoRecord
+from nonlocalnet.data.formats.lists import VideoRecord
 
 
 def touch(*paths: Path) -> None:

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from nonlocalnet.data import decode as module
-from nonlocalnet.data.decode import VideoReader, decode, decode_all, probe
+from nonlocalnet.data.dataset import reader as module
+from nonlocalnet.data.video.reader import VideoReader, decode, decode_all, probe
 
 
 def pixels(frames: torch.Tensor) -> np.ndarray:

@@ -10,12 +10,12 @@ import torch
 from PIL import Image
 
 from nonlocalnet.data.check import check_dataset, check_file
+from nonlocalnet.data.dataset import VideoDataset
 from nonlocalnet.data.datasets import read_dataset
-from nonlocalnet.data.decode import VideoError, decode, decode_all, open_reader, probe
 from nonlocalnet.data.resize import resize_dataset
 from nonlocalnet.data.sampling import ClipSpec
 from nonlocalnet.data.transforms import TestTransform
-from nonlocalnet.data.video import VideoDataset
+from nonlocalnet.data.video.reader import VideoError, decode, decode_all, open_reader, probe
 
 
 def save(folder: Path, frames: np.ndarray, name: str = "{:05d}.png", first: int = 1) -> Path:

@@ -10,8 +10,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from nonlocalnet.data import isolated as module
-from nonlocalnet.data.isolated import IsolatedCall, Lost, run_isolated
+from nonlocalnet.runtime import isolated as module
+from nonlocalnet.runtime.isolated import IsolatedCall, Lost, run_isolated
 
 
 def test_errors_deaths_and_hanging_end_nothing():
@@ -166,7 +166,7 @@ def test_closing_ends_a_call_that_runs():
 
 def test_a_killed_parent_leaves_no_process_that_hangs():
     code = (
-        "import os, time; from nonlocalnet.data.isolated import IsolatedCall;"
+        "import os, time; from nonlocalnet.runtime.isolated import IsolatedCall;"
         "call = IsolatedCall(time_limit=99, memory_limit=1 << 28);"
         "print(call(os.getpid), flush=True); call(time.sleep, 99)"
     )

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from nonlocalnet.data.readers import (
+from nonlocalnet.data.formats.lists import (
     VideoRecord,
     read_charades,
     read_folder,

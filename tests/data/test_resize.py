@@ -9,10 +9,10 @@ import pytest
 
 from nonlocalnet.cli import main
 from nonlocalnet.data import resize as module
-from nonlocalnet.data.container import VideoError
 from nonlocalnet.data.datasets import read_dataset
-from nonlocalnet.data.decode import decode_all, probe
 from nonlocalnet.data.resize import resize_dataset, resize_video
+from nonlocalnet.data.video.open import VideoError
+from nonlocalnet.data.video.reader import decode_all, probe
 
 
 def stamps(path: Path) -> list[float]:

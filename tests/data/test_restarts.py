@@ -13,7 +13,7 @@ import av
 import numpy as np
 import pytest
 
-from nonlocalnet.data.decode import VideoReader
+from nonlocalnet.data.video.reader import VideoReader
 
 H264 = {
     "closed": "keyint=12:bframes=3",

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from nonlocalnet.data.datasets import read_dataset
-from nonlocalnet.data.readers import read_charades, read_list
+from nonlocalnet.data.formats.lists import read_charades, read_list
 
 
 @pytest.mark.parametrize("name", ["list.csv", "list.txt"])

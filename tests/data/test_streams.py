@@ -10,8 +10,8 @@ import pytest
 from av.stream import Disposition
 
 from nonlocalnet.data.check import check_file
-from nonlocalnet.data.decode import VideoReader, decode_all, probe
 from nonlocalnet.data.resize import resize_video
+from nonlocalnet.data.video.reader import VideoReader, decode_all, probe
 
 
 def write(path: Path, default: int) -> Path:

@@ -6,15 +6,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from nonlocalnet.data import encode
-from nonlocalnet.data.decode import decode_all, probe
-from nonlocalnet.data.encode import write_video
-from nonlocalnet.data.readers import read_folder
+from nonlocalnet.data.dataset import write as encode
+from nonlocalnet.data.formats.lists import read_folder
 from nonlocalnet.data.synthetic import (
     COLOURS,
     generate_same_colour,
     write_same_colour,
 )
+from nonlocalnet.data.video.reader import decode_all, probe
+from nonlocalnet.data.video.write import write_video
 
 
 def colours_of(frames: np.ndarray) -> tuple[int, int]:

@@ -9,10 +9,10 @@ from pathlib import Path
 import av
 import pytest
 
-from nonlocalnet.data import tree as module
-from nonlocalnet.data.decode import decode_all
+from nonlocalnet.data import find_videos as module
+from nonlocalnet.data.find_videos import VideoTree, printable, resolve, walk
 from nonlocalnet.data.suffixes import SUFFIXES
-from nonlocalnet.data.tree import VideoTree, printable, resolve, walk
+from nonlocalnet.data.video.reader import decode_all
 
 # of muxers that write pictures, sound or something else into files of these names
 NOT_VIDEOS = """

@@ -6,7 +6,7 @@ import pytest
 pytest.importorskip("PIL")
 from PIL import Image
 
-from nonlocalnet.data.coco_files import CocoError, read_image
+from nonlocalnet.detection.annotations import CocoError, read_image
 
 GREY = [[0, 100], [200, 255]]
 

@@ -7,12 +7,12 @@ import pytest
 import torch
 from torch.utils.data import ConcatDataset, DataLoader
 
-from nonlocalnet.data import video as module
-from nonlocalnet.data.decode import VideoError, VideoReader
-from nonlocalnet.data.encode import write_video
+from nonlocalnet.data import dataset as module
+from nonlocalnet.data.dataset import VideoDataset, VideoRecord, read_folder
 from nonlocalnet.data.sampling import ClipSpec
 from nonlocalnet.data.transforms import TestTransform, TrainTransform
-from nonlocalnet.data.video import VideoDataset, VideoRecord, read_folder
+from nonlocalnet.data.video.reader import VideoError, VideoReader
+from nonlocalnet.data.video.write import write_video
 
 FRAMES = 20
 

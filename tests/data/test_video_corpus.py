@@ -18,12 +18,12 @@ import numpy as np
 import pytest
 
 from nonlocalnet.data.check import CheckReport, check_dataset, check_file
+from nonlocalnet.data.dataset import VideoDataset, VideoRecord
 from nonlocalnet.data.datasets import read_dataset
-from nonlocalnet.data.decode import VideoError, VideoReader, decode, decode_all, probe
-from nonlocalnet.data.isolated import Lost, run_isolated
 from nonlocalnet.data.sampling import ClipSpec
 from nonlocalnet.data.transforms import TestTransform, TrainTransform
-from nonlocalnet.data.video import VideoDataset, VideoRecord
+from nonlocalnet.data.video.reader import VideoError, VideoReader, decode, decode_all, probe
+from nonlocalnet.runtime.isolated import Lost, run_isolated
 
 TIME_LIMIT = 20.0  # seconds a file; every one takes less than a tenth of one
 CLIP = ClipSpec(4, 2)

@@ -15,12 +15,8 @@ pytest.importorskip("faster_coco_eval")
 COCO = pytest.importorskip("pycocotools.coco").COCO
 from pycocotools.cocoeval import COCOeval  # noqa: E402
 
-from nonlocalnet.data.coco_files import CocoError  # noqa: E402
-from nonlocalnet.evaluation.coco import (  # noqa: E402
-    KEYPOINT_NAMES,
-    NAMES,
-    CocoEvaluator,
-)
+from nonlocalnet.detection.annotations import CocoError  # noqa: E402
+from nonlocalnet.detection.scores import KEYPOINT_NAMES, NAMES, CocoEvaluator  # noqa: E402
 
 DETECTION, KEYPOINTS = ("bbox", "segm"), ("bbox", "segm", "keypoints")
 

@@ -7,10 +7,10 @@ pytest.importorskip("faster_coco_eval")
 from pycocotools import mask as run_lengths
 from torchvision.transforms.v2 import functional as F
 
-from nonlocalnet.data.coco_files import CocoError
-from nonlocalnet.evaluation.detect import detect
-from nonlocalnet.models.detection import create_detector
-from nonlocalnet.models.info import WeightsInfo
+from nonlocalnet.checkpoints.metadata import WeightsInfo
+from nonlocalnet.detection.annotations import CocoError
+from nonlocalnet.detection.detect import detect
+from nonlocalnet.detection.networks import create_detector
 
 SIZES = {"min_size": 64, "max_size": 96}
 

@@ -5,15 +5,15 @@ import pytest
 import torch
 
 import nonlocalnet as nl
-from nonlocalnet.data.decode import VideoError, decode_all
-from nonlocalnet.data.encode import write_video
-from nonlocalnet.data.readers import VideoRecord
+from nonlocalnet.checkpoints.load import WeightsInfo
+from nonlocalnet.data.dataset import VideoDataset
+from nonlocalnet.data.formats.lists import VideoRecord
 from nonlocalnet.data.sampling import ClipSpec
 from nonlocalnet.data.transforms import TestTransform, normalize
-from nonlocalnet.data.video import VideoDataset
+from nonlocalnet.data.video.reader import VideoError, decode_all
+from nonlocalnet.data.video.write import write_video
 from nonlocalnet.evaluation import multiview
-from nonlocalnet.evaluation.protocol import make_test_set
-from nonlocalnet.models.weights import WeightsInfo
+from nonlocalnet.evaluation.views import make_test_set
 
 SIDE, FRAMES = 36, 20
 

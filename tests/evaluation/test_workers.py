@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch.utils.data import Dataset
 
-from nonlocalnet.evaluation.workers import read_items
+from nonlocalnet.runtime.workers import read_items
 
 
 class Slow(Dataset):

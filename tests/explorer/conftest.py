@@ -6,12 +6,12 @@ import pytest
 import torch
 
 import nonlocalnet as nl
-from nonlocalnet.data.encode import write_video
+from nonlocalnet.checkpoints.load import save_weights
+from nonlocalnet.checkpoints.metadata import WeightsInfo
 from nonlocalnet.data.synthetic import generate_same_colour
+from nonlocalnet.data.video.write import write_video
 from nonlocalnet.explorer.library import Library
-from nonlocalnet.models.info import WeightsInfo
-from nonlocalnet.models.video_resnet import VideoResNet
-from nonlocalnet.models.weights import save_weights
+from nonlocalnet.networks.video_resnet import VideoResNet
 
 
 @pytest.fixture(scope="package")

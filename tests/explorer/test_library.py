@@ -8,8 +8,8 @@ import time
 import numpy as np
 import pytest
 
-from nonlocalnet.data.decode import VideoError
-from nonlocalnet.data.encode import write_video
+from nonlocalnet.data.video.reader import VideoError
+from nonlocalnet.data.video.write import write_video
 from nonlocalnet.explorer import library as module
 from nonlocalnet.explorer.library import Unknown, shown, videos_of
 

@@ -16,7 +16,7 @@ from urllib.parse import quote
 import numpy as np
 import pytest
 
-from nonlocalnet.data.encode import write_video
+from nonlocalnet.data.video.write import write_video
 from nonlocalnet.explorer import connection, server, uploads
 from nonlocalnet.explorer.connection import make_server
 from nonlocalnet.explorer.server import make_app

@@ -18,9 +18,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 import nonlocalnet as nl
-from nonlocalnet.convert import caffe2
-from nonlocalnet.convert.caffe2 import RULES
-from nonlocalnet.models.description import resolved
+from nonlocalnet.checkpoints.formats import caffe2
+from nonlocalnet.checkpoints.formats.caffe2 import RULES
+from nonlocalnet.checkpoints.resolve import resolved
 
 # These run by default: both norms, both forms, both depths, both splits.
 GATE = {

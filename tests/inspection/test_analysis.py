@@ -3,7 +3,7 @@ import torch
 from torch import nn
 
 import nonlocalnet as nl
-from nonlocalnet.blocks.layout import to_rows
+from nonlocalnet.blocks.rows import to_rows
 from nonlocalnet.inspection.analysis import analyse
 
 SIZES = {1: (11,), 2: (5, 7), 3: (4, 5, 7)}

@@ -2,8 +2,8 @@ import numpy as np
 from known import PIXEL, BrightestPlace, clip_with_a_pixel
 
 import nonlocalnet as nl
-from nonlocalnet.data.decode import decode_all, probe
-from nonlocalnet.inspection.animation import FOOT, GAP, SHORT_SIDE
+from nonlocalnet.data.video.reader import decode_all, probe
+from nonlocalnet.inspection.film import FOOT, GAP, SHORT_SIDE
 
 
 def test_the_film_runs_on_the_right_and_is_lit_where_the_point_looks(tmp_path):

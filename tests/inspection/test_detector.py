@@ -12,12 +12,12 @@ from torchvision.models.detection import FasterRCNN
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 
 import nonlocalnet as nl
-from nonlocalnet.data.coco_files import CocoError
-from nonlocalnet.inspection.document import about
-from nonlocalnet.inspection.draw import figure3
+from nonlocalnet.checkpoints.metadata import WeightsInfo
+from nonlocalnet.detection.annotations import CocoError
+from nonlocalnet.detection.networks import create_detector
+from nonlocalnet.inspection.figure import figure3
 from nonlocalnet.inspection.heat import heat_of
-from nonlocalnet.models.detection import create_detector
-from nonlocalnet.models.info import WeightsInfo
+from nonlocalnet.inspection.html_page import about
 
 STRIDE = 4  # of the backbone whose attention is known
 BLOCK = "backbone.body.layer3.4.non_local"

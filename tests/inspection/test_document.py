@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 import nonlocalnet as nl
-from nonlocalnet.inspection.document import (
+from nonlocalnet.inspection.html_page import (
     MIB,
     _kept,
     about,

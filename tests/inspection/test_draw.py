@@ -9,7 +9,7 @@ from PIL import Image
 
 import nonlocalnet as nl
 from nonlocalnet.inspection.analysis import Attention
-from nonlocalnet.inspection.draw import figure3
+from nonlocalnet.inspection.figure import figure3
 from nonlocalnet.inspection.geometry import Axis
 
 

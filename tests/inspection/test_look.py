@@ -4,11 +4,11 @@ import torch
 from known import BrightestPlace, clip_with_a_pixel
 
 import nonlocalnet as nl
-from nonlocalnet.data.decode import VideoError
-from nonlocalnet.data.encode import write_video
+from nonlocalnet.checkpoints.load import WeightsInfo
 from nonlocalnet.data.transforms import normalize
+from nonlocalnet.data.video.reader import VideoError
+from nonlocalnet.data.video.write import write_video
 from nonlocalnet.inspection.look import View, read_clip
-from nonlocalnet.models.weights import WeightsInfo
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,7 @@ from torch import nn
 
 import nonlocalnet as nl
 from nonlocalnet.inspection.analysis import analyse
-from nonlocalnet.inspection.numbers import describe, summarise
+from nonlocalnet.inspection.statistics import describe, summarise
 
 
 class Given(nn.Module):

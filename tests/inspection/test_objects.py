@@ -4,7 +4,7 @@ import pytest
 import torch
 
 pytest.importorskip("matplotlib")
-from nonlocalnet.inspection.objects import SKELETON, SMALLEST, draw_objects
+from nonlocalnet.detection.draw import SKELETON, SMALLEST, draw_objects
 
 GREY = torch.full((3, 480, 640), 90, dtype=torch.uint8)
 

@@ -10,9 +10,9 @@ import torch
 from torch import nn
 
 import nonlocalnet as nl
-from nonlocalnet.inspection.document import about, parts, static
 from nonlocalnet.inspection.even import EVEN, excess
-from nonlocalnet.inspection.numbers import describe
+from nonlocalnet.inspection.html_page import about, parts, static
+from nonlocalnet.inspection.statistics import describe
 
 PAIRWISE = ["gaussian", "embedded_gaussian", "dot_product", "concatenation"]
 SIZES = {1: (13,), 2: (6, 9), 3: (4, 5, 7)}

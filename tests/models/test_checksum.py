@@ -9,10 +9,10 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 import nonlocalnet as nl
-from nonlocalnet.models import checksum
-from nonlocalnet.models.description import KEY
-from nonlocalnet.models.weights import WeightsInfo, read_info, save_weights
-from nonlocalnet.runtime.checkpoint import load_checkpoint, save_checkpoint
+from nonlocalnet.checkpoints import checksum
+from nonlocalnet.checkpoints.load import WeightsInfo, read_info, save_weights
+from nonlocalnet.checkpoints.resolve import KEY
+from nonlocalnet.training.checkpoints import load_checkpoint, save_checkpoint
 
 
 def flip(path, raw, bit):

@@ -17,10 +17,10 @@ from torchvision.models.detection import (
 from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
 
 from nonlocalnet.blocks.non_local_block import NonLocalBlock
-from nonlocalnet.models.detection import create_detector, list_detectors
-from nonlocalnet.models.info import WeightsInfo
-from nonlocalnet.models.registry import create_model
-from nonlocalnet.models.weights import load, load_weights, save_weights
+from nonlocalnet.checkpoints.load import load, load_weights, save_weights
+from nonlocalnet.checkpoints.metadata import WeightsInfo
+from nonlocalnet.detection.networks import create_detector, list_detectors
+from nonlocalnet.networks.registry import create_model
 
 SMALL = {"min_size": 96, "max_size": 128, "box_score_thresh": 0.0, "box_detections_per_img": 6}
 

@@ -14,8 +14,8 @@ import pytest
 import torch
 
 import nonlocalnet as nl
-from nonlocalnet.models.hub import FILE, HubNetwork
-from nonlocalnet.models.weights import WeightsInfo
+from nonlocalnet.checkpoints.hub import FILE, HubNetwork
+from nonlocalnet.checkpoints.load import WeightsInfo
 
 
 @pytest.fixture
@@ -107,7 +107,7 @@ def test_from_a_server(model, folder, tmp_path):
     torch.save(x, tmp_path / "x.pt")
     code = f"""
         import torch
-        from nonlocalnet.models.hub import HubNetwork
+        from nonlocalnet.checkpoints.hub import HubNetwork
         model = HubNetwork.from_pretrained("me/mine", cache_dir={str(tmp_path / "cache")!r})
         torch.save(model(torch.load({str(tmp_path / "x.pt")!r})), {str(tmp_path / "y.pt")!r})
     """

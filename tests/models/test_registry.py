@@ -11,8 +11,8 @@ import nonlocalnet as nl
 from nonlocalnet.blocks import NonLocalBlock
 from nonlocalnet.blocks.non_local_block import Extent, SubsamplePosition
 from nonlocalnet.blocks.norm import FrozenNorm
-from nonlocalnet.models import VideoResNet, register
-from nonlocalnet.models.registry import CLIPS
+from nonlocalnet.networks import VideoResNet, register
+from nonlocalnet.networks.registry import CLIPS
 from nonlocalnet.ops import Pairwise
 
 FORMS, EXTENTS, POSITIONS = (get_args(t) for t in (Pairwise, Extent, SubsamplePosition))
@@ -299,8 +299,8 @@ def test_taken_name_raises_and_keeps_the_row():
 
 
 def test_own_network_can_be_registered(monkeypatch):
-    monkeypatch.setattr("nonlocalnet.models.registry._TABLE", {})
-    monkeypatch.setattr("nonlocalnet.models.registry.DETECTORS", {})
+    monkeypatch.setattr("nonlocalnet.networks.registry._TABLE", {})
+    monkeypatch.setattr("nonlocalnet.networks.registry.DETECTORS", {})
     register("mine", {"depths": (1, 1), "widths": (4, 4), "conv1_channels": 4})
     assert nl.list_models() == ["mine"]
     assert nl.create_model("mine", num_classes=2)(torch.randn(1, 3, 2, 32, 32)).shape == (1, 2)
@@ -334,7 +334,7 @@ def test_number_of_classes_is_an_argument_not_an_option():
 
 
 def test_a_row_has_the_same_rules_as_options(monkeypatch):
-    from nonlocalnet.models import registry
+    from nonlocalnet.networks import registry
 
     monkeypatch.setattr(registry, "_TABLE", dict(registry._TABLE))
     base = registry._TABLE["c2d_tiny_nl2"]

@@ -6,16 +6,10 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import nonlocalnet as nl
-from nonlocalnet.models.description import KEY
-from nonlocalnet.models.info import kinetics_classes, read_classes
-from nonlocalnet.models.registry import DEFAULTS, describe, resolve
-from nonlocalnet.models.weights import (
-    WeightsInfo,
-    load,
-    load_weights,
-    read_info,
-    save_weights,
-)
+from nonlocalnet.checkpoints.load import WeightsInfo, load, load_weights, read_info, save_weights
+from nonlocalnet.checkpoints.metadata import kinetics_classes, read_classes
+from nonlocalnet.checkpoints.resolve import KEY
+from nonlocalnet.networks.registry import DEFAULTS, describe, resolve
 
 OPTIONS = {"num_classes": 3, "clip": "4x2", "crop": 32}
 
@@ -337,7 +331,7 @@ def test_a_clip_of_more_than_memory_is_refused_unless_it_is_told(tensors, tmp_pa
 
 
 def test_a_clip_in_another_code_bases_configuration_is_bounded_too(tmp_path):
-    from nonlocalnet.models.weights import export_weights
+    from nonlocalnet.checkpoints.load import export_weights
 
     narrow = {"widths": (4, 8, 16, 32), "conv1_channels": 4, "num_classes": 3}
     model = nl.create_model("c2d_r50", clip="99999x1", temporal_stride=1, stem_padding=1, **narrow)

@@ -17,10 +17,10 @@ from pathlib import Path
 
 import pytest
 
-from nonlocalnet.models import cache, zoo
-from nonlocalnet.models.registry import DEFAULTS, list_models
-from nonlocalnet.models.zoo import get
-from nonlocalnet.runtime.scores import SCORES
+from nonlocalnet.checkpoints import cache, zoo
+from nonlocalnet.checkpoints.zoo import get
+from nonlocalnet.evaluation.scores import SCORES
+from nonlocalnet.networks.registry import DEFAULTS, list_models
 
 NAME = "i3d_nonlocal_8x8_IN_pretrain_400k"
 FILE = f"{NAME}.pkl"
@@ -246,9 +246,9 @@ def test_the_cache_folder(monkeypatch):
 def test_it_needs_the_standard_library_and_the_package():
     code = (
         "import sys; from unittest.mock import MagicMock\n"
-        "sys.modules['nonlocalnet.models.registry'] = MagicMock()\n"  # the package loads torch
-        "sys.modules['nonlocalnet.models.video_resnet'] = MagicMock()\n"
-        "import nonlocalnet.models.zoo; print(*sys.modules)"
+        "sys.modules['nonlocalnet.networks.registry'] = MagicMock()\n"  # the package loads torch
+        "sys.modules['nonlocalnet.networks.video_resnet'] = MagicMock()\n"
+        "import nonlocalnet.checkpoints.zoo; print(*sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     loaded = {name.split(".")[0] for name in done.stdout.split()}

@@ -6,14 +6,9 @@ import sys
 import pytest
 import torch
 
-from nonlocalnet.models.weights import load
-from nonlocalnet.runtime.checkpoint import (
-    Checkpoints,
-    load_checkpoint,
-    lock,
-    save_checkpoint,
-    write_atomically,
-)
+from nonlocalnet.checkpoints.load import load
+from nonlocalnet.runtime.atomic import write_atomically
+from nonlocalnet.training.checkpoints import Checkpoints, load_checkpoint, lock, save_checkpoint
 
 
 def test_what_is_saved_is_read(tmp_path):
@@ -83,9 +78,10 @@ def test_a_corrupt_newest_one_falls_back_to_the_one_before(tmp_path, capsys):
 FULL = """
 import resource, signal, sys, torch
 from pathlib import Path
-from nonlocalnet.models.registry import create_model
-from nonlocalnet.models.weights import WeightsInfo, save_weights
-from nonlocalnet.runtime.checkpoint import save_checkpoint, write_atomically
+from nonlocalnet.networks.registry import create_model
+from nonlocalnet.checkpoints.load import WeightsInfo, save_weights
+from nonlocalnet.runtime.atomic import write_atomically
+from nonlocalnet.training.checkpoints import save_checkpoint
 folder = Path(sys.argv[1])
 model = create_model("c2d_tiny", num_classes=2, clip="4x1", crop=32)
 info = WeightsInfo(model.config, ["a", "b"])
@@ -120,7 +116,7 @@ def test_a_write_that_fails_says_so_and_leaves_the_former_file(tmp_path):
 HOLD = """
 import sys, time
 from pathlib import Path
-from nonlocalnet.runtime.checkpoint import lock
+from nonlocalnet.training.checkpoints import lock
 with lock(Path(sys.argv[1])):
     print("locked", flush=True)
     time.sleep(600)

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from nonlocalnet.runtime import download
+from nonlocalnet.checkpoints import download
 
 
 @pytest.fixture

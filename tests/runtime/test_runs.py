@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from nonlocalnet.runtime.runs import differing, find_runs
+from nonlocalnet.training.runs import differing, find_runs
 
 
 def write_run(folder, options, lines):

@@ -13,14 +13,14 @@ pytest.importorskip("faster_coco_eval")
 from torchvision.models.detection import maskrcnn_resnet50_fpn
 
 import nonlocalnet as nl
-from nonlocalnet.data.coco import CocoDataset
-from nonlocalnet.evaluation.coco import CocoEvaluator
-from nonlocalnet.evaluation.detection import evaluate_detector
-from nonlocalnet.models.weights import WeightsInfo, read_start, save_weights
-from nonlocalnet.runtime.checkpoint import Checkpoints
+from nonlocalnet.checkpoints.load import WeightsInfo, read_start, save_weights
+from nonlocalnet.detection.dataset import CocoDataset
+from nonlocalnet.detection.evaluation import evaluate_detector
+from nonlocalnet.detection.scores import CocoEvaluator
 from nonlocalnet.runtime.log import read_metrics
+from nonlocalnet.training.checkpoints import Checkpoints
 from nonlocalnet.training.config import TrainConfig
-from nonlocalnet.training.loop import train
+from nonlocalnet.training.trainer import train
 from shapes import write_shapes
 
 FEW = ("box_batch_size_per_image=16", "rpn_post_nms_top_n_train=40", "rpn_post_nms_top_n_test=20")

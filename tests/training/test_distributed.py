@@ -11,11 +11,11 @@ import torch
 from launching import start_training, wait_for_lines
 
 import nonlocalnet as nl
-from nonlocalnet.models.weights import WeightsInfo, save_weights
-from nonlocalnet.runtime.checkpoint import Checkpoints
+from nonlocalnet.checkpoints.load import WeightsInfo, save_weights
 from nonlocalnet.runtime.log import read_metrics
+from nonlocalnet.training.checkpoints import Checkpoints
 from nonlocalnet.training.config import TrainConfig
-from nonlocalnet.training.loop import train
+from nonlocalnet.training.trainer import train
 
 
 def torchrun(processes, config, **options):
@@ -103,7 +103,7 @@ def test_processes_validate_together_and_batch_norms_are_averaged(config, tmp_pa
 
 
 def test_clips_that_cannot_be_shared_evenly_are_refused(config, monkeypatch):
-    monkeypatch.setattr("nonlocalnet.training.begin.size", lambda: 2)
+    monkeypatch.setattr("nonlocalnet.training.setup.size", lambda: 2)
     with pytest.raises(ValueError, match="batch_size 3 cannot be shared evenly by 2 processes"):
         train(dataclasses.replace(config, batch_size=3))
     with pytest.raises(ValueError, match="choose a multiple of 6"):

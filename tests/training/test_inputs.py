@@ -7,14 +7,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from nonlocalnet.data.readers import read_videos
+from nonlocalnet.data.dataset import VideoDataset
+from nonlocalnet.data.formats.lists import read_videos
 from nonlocalnet.data.sampling import ClipSpec
 from nonlocalnet.data.transforms import TrainTransform
-from nonlocalnet.data.video import VideoDataset
-from nonlocalnet.training import batches
-from nonlocalnet.training.batches import _Draws, read_batches
+from nonlocalnet.training import loader as batches
 from nonlocalnet.training.config import TrainConfig
 from nonlocalnet.training.inputs import find_start
+from nonlocalnet.training.loader import _Draws, read_batches
 
 
 def take(sampler, count):

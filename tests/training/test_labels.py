@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from nonlocalnet.training.labels import make_labels, mixed_loss
+from nonlocalnet.training.losses import make_labels, mixed_loss
 
 
 def test_label_smoothing_is_the_mixture_of_target_and_uniform():

@@ -5,7 +5,7 @@ import torch
 
 import nonlocalnet as nl
 from nonlocalnet.training.learner import Learner
-from nonlocalnet.training.loop import train
+from nonlocalnet.training.trainer import train
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])

@@ -8,12 +8,12 @@ import torch
 from PIL import Image
 
 import nonlocalnet as nl
-from nonlocalnet.data.readers import read_folder
-from nonlocalnet.evaluation.protocol import identify_videos
-from nonlocalnet.models.weights import WeightsInfo, read_info, save_weights
+from nonlocalnet.checkpoints.load import WeightsInfo, read_info, save_weights
+from nonlocalnet.data.formats.lists import read_folder
+from nonlocalnet.evaluation.views import identify_videos
 from nonlocalnet.runtime.log import read_metrics
 from nonlocalnet.training.learner import Learner
-from nonlocalnet.training.loop import train
+from nonlocalnet.training.trainer import train
 
 
 def test_a_run_leaves_everything_that_is_needed(config):
@@ -87,7 +87,7 @@ def test_the_input_is_normalised_as_the_weights_to_start_from(config, tmp_path, 
     save_weights(source, tmp_path / "start.safetensors", info)
     seen = []
     monkeypatch.setattr(
-        "nonlocalnet.data.video.normalize",
+        "nonlocalnet.data.dataset.normalize",
         lambda frames, mean, std: seen.append((mean, std)) or frames.float(),
     )
     run = dataclasses.replace(config, init=str(tmp_path / "start.safetensors"), iterations=1)

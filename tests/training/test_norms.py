@@ -3,7 +3,7 @@ import torch
 from torch import nn
 
 import nonlocalnet as nl
-from nonlocalnet.training.norms import set_precise_statistics
+from nonlocalnet.training.precise_bn import set_precise_statistics
 
 
 def test_the_statistics_are_those_of_all_batches_together():

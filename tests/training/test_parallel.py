@@ -5,9 +5,9 @@ import pytest
 import torch
 
 import nonlocalnet as nl
-from nonlocalnet.runtime.checkpoint import Checkpoints
-from nonlocalnet.training.loop import train
+from nonlocalnet.training.checkpoints import Checkpoints
 from nonlocalnet.training.parallel import recompute_blocks, spread
+from nonlocalnet.training.trainer import train
 
 
 def make_model(**options):

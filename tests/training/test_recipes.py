@@ -7,12 +7,12 @@ import pytest
 import torch
 
 import nonlocalnet as nl
-from nonlocalnet.models.detection import BACKBONES, DETECTORS
-from nonlocalnet.models.zoo import list_releases
+from nonlocalnet.checkpoints.zoo import list_releases
+from nonlocalnet.detection.networks import BACKBONES, DETECTORS
 from nonlocalnet.runtime.log import read_metrics
 from nonlocalnet.training.config import TrainConfig
-from nonlocalnet.training.loop import train
 from nonlocalnet.training.recipes import RECIPES, check_start, find_recipe, options_of
+from nonlocalnet.training.trainer import train
 from shapes import write_shapes
 
 TABLE_2 = """

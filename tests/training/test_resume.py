@@ -16,10 +16,10 @@ from launching import start_training, wait_for_lines
 import nonlocalnet as nl
 from nonlocalnet.cli import main
 from nonlocalnet.cli.train import read
-from nonlocalnet.runtime.checkpoint import Checkpoints, load_checkpoint, save_checkpoint
 from nonlocalnet.runtime.log import read_metrics
+from nonlocalnet.training.checkpoints import Checkpoints, load_checkpoint, save_checkpoint
 from nonlocalnet.training.config import TrainConfig
-from nonlocalnet.training.loop import train
+from nonlocalnet.training.trainer import train
 
 LOSSES = ("iteration", "loss", "accuracy", "lr")
 

@@ -9,7 +9,6 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from nonlocalnet.blocks.layout import from_rows, pooling, to_rows, unchanged
 from nonlocalnet.blocks.norm import BlockNorm, as_affine, make_norm
 from nonlocalnet.blocks.projection import (
     CONV,
@@ -18,6 +17,7 @@ from nonlocalnet.blocks.projection import (
     project_to_score,
     score,
 )
+from nonlocalnet.blocks.rows import from_rows, pooling, to_rows, unchanged
 from nonlocalnet.errors import check_choice
 from nonlocalnet.ops import PAIRWISE, Pairwise, affinity, explain, non_local
 from nonlocalnet.ops.pairwise import SOFTMAX_FORMS

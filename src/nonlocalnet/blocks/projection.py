@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from nonlocalnet.blocks.layout import project, unchanged
 from nonlocalnet.blocks.plain import is_plain, kinds
+from nonlocalnet.blocks.rows import project, unchanged
 from nonlocalnet.ops.precision import wide, without_autocast
 
 Convolution = nn.Conv1d | nn.Conv2d | nn.Conv3d

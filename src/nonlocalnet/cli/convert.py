@@ -9,14 +9,14 @@ from typing import Annotated
 import tyro
 from rich.table import Table
 
-from nonlocalnet.models.description import assumptions, unnamed
-from nonlocalnet.models.options import parse_options
-from nonlocalnet.models.report import LoadReport, check_numbers, fill, refuse
-from nonlocalnet.models.video_resnet import VideoResNet
-from nonlocalnet.models.weights import Layout, examine, export_weights, save_weights
-from nonlocalnet.models.zoo import Release, find_release, sha256_of
-from nonlocalnet.runtime.checkpoint import write_atomically
-from nonlocalnet.runtime.download import find_weights
+from nonlocalnet.checkpoints.download import find_weights
+from nonlocalnet.checkpoints.load import Layout, examine, export_weights, save_weights
+from nonlocalnet.checkpoints.report import LoadReport, check_numbers, fill, refuse
+from nonlocalnet.checkpoints.resolve import assumptions, unnamed
+from nonlocalnet.checkpoints.zoo import Release, find_release, sha256_of
+from nonlocalnet.networks.options import parse_options
+from nonlocalnet.networks.video_resnet import VideoResNet
+from nonlocalnet.runtime.atomic import write_atomically
 from nonlocalnet.runtime.log import console, print_table, status
 
 OURS = ".safetensors"

@@ -10,18 +10,18 @@ from typing import Annotated
 import tyro
 from rich.table import Table
 
-from nonlocalnet.data import coco_check
+from nonlocalnet.checkpoints.metadata import read_classes
 from nonlocalnet.data.check import UNFIT, CheckReport, check_dataset, write_good
-from nonlocalnet.data.coco_check import CocoReport, check_annotations
-from nonlocalnet.data.coco_files import read_annotations
 from nonlocalnet.data.datasets import VideoSplits, read_dataset
-from nonlocalnet.data.frame_folder import ASSUMED_RATE
+from nonlocalnet.data.find_videos import LISTS, walk
 from nonlocalnet.data.resize import resize_dataset
 from nonlocalnet.data.summary import class_rows, split_rows, splits_of
-from nonlocalnet.data.tree import LISTS, walk
+from nonlocalnet.data.video.frame_folder import ASSUMED_RATE
+from nonlocalnet.detection import check as coco_check
+from nonlocalnet.detection.annotations import read_annotations
+from nonlocalnet.detection.check import CocoReport, check_annotations
 from nonlocalnet.errors import printable
-from nonlocalnet.models.info import read_classes
-from nonlocalnet.runtime.checkpoint import write_atomically
+from nonlocalnet.runtime.atomic import write_atomically
 from nonlocalnet.runtime.log import Bar, console, print_table
 
 SHOWN = 20  # rows of a table

@@ -16,10 +16,10 @@ from torchvision.datasets.folder import IMG_EXTENSIONS
 from torchvision.transforms.v2 import functional as F
 
 from nonlocalnet.cli.network import load_network
-from nonlocalnet.data.coco_files import CocoError
-from nonlocalnet.evaluation.detect import Detections, detect
-from nonlocalnet.inspection.objects import draw_objects
-from nonlocalnet.runtime.checkpoint import write_atomically
+from nonlocalnet.detection.annotations import CocoError
+from nonlocalnet.detection.detect import Detections, detect
+from nonlocalnet.detection.draw import draw_objects
+from nonlocalnet.runtime.atomic import write_atomically
 from nonlocalnet.runtime.device import pick_device
 from nonlocalnet.runtime.log import Bar, console, print_table, status
 

@@ -24,7 +24,7 @@ from nonlocalnet.explorer.connection import make_server
 from nonlocalnet.explorer.library import Library, videos_of
 from nonlocalnet.explorer.server import is_loopback, make_app
 from nonlocalnet.inspection.analysis import non_local_blocks
-from nonlocalnet.models.video_resnet import VideoResNet
+from nonlocalnet.networks.video_resnet import VideoResNet
 from nonlocalnet.runtime.device import pick_device
 from nonlocalnet.runtime.log import status
 

@@ -13,10 +13,10 @@ import tyro
 from rich.table import Table
 
 from nonlocalnet.cli.network import load_network
-from nonlocalnet.inspection.draw import Style
+from nonlocalnet.detection.networks import is_detector
+from nonlocalnet.inspection.figure import Style
 from nonlocalnet.inspection.look import Look, look
 from nonlocalnet.inspection.save import WRITERS, check_path, save
-from nonlocalnet.models.detection import is_detector
 from nonlocalnet.runtime.device import pick_device
 from nonlocalnet.runtime.log import console, print_table, status
 

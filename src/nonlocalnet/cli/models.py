@@ -16,7 +16,7 @@ from nonlocalnet.cli.options import check_positive
 from nonlocalnet.runtime.log import Bar, print_table
 
 Count = tuple[int, int]  # parameters and multiply-adds
-STORED = Path(nonlocalnet.__file__).parent / "models/costs.json"  # by benchmarks/costs.py
+STORED = Path(nonlocalnet.__file__).parent / "networks/costs.json"  # by benchmarks/costs.py
 IMAGES = "_rcnn_"  # in the names of detectors
 
 
@@ -80,7 +80,7 @@ def _counts(options: Options) -> dict[str, Count]:
         asked = fnmatch.filter(stored, options.pattern)
         return {name: tuple(stored[name]) for name in _with_bases(asked)}
     from nonlocalnet.evaluation.cost import cost
-    from nonlocalnet.models.registry import list_models
+    from nonlocalnet.networks.registry import list_models
 
     counts: dict[str, Count] = {}
     names = _with_bases(list_models(options.pattern))

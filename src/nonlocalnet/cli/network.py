@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
-from nonlocalnet.models.description import unnamed
-from nonlocalnet.models.detection import is_detector
-from nonlocalnet.models.options import parse_options
-from nonlocalnet.models.registry import Network
-from nonlocalnet.models.weights import load
-from nonlocalnet.runtime.download import find_weights
+from nonlocalnet.checkpoints.download import find_weights
+from nonlocalnet.checkpoints.load import load
+from nonlocalnet.checkpoints.resolve import unnamed
+from nonlocalnet.detection.networks import is_detector
+from nonlocalnet.networks.options import parse_options
+from nonlocalnet.networks.registry import Network
 from nonlocalnet.runtime.log import status
 
 

@@ -10,7 +10,7 @@ import tyro
 
 from nonlocalnet.inspection.curves import Line, panels
 from nonlocalnet.runtime.log import console, status
-from nonlocalnet.runtime.runs import Run, differing, find_runs
+from nonlocalnet.training.runs import Run, differing, find_runs
 
 NAMED = 3  # differing options that fit a legend
 

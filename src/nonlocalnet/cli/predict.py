@@ -14,7 +14,7 @@ from rich.table import Table
 
 from nonlocalnet.cli.network import load_network
 from nonlocalnet.cli.options import check_positive
-from nonlocalnet.data.decode import VideoError
+from nonlocalnet.data.video.reader import VideoError
 from nonlocalnet.evaluation.multiview import predict
 from nonlocalnet.runtime.device import pick_device
 from nonlocalnet.runtime.log import Bar, console, print_table, status

@@ -11,7 +11,7 @@ import tyro
 from rich.table import Table
 
 from nonlocalnet.runtime.log import print_table
-from nonlocalnet.runtime.runs import differing, find_runs
+from nonlocalnet.training.runs import differing, find_runs
 
 # what tells little of two runs apart; --json has all
 LEFT_OUT = {

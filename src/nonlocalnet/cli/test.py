@@ -14,33 +14,33 @@ import torch
 import tyro
 from rich.table import Table
 
+from nonlocalnet.checkpoints.download import find_weights
+from nonlocalnet.checkpoints.metadata import WeightsInfo
 from nonlocalnet.cli.network import load_network
 from nonlocalnet.cli.options import check_positive
-from nonlocalnet.data.coco_files import identify_annotations
-from nonlocalnet.data.coco_layout import find_test
+from nonlocalnet.data.dataset import VideoDataset
 from nonlocalnet.data.datasets import VideoSplits, read_dataset
-from nonlocalnet.data.readers import VideoRecord, is_video
+from nonlocalnet.data.find_videos import plain, same_names
+from nonlocalnet.data.formats.lists import VideoRecord, is_video
 from nonlocalnet.data.transforms import TestTransform
-from nonlocalnet.data.tree import plain, same_names
-from nonlocalnet.data.video import VideoDataset
+from nonlocalnet.detection.annotations import identify_annotations
+from nonlocalnet.detection.find import find_test
+from nonlocalnet.detection.networks import is_detector
 from nonlocalnet.evaluation.metrics import confusion_matrix
 from nonlocalnet.evaluation.multiview import Predictions, evaluate
-from nonlocalnet.evaluation.protocol import identify_videos, make_test_set
 from nonlocalnet.evaluation.results import (
     find_intervals,
     find_mistakes,
     most_confused,
     write_results,
 )
-from nonlocalnet.models.detection import is_detector
-from nonlocalnet.models.info import WeightsInfo
-from nonlocalnet.models.registry import Network
-from nonlocalnet.runtime.checkpoint import write_atomically
+from nonlocalnet.evaluation.views import identify_videos, make_test_set
+from nonlocalnet.networks.registry import Network
+from nonlocalnet.runtime.atomic import write_atomically
 from nonlocalnet.runtime.device import pick_precision
 from nonlocalnet.runtime.distributed import gather, processes, rank, size
-from nonlocalnet.runtime.download import find_weights
 from nonlocalnet.runtime.log import Bar, console, print_table, status
-from nonlocalnet.training.labels import make_labels
+from nonlocalnet.training.losses import make_labels
 
 OF_VIDEOS = ("split", "num_clips", "num_crops", "crop")  # what detectors have no use for
 SHOWN = 10  # videos that were taken for another class
@@ -230,9 +230,9 @@ def _say_if_seen(info: WeightsInfo, identity: str, what: str) -> str | None:
 
 def _test_detector(model: Network, options: Options, device: torch.device) -> int:
     # pycocotools and faster-coco-eval are of the extra coco
-    from nonlocalnet.data.coco import CocoDataset
-    from nonlocalnet.evaluation.coco import CocoEvaluator
-    from nonlocalnet.evaluation.detection import count_keypoints, evaluate_detector, kinds_of
+    from nonlocalnet.detection.dataset import CocoDataset
+    from nonlocalnet.detection.evaluation import count_keypoints, evaluate_detector, kinds_of
+    from nonlocalnet.detection.scores import CocoEvaluator
 
     for field in dataclasses.fields(options):
         if field.name in OF_VIDEOS and getattr(options, field.name) != field.default:

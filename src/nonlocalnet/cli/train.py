@@ -15,11 +15,11 @@ from typing import Annotated
 import tyro
 
 from nonlocalnet.runtime.log import console
-from nonlocalnet.training.begin import find_config
 from nonlocalnet.training.config import TrainConfig
-from nonlocalnet.training.interrupt import sigterm_as_ctrl_c
-from nonlocalnet.training.loop import train
 from nonlocalnet.training.recipes import check_start, options_for, options_of
+from nonlocalnet.training.setup import find_config
+from nonlocalnet.training.signals import sigterm_as_ctrl_c
+from nonlocalnet.training.trainer import train
 
 INTERRUPTED = 130  # of SIGTERM too: a scheduler learns that --resume goes on
 UNSAID = Path("")

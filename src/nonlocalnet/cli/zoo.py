@@ -10,10 +10,10 @@ from typing import Annotated
 import tyro
 from rich.table import Table
 
-from nonlocalnet.models.zoo import Release, list_releases
-from nonlocalnet.runtime.download import download
+from nonlocalnet.checkpoints.download import download
+from nonlocalnet.checkpoints.zoo import Release, list_releases
+from nonlocalnet.evaluation.scores import find_score
 from nonlocalnet.runtime.log import print_table
-from nonlocalnet.runtime.scores import find_score
 
 
 @dataclass(frozen=True)

@@ -12,14 +12,14 @@ from pathlib import Path
 import av
 from av.logging import Capture
 
-from nonlocalnet.data.container import VideoError, open_video
 from nonlocalnet.data.datasets import VideoSplits
-from nonlocalnet.data.decode import turned
-from nonlocalnet.data.frame_folder import ASSUMED_RATE, FrameFolder
-from nonlocalnet.data.isolated import Lost, run_isolated
-from nonlocalnet.data.packets import index_frames, whole_packets
-from nonlocalnet.data.readers import VideoRecord
-from nonlocalnet.data.tree import LISTS, name_some, walk
+from nonlocalnet.data.find_videos import LISTS, name_some, walk
+from nonlocalnet.data.formats.lists import VideoRecord
+from nonlocalnet.data.video.frame_folder import ASSUMED_RATE, FrameFolder
+from nonlocalnet.data.video.frame_index import index_frames, whole_packets
+from nonlocalnet.data.video.open import VideoError, open_video
+from nonlocalnet.data.video.reader import turned
+from nonlocalnet.runtime.isolated import Lost, run_isolated
 
 UNFIT = ("unreadable", "damaged", "short", "duplicate", "leak")
 KINDS = (*UNFIT, "duration", "missing", "unlisted", "frames", "class")

@@ -6,8 +6,8 @@ import difflib
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 
-from nonlocalnet.data.readers import VideoRecord
-from nonlocalnet.data.tree import name_some, plain
+from nonlocalnet.data.find_videos import name_some, plain
+from nonlocalnet.data.formats.lists import VideoRecord
 from nonlocalnet.errors import printable
 
 

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from nonlocalnet.data.annotations import Listed
 from nonlocalnet.data.classes import alike, compare, empty, nearest, starts_at_one
-from nonlocalnet.data.layouts import read_layout
-from nonlocalnet.data.readers import VideoRecord
-from nonlocalnet.data.tree import plain
+from nonlocalnet.data.find_videos import plain
+from nonlocalnet.data.formats.annotations import Listed
+from nonlocalnet.data.formats.known import read_layout
+from nonlocalnet.data.formats.lists import VideoRecord
 from nonlocalnet.errors import option
 
 

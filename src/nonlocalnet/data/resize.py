@@ -13,14 +13,14 @@ from pathlib import Path
 import av
 from av.video.reformatter import VideoReformatter
 
-from nonlocalnet.data.container import VideoError, open_video
-from nonlocalnet.data.decode import turned, upright
-from nonlocalnet.data.frame_folder import ASSUMED_RATE, FrameFolder
-from nonlocalnet.data.isolated import Lost, run_isolated
-from nonlocalnet.data.packets import index_frames, whole_packets
+from nonlocalnet.data.find_videos import LISTS, video_stem, walk
 from nonlocalnet.data.sampling import short_side_size
 from nonlocalnet.data.suffixes import is_video
-from nonlocalnet.data.tree import LISTS, video_stem, walk
+from nonlocalnet.data.video.frame_folder import ASSUMED_RATE, FrameFolder
+from nonlocalnet.data.video.frame_index import index_frames, whole_packets
+from nonlocalnet.data.video.open import VideoError, open_video
+from nonlocalnet.data.video.reader import turned, upright
+from nonlocalnet.runtime.isolated import Lost, run_isolated
 
 SETTINGS = ".resized.json"
 KEY_FRAMES = 32  # frames from one key frame to the next: a clip begins anywhere

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from nonlocalnet.data.check import CheckReport, FileReport
 from nonlocalnet.data.datasets import VideoSplits
-from nonlocalnet.data.readers import VideoRecord
+from nonlocalnet.data.formats.lists import VideoRecord
 from nonlocalnet.errors import printable
 
 SHOWN = 20  # classes of a table: the first in the order of their labels

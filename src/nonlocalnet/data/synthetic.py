@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from nonlocalnet.data.encode import write_video
+from nonlocalnet.data.video.write import write_video
 
 FRAMES, SIZE, SQUARE = 8, 32, 8
 COLOURS = (

@@ -11,8 +11,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from nonlocalnet.blocks.norm import FrozenNorm
 from nonlocalnet.data.sampling import ClipSpec
-from nonlocalnet.models.detection import DETECTORS
-from nonlocalnet.models.registry import Network, create_model
+from nonlocalnet.detection.networks import DETECTORS
+from nonlocalnet.networks.registry import Network, create_model
 
 IMAGE = (800, 1344)  # COCO's 800 x 1333, padded to a multiple of 32 as detectors do
 PROPOSALS, OBJECTS = 1000, 100  # that torchvision's detectors test in an image at most

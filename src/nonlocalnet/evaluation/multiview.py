@@ -13,13 +13,13 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from nonlocalnet.data.decode import VideoError
-from nonlocalnet.data.readers import VideoRecord
-from nonlocalnet.data.video import VideoDataset
-from nonlocalnet.evaluation.protocol import Crop, make_test_set
-from nonlocalnet.evaluation.workers import read_items
-from nonlocalnet.models.video_resnet import VideoResNet
+from nonlocalnet.data.dataset import VideoDataset
+from nonlocalnet.data.formats.lists import VideoRecord
+from nonlocalnet.data.video.reader import VideoError
+from nonlocalnet.evaluation.views import Crop, make_test_set
+from nonlocalnet.networks.video_resnet import VideoResNet
 from nonlocalnet.runtime.distributed import gather, rank, size
+from nonlocalnet.runtime.workers import read_items
 
 # views in one forward pass at first; where memory runs out, half as many, and so on
 CPU_VIEWS, ACCELERATOR_VIEWS = 16, 64

@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import Tensor
 
-from nonlocalnet.data.readers import VideoRecord
+from nonlocalnet.data.formats.lists import VideoRecord
 from nonlocalnet.evaluation.metrics import (
     average_precision,
     confusion_matrix,

@@ -12,12 +12,12 @@ from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
-from nonlocalnet.data.decode import VideoError, probe
-from nonlocalnet.data.isolated import IsolatedCall, Lost
+from nonlocalnet.data.find_videos import walk
 from nonlocalnet.data.suffixes import SUFFIXES
-from nonlocalnet.data.tree import walk
+from nonlocalnet.data.video.reader import VideoError, probe
 from nonlocalnet.inspection.look import Look, look_at_clip, read_clip
-from nonlocalnet.models.video_resnet import VideoResNet
+from nonlocalnet.networks.video_resnet import VideoResNet
+from nonlocalnet.runtime.isolated import IsolatedCall, Lost
 from nonlocalnet.runtime.log import status
 
 T = TypeVar("T")

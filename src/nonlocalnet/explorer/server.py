@@ -26,10 +26,10 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
 
-from nonlocalnet.data.decode import VideoError
+from nonlocalnet.data.video.reader import VideoError
 from nonlocalnet.explorer.library import Library, Unknown
 from nonlocalnet.explorer.uploads import Full, TooSlow, Uploads
-from nonlocalnet.inspection import document
+from nonlocalnet.inspection import html_page as document
 
 P = ParamSpec("P")
 T = TypeVar("T")

@@ -14,8 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from nonlocalnet.blocks.layout import to_rows
 from nonlocalnet.blocks.non_local_block import NonLocalBlock
+from nonlocalnet.blocks.rows import to_rows
 from nonlocalnet.inspection.even import EVEN, excess, uneven
 from nonlocalnet.inspection.geometry import Grid, find, pooled, traced
 from nonlocalnet.ops import Pairwise, affinity

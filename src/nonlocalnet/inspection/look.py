@@ -13,15 +13,15 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from nonlocalnet.data.decode import open_reader
+from nonlocalnet.checkpoints.metadata import WeightsInfo
 from nonlocalnet.data.sampling import ClipSpec, clip_at
 from nonlocalnet.data.transforms import MEAN, STD, TestTransform, normalize
+from nonlocalnet.data.video.reader import open_reader
+from nonlocalnet.detection.networks import is_detector
 from nonlocalnet.inspection.analysis import Analysis, Attention, BlockMap, analyse
 from nonlocalnet.inspection.moment import part_of
-from nonlocalnet.inspection.numbers import Point, Summary, describe, summarise
-from nonlocalnet.models.detection import is_detector
-from nonlocalnet.models.info import WeightsInfo
-from nonlocalnet.models.video_resnet import VideoResNet
+from nonlocalnet.inspection.statistics import Point, Summary, describe, summarise
+from nonlocalnet.networks.video_resnet import VideoResNet
 
 STRIP = (96, 640)  # height and least width of the picture of a sequence, pixels
 TOP = 5  # classes
@@ -197,7 +197,7 @@ class Look:
         return save(self, Path(path), **options)
 
     def _repr_html_(self) -> str:
-        from nonlocalnet.inspection.document import notebook
+        from nonlocalnet.inspection.html_page import notebook
 
         return notebook(self)
 
@@ -252,7 +252,7 @@ def look(
     ((2, 1, 2), torch.Size([4, 2, 2]))
     """
     if is_detector(model):
-        from nonlocalnet.inspection.detector import look_at_image, read_picture
+        from nonlocalnet.detection.look import look_at_image, read_picture
 
         if crop or moment != 0.5:
             raise ValueError("a detector looks at whole images: leave out moment and crop")

@@ -9,7 +9,7 @@ from typing import Any
 
 from nonlocalnet.errors import check_choice
 from nonlocalnet.inspection.look import Look
-from nonlocalnet.runtime.checkpoint import write_atomically
+from nonlocalnet.runtime.atomic import write_atomically
 
 
 def save(look: Look, path: Path, **options: Any) -> Path:
@@ -54,7 +54,7 @@ def _sentence(text: str) -> str:
 
 
 def _write_picture(look: Look, path: Path, **options: Any) -> None:
-    from nonlocalnet.inspection.draw import figure3
+    from nonlocalnet.inspection.figure import figure3
 
     told: dict[str, Any] = {"top": look.top, "title": _heading(look), "times": look.times}
     figure = figure3(look.frames, look.attention, **{**told, **options})
@@ -62,7 +62,7 @@ def _write_picture(look: Look, path: Path, **options: Any) -> None:
 
 
 def _write_film(look: Look, path: Path, **options: Any) -> None:
-    from nonlocalnet.inspection.animation import animate
+    from nonlocalnet.inspection.film import animate
 
     number, total = look.layer  # lines are short beside a film
     said = [f"{name} ({p:.0%})" for name, p in look.prediction[:1]]
@@ -73,7 +73,7 @@ def _write_film(look: Look, path: Path, **options: Any) -> None:
 
 
 def _write_page(look: Look, path: Path, **options: Any) -> None:
-    from nonlocalnet.inspection.document import write_page
+    from nonlocalnet.inspection.html_page import write_page
 
     write_page(look, path, **options)
 

@@ -9,12 +9,12 @@ import torch
 from torch import Tensor
 from torch.utils.data import default_collate
 
+from nonlocalnet.data.dataset import VideoDataset
 from nonlocalnet.data.transforms import TestTransform, TrainTransform
-from nonlocalnet.data.video import VideoDataset
 from nonlocalnet.evaluation.multiview import evaluate
-from nonlocalnet.evaluation.protocol import identify_videos
-from nonlocalnet.models.registry import Network
-from nonlocalnet.training.labels import make_labels, mixed_loss
+from nonlocalnet.evaluation.views import identify_videos
+from nonlocalnet.networks.registry import Network
+from nonlocalnet.training.losses import make_labels, mixed_loss
 from nonlocalnet.training.tasks import Send, Task
 
 

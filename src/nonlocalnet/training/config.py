@@ -12,10 +12,10 @@ import tyro
 
 from nonlocalnet.blocks.non_local_block import Extent
 from nonlocalnet.blocks.norm import Norm
+from nonlocalnet.detection.networks import DETECTORS, STAGES
 from nonlocalnet.errors import check_choice, option
-from nonlocalnet.models.detection import DETECTORS, STAGES
-from nonlocalnet.models.options import parse_options
-from nonlocalnet.models.registry import DEPTHS, list_models
+from nonlocalnet.networks.options import parse_options
+from nonlocalnet.networks.registry import DEPTHS, list_models
 from nonlocalnet.ops import Pairwise
 
 Precision = Literal["auto", "fp32", "bf16", "fp16"]

@@ -6,21 +6,21 @@ import hashlib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from nonlocalnet.data.coco_layout import FileKind, find_coco
+from nonlocalnet.checkpoints.download import find_weights
+from nonlocalnet.checkpoints.metadata import read_classes
+from nonlocalnet.data.dataset import VideoDataset
 from nonlocalnet.data.datasets import read_dataset
-from nonlocalnet.data.readers import VideoRecord
+from nonlocalnet.data.formats.lists import VideoRecord
 from nonlocalnet.data.sampling import ClipSpec
 from nonlocalnet.data.transforms import TestTransform, TrainTransform
-from nonlocalnet.data.video import VideoDataset
+from nonlocalnet.detection.find import FileKind, find_coco
 from nonlocalnet.errors import option, printable
-from nonlocalnet.models.info import read_classes
-from nonlocalnet.models.registry import DEPTHS
-from nonlocalnet.runtime.download import find_weights
+from nonlocalnet.networks.registry import DEPTHS
 from nonlocalnet.runtime.log import status
 from nonlocalnet.training.config import TrainConfig
 
 if TYPE_CHECKING:
-    from nonlocalnet.data.coco import CocoDataset
+    from nonlocalnet.detection.dataset import CocoDataset
 
 
 def find_start(config: TrainConfig) -> Path | None:
@@ -110,8 +110,8 @@ def read_coco(config: TrainConfig, kind: FileKind) -> tuple[CocoDataset, CocoDat
     Raises:
         CocoError: as `find_coco` and `CocoDataset`.
     """
-    from nonlocalnet.data.coco import CocoDataset
-    from nonlocalnet.data.coco_transforms import ImageTrainTransform
+    from nonlocalnet.detection.dataset import CocoDataset
+    from nonlocalnet.detection.transforms import ImageTrainTransform
 
     train, val = find_coco(config.data, kind, val=config.val, root=config.root)
     keypoints = kind == "person_keypoints"

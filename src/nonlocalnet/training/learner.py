@@ -9,11 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from nonlocalnet.detection.networks import is_detector
 from nonlocalnet.evaluation.multiview import autocast
-from nonlocalnet.models.detection import is_detector
-from nonlocalnet.models.registry import Network, create_model
+from nonlocalnet.networks.registry import Network, create_model
 from nonlocalnet.runtime.device import pick_precision
-from nonlocalnet.training.norms import average_statistics, set_precise_statistics
 from nonlocalnet.training.optim import make_optimizer
 from nonlocalnet.training.parallel import (
     gathering,
@@ -23,6 +22,7 @@ from nonlocalnet.training.parallel import (
     spread,
     training_state,
 )
+from nonlocalnet.training.precise_bn import average_statistics, set_precise_statistics
 
 
 class Learner:

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from nonlocalnet.detection.networks import DETECTORS
 from nonlocalnet.errors import check_choice, option
-from nonlocalnet.models.detection import DETECTORS
 from nonlocalnet.training.config import TrainConfig
 
 # Official config 8gpu_c2d_nonlocal_400k and its scripts; the paper's section 3.3 agrees.

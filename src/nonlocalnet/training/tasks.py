@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 
 from nonlocalnet.errors import FileError
-from nonlocalnet.models.registry import Network
+from nonlocalnet.networks.registry import Network
 
 if TYPE_CHECKING:
-    from nonlocalnet.data.coco import CocoDataset
-    from nonlocalnet.data.video import VideoDataset
+    from nonlocalnet.data.dataset import VideoDataset
+    from nonlocalnet.detection.dataset import CocoDataset
 
 FIRST = 5  # validation items of which one must be readable
 Data = TypeVar("Data", bound="VideoDataset | CocoDataset")

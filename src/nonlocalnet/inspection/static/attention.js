@@ -19,7 +19,7 @@ export function fromHalf(buffer, factor) {
 
 export class BlockMap {
   /**
-   * @param about what the page is told of a block (inspection/document.py).
+   * @param about what the page is told of a block (inspection/html_page.py).
    * @param theta Float32Array, (positions, depth) row by row.
    * @param phi Float32Array, (keys, depth) row by row.
    */
@@ -119,7 +119,7 @@ export class BlockMap {
     return apart / 2 / Math.max(size, 1);
   }
 
-  /** Say how a row is spread: entropy in places, shares and distances, as inspection/numbers.py. */
+  /** Say how a row is spread: entropy in places, shares and distances, as inspection/statistics.py. */
   measure(query, weights) {
     const here = this.centre(query);
     const own = nearest(this.keys[0], here[0]);

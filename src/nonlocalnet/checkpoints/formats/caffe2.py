@@ -1,0 +1,156 @@
+"""The official Caffe2 networks' parameters, by rule (video-nonlocal-net, `lib/models`).
+
+PySlowFast's Caffe2 files have the same names; their networks pad pool1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import BinaryIO
+
+import torch
+
+from nonlocalnet.checkpoints.converted import Converted, translate
+from nonlocalnet.checkpoints.files import Checkpoint
+from nonlocalnet.checkpoints.infer import infer
+from nonlocalnet.checkpoints.lazy_tensor import Entry
+from nonlocalnet.checkpoints.rules import COUNTER, Rules
+
+ORIGIN = "Caffe2 (video-nonlocal-net)"
+# `_riv` is the running variance, in spite of its name.
+NORM = {"s": "weight", "b": "bias", "rm": "running_mean", "riv": "running_var"}
+# Arguments of `VideoResNet` that neither names nor shapes show.
+UNSAID = (
+    "temporal_stride",
+    "stem_padding",
+    "pool1_time",
+    "pool2_time",
+    "pairwise",
+    "extent",
+    "scale",
+    "subsample",
+    "subsample_position",
+    "temporal_group",
+    "window",
+)
+AFFINE = {"w": "weight", "b": "bias"}
+
+
+def _rules() -> Iterator[tuple[str, str]]:
+    yield "conv1_w", "conv1.weight"
+    block, non_local = "res{s}.block{i}", "res{s}.non_local{i}"
+    for branch in "abc":
+        yield f"res{{s}}_{{i}}_branch2{branch}_w", f"{block}.conv_{branch}.weight"
+    yield "res{s}_{i}_branch1_w", f"{block}.shortcut.conv.weight"
+    for theirs, ours in NORM.items():
+        yield f"res_conv1_bn_{theirs}", f"norm1.{ours}"
+        for branch in "abc":
+            yield f"res{{s}}_{{i}}_branch2{branch}_bn_{theirs}", f"{block}.norm_{branch}.{ours}"
+        yield f"res{{s}}_{{i}}_branch1_bn_{theirs}", f"{block}.shortcut.norm.{ours}"
+        yield f"nonlocal_conv{{s}}_{{i}}_bn_{theirs}", f"{non_local}.norm.{ours}"
+    for theirs, ours in AFFINE.items():
+        for name in ("theta", "phi", "g"):
+            yield f"nonlocal_conv{{s}}_{{i}}_{name}_{theirs}", f"{non_local}.{name}.{ours}"
+        yield f"nonlocal_conv{{s}}_{{i}}_out_{theirs}", f"{non_local}.w_z.{ours}"
+        yield f"pred_{theirs}", f"fc.{ours}"
+
+
+RULES = Rules(_rules())
+
+
+def matches(names: Iterable[str]) -> bool:
+    """Tell whether keys are of this layout."""
+    names = {name.removeprefix("gpu_0/") for name in names}
+    return {"conv1_w", "res2_0_branch2a_w"} <= names
+
+
+def _ignore(name: str) -> str | None:
+    if name.endswith("_momentum"):
+        return "state of the optimiser"
+    if name in ("lr", "model_iter"):
+        return "state of the training"
+    return None
+
+
+def convert(checkpoint: Checkpoint) -> Converted:
+    """Put a checkpoint's parameters in our names, and tell its network.
+
+    `pred_w` is (K, C), or (K, C, 1, 1, 1) in the test net: the same numbers, for our linear fc.
+    Files without statistics have norms that are folded constants; with 4-D kernels, they are an
+    image classifier's.
+
+    Raises:
+        ValueError: no whole C2D or I3D network.
+    """
+    result = translate(ORIGIN, checkpoint, RULES, ignore=_ignore, prefix="gpu_0/")
+    pred = result.tensors.get("fc.weight")
+    if pred is not None and len(pred.shape) == 5 and pred.shape[2:] == (1, 1, 1):
+        result.tensors["fc.weight"] = pred.map(pred.shape[:2], lambda weight: weight.flatten(1))
+    if len(result.tensors["conv1.weight"].shape) == 4:
+        result.flat = True
+        result.cleaned = not any(name.endswith("running_var") for name in result.tensors)
+        return result
+    result.fields = infer(result.shapes())
+    result.asked["clip"] = "'8x8', '32x2', '32x4' or '128x1'"
+    _assume(result)
+    return result
+
+
+def _assume(result: Converted) -> None:
+    """Say what official networks nearly always are; all of `UNSAID` that the network has."""
+    assumed, why = result.assumed, "as in every official release"
+    assumed["stem_padding"] = (
+        0,
+        "as in video-nonlocal-net; PySlowFast's files need 1, C2D_NOPOOL also pool2_time=1",
+    )
+    if blocks := result.fields["non_local"]:
+        form = f"{why}; the dot product has the same tensors"
+        assumed["pairwise"] = ("embedded_gaussian", form)
+        assumed["scale"], assumed["subsample"] = ("auto", why), ((1, 2, 2), why)
+        assumed["subsample_position"] = ("before", why)
+        assumed["extent"] = ("spacetime", why)
+    assumed["pool2_time"] = (2, why)
+    derived = ["temporal_stride", "pool1_time", "window", "mean", "std"]
+    if result.fields["norm"] == "frozen" and "res3" in blocks:
+        derived.append("temporal_group")
+    result.derived |= dict.fromkeys(derived, why)
+
+
+def export(state: Mapping[str, Entry]) -> dict[str, Entry]:
+    """Put tensors of ours in the official names; counters, which they lack, are left out.
+
+    Raises:
+        ValueError: a parameter that the official networks do not have.
+    """
+    blobs = {}
+    for name, entry in state.items():
+        if name.endswith(COUNTER):
+            continue
+        theirs = RULES.to_theirs(name)
+        if theirs is None:
+            raise ValueError(f"the official networks have nothing like {name}")
+        blobs[theirs] = entry
+    return blobs
+
+
+def write(file: BinaryIO, blobs: Mapping[str, Entry]) -> None:
+    """Write float32 arrays as Python 2 would: {"blobs": {name: array}}, protocol 2.
+
+    Names and bytes are Python 2 strings, so that Caffe2's own loader reads them.
+    """
+    dtype = b"cnumpy\ndtype\n" + b"U\x02f4K\x00K\x01\x87R(K\x03U\x01<NNNJ" + b"\xff" * 4
+    dtype += b"J" + b"\xff" * 4 + b"K\x00tb"
+    array = b"cnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\x00\x85U\x01b\x87R"
+    file.write(b"\x80\x02}" + _short_string(b"blobs") + b"}(")
+    for name, entry in blobs.items():
+        shape = b"(" + b"".join(b"J" + n.to_bytes(4, "little") for n in entry.shape) + b"t"
+        raw = entry.read().to(torch.float32).contiguous().numpy().tobytes()
+        file.write(
+            _short_string(name.encode("ascii")) + array + b"(K\x01" + shape + dtype + b"\x89"
+        )
+        file.write(b"T" + len(raw).to_bytes(4, "little") + raw + b"tb")
+    file.write(b"us.")
+
+
+def _short_string(text: bytes) -> bytes:
+    return b"U" + bytes([len(text)]) + text

@@ -1,1 +1,0 @@
-"""Checkpoints of other code bases, dict to dict, no network access."""

@@ -1,0 +1,82 @@
+"""Which views a test takes of each video."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+from nonlocalnet.checkpoints.metadata import WeightsInfo
+from nonlocalnet.data.dataset import VideoDataset
+from nonlocalnet.data.formats.lists import VideoRecord
+from nonlocalnet.data.sampling import ClipSpec
+from nonlocalnet.data.transforms import TestTransform
+
+SIZED = 1000  # videos
+Crop = int | Literal["whole"]
+
+
+def identify_videos(records: Sequence[VideoRecord]) -> str:
+    """Hash the videos' file names, labels and sizes in bytes, in any order and folder.
+
+    Weights say with it what they were trained on and chosen by, and a test compares. Of more than
+    `SIZED` videos the sizes of as many are asked for, evenly spread: a file server answers slowly.
+
+    >>> from pathlib import Path
+    >>> one, two = (VideoRecord(Path(f"{p}/a.mp4"), (3,), f"{p}/a.mp4") for p in ("x", "y"))
+    >>> identify_videos([one]) == identify_videos([two])
+    True
+    """
+    known = sorted(records, key=lambda record: (record.path.stem, record.labels))
+    every = -(-len(known) // SIZED) or 1
+    lines = [
+        f"{record.path.stem} {record.labels} {_bytes(record.path) if i % every == 0 else ''}"
+        for i, record in enumerate(known)
+    ]
+    return hashlib.sha256("\n".join(lines).encode(errors="surrogateescape")).hexdigest()
+
+
+def _bytes(path: Path) -> int:
+    return path.stat().st_size if path.is_file() else 0
+
+
+def make_test_set(
+    records: Sequence[VideoRecord],
+    info: WeightsInfo,
+    *,
+    num_clips: int = 10,
+    num_crops: int | None = None,
+    side: int | None = None,
+    crop: Crop | None = None,
+) -> VideoDataset:
+    """Make the test set of videos for a network that says what its input is.
+
+    The defaults are the protocol of the official README's accuracies, 10 clips x 3 crops. Others,
+    and where they come from: docs/testing.md.
+
+    Args:
+        records: the videos.
+        info: of the network (`model.info`): clip, number of classes, short side, normalisation.
+        num_clips: clips spread over the video (`data.sampling.test_clips`); 1 is the middle one.
+        num_crops: 1 in the centre, 3 along the longer side, 6 with mirror images; by default 3,
+            of whole frames 1.
+        side: short side of the frames, pixels; by default `info.short_side`.
+        crop: side of the crops, pixels, by default `side`; "whole" is all of the frame.
+
+    Raises:
+        ValueError: crops that do not fit, or labels that do not fit the network.
+    """
+    side = info.short_side if side is None else side
+    if num_crops is None:
+        num_crops = 1 if crop == "whole" else 3
+    transform = TestTransform(side if crop is None else crop, side, num_crops, info.mean, info.std)
+    return VideoDataset(
+        records,
+        info.config["num_classes"],
+        ClipSpec.parse(info.config["clip"]),
+        transform,
+        train=False,
+        num_clips=num_clips,
+        multi_label=info.multi_label,
+    )

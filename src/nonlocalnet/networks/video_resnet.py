@@ -1,0 +1,243 @@
+"""The paper's video networks: C2D and I3D ResNets, with non-local blocks where told."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
+from typing import Any, Literal, cast
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from nonlocalnet.blocks.bottleneck import Bottleneck
+from nonlocalnet.blocks.convolution import Conv3d
+from nonlocalnet.blocks.non_local_block import (
+    Extent,
+    NonLocalBlock,
+    SubsamplePosition,
+)
+from nonlocalnet.blocks.norm import BlockNorm, Norm, make_norm, norm_relu
+from nonlocalnet.errors import check_choice
+from nonlocalnet.ops import Pairwise
+
+EXPANSION = 4
+
+
+class VideoResNet(nn.Module):
+    """Classify clips: conv1, pool1, res2, pool2, res3, res4, res5, global average pool, fc.
+
+    Args:
+        num_classes: K.
+        depths: residual blocks of each stage; the stages are called res2, res3, ...
+        widths: inner width of each stage; a stage gives 4 times as many channels.
+        conv1_channels: channels of the stem.
+        conv1_kernel: (time, space).
+        temporal_stride: of conv1 and of pool1 each: 1 for sparse clips (8x8, 32x4), 2 for dense
+            ones (32x2, 128x1).
+        stem_padding: of pool1 in space: 0 as in the official code, 1 as in torchvision.
+        pool1_time: frames that pool1 takes the maximum of; None is its stride, as officially.
+        pool2_time: the same of pool2, and its stride; 1 is no pool2.
+        kernels_a: per stage and block, the temporal kernel of the first convolution.
+        kernels_b: the same of the middle one.
+        non_local: for each stage by name, the blocks after which a non-local block stands.
+        pairwise, extent, scale, subsample, subsample_position: of every non-local block.
+        bias: whether the projections of the non-local blocks have one.
+        block_norm: norm of the non-local blocks, as in `NonLocalBlock`; "auto" is "batch" in a
+            network of batch norms and None in a frozen one, as in the official code.
+        norm: "batch", or "frozen" for long clips: every norm is a constant scale and shift.
+        temporal_group: frames that see each other in res3's non-local blocks; None is all.
+        window: side of the average pooling's window in fully convolutional testing, which is
+            the last feature map's side at the training crop.
+        dropout: before fc, in training.
+
+    Source: paper, table 1; official code `lib/models/resnet_video.py` and `resnet_video_org.py`,
+    which we follow where the two differ: pools are 1x3x3 (dense: 2x3x3) and 2x1x1, without
+    padding; I3D inflates all blocks of res2.
+    """
+
+    config: dict[str, Any]  # what builds it again; set by `create_model`
+    arguments: dict[str, Any]  # all of the above; set by `create_model`
+    info: Any  # what its weights file says; set by `load`
+
+    def __init__(
+        self,
+        *,
+        num_classes: int = 400,
+        depths: Sequence[int] = (3, 4, 6, 3),
+        widths: Sequence[int] = (64, 128, 256, 512),
+        conv1_channels: int = 64,
+        conv1_kernel: tuple[int, int] = (1, 7),
+        temporal_stride: int = 1,
+        stem_padding: int = 0,
+        pool1_time: int | None = None,
+        pool2_time: int = 2,
+        kernels_a: Sequence[Sequence[int]] | None = None,
+        kernels_b: Sequence[Sequence[int]] | None = None,
+        non_local: Mapping[str, Sequence[int]] | None = None,
+        pairwise: Pairwise = "embedded_gaussian",
+        extent: Extent = "spacetime",
+        scale: float | Literal["auto"] | None = "auto",
+        subsample: Sequence[int] | None = (1, 2, 2),
+        subsample_position: SubsamplePosition = "before",
+        bias: bool = True,
+        block_norm: BlockNorm | Literal["auto"] | None = "auto",
+        norm: Norm = "batch",
+        temporal_group: int | None = None,
+        window: int | None = 7,
+        dropout: float = 0.5,
+    ) -> None:
+        super().__init__()
+        if len(depths) != len(widths):
+            raise ValueError(
+                f"depths and widths are of the same stages; got {len(depths)} and {len(widths)}"
+            )
+        if block_norm == "auto":
+            block_norm = "batch" if norm == "batch" else None
+        time, space = conv1_kernel
+        self.conv1 = Conv3d(
+            3,
+            conv1_channels,
+            (time, space, space),
+            stride=(temporal_stride, 2, 2),
+            padding=(time // 2, space // 2, space // 2),
+        )
+        self.norm1 = make_norm(norm, conv1_channels)
+        self.pool1 = nn.MaxPool3d(
+            (temporal_stride if pool1_time is None else pool1_time, 3, 3),
+            (temporal_stride, 2, 2),
+            (0, stem_padding, stem_padding),
+        )
+        places = _check_places(non_local or {}, depths)
+        in_channels = conv1_channels
+        for index, (depth, width) in enumerate(zip(depths, widths, strict=True)):
+            stage = f"res{index + 2}"
+            blocks: OrderedDict[str, nn.Module] = OrderedDict()
+            for i in range(depth):
+                blocks[f"block{i}"] = Bottleneck(
+                    in_channels,
+                    width,
+                    EXPANSION * width,
+                    stride=2 if i == 0 and index > 0 else 1,
+                    kernel_a=kernels_a[index][i] if kernels_a else 1,
+                    kernel_b=kernels_b[index][i] if kernels_b else 1,
+                    norm=norm,
+                )
+                in_channels = EXPANSION * width
+                if i in places.get(stage, ()):
+                    blocks[f"non_local{i}"] = NonLocalBlock(
+                        in_channels,
+                        pairwise=pairwise,
+                        extent=extent,
+                        scale=scale,
+                        subsample=subsample,
+                        subsample_position=subsample_position,
+                        norm=block_norm,
+                        bias=bias,
+                        temporal_group=temporal_group if stage == "res3" else None,
+                    )
+            self.add_module(stage, nn.Sequential(blocks))
+            if index == 0:
+                self.pool2 = nn.MaxPool3d((pool2_time, 1, 1))
+        self.window = window
+        self.dropout = nn.Dropout(dropout)
+        self.fc = nn.Linear(in_channels, num_classes)
+        self._reset_parameters(norm)
+
+    def _reset_parameters(self, norm: Norm) -> None:
+        """MSRA for convolutions; the last norm of a residual branch starts at zero if it learns."""
+        for module in self.modules():
+            if isinstance(module, nn.Conv3d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+            elif isinstance(module, Bottleneck) and norm == "batch":
+                nn.init.zeros_(cast("Tensor", module.norm_c.weight))
+        for module in self.modules():
+            if isinstance(module, NonLocalBlock):
+                module.reset_parameters()
+        nn.init.normal_(self.fc.weight, std=0.01)
+        nn.init.zeros_(self.fc.bias)
+
+    def features(self, x: Tensor, out: dict[str, Tensor] | None = None) -> Tensor:
+        """Compute the last feature map; keep every intermediate in `out` if it is given.
+
+        (B, 3, T, H, W) -> (B, C, T', H', W'). Names in `out` are module paths: conv1, pool1, res2,
+        res2.block0, pool2, res3.non_local1, ...
+        """
+
+        def keep(name: str, x: Tensor) -> Tensor:
+            if out is not None:
+                out[name] = x
+            return x
+
+        x = keep("conv1", self.conv1(x))
+        x = keep("pool1", self.pool1(norm_relu(self.norm1, x)))
+        for name, stage in self.named_children():
+            if name == "pool2" or name.startswith("res"):
+                with _keeping(stage, f"{name}.", out):
+                    x = keep(name, stage(x))
+        return x
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Score the classes of each clip, from features averaged over the whole clip.
+
+        (B, 3, T, H, W) -> logits (B, K).
+        """
+        return self.fc(self.dropout(self.features(x).mean(dim=(2, 3, 4))))
+
+    def logits_map(self, x: Tensor) -> Tensor:
+        """Score the classes at every position of the average pooling's window, slid by one.
+
+        (B, 3, T, H, W) -> (B, K, H' - window + 1, W' - window + 1); the window covers all frames.
+        At the training crop this is `forward`, as one position.
+        """
+        x = self.features(x)
+        frames, *size = x.shape[2:]
+        window = size if self.window is None else [min(self.window, s) for s in size]
+        x = F.avg_pool3d(x, (frames, *window), stride=1).squeeze(2)
+        return self.fc(self.dropout(x.movedim(1, -1))).movedim(-1, 1)
+
+    def probabilities(self, x: Tensor, *, multi_label: bool = False) -> Tensor:
+        """Compute class probabilities as the paper's fully convolutional testing does.
+
+        (B, 3, T, H, W) -> (B, K): softmax (multi-label: sigmoid) at every position of
+        `logits_map`, then the mean over positions. Not the other way round.
+
+        Source: official code, `lib/utils/metrics.py` and the test net's `pred`.
+        """
+        logits = self.logits_map(x)
+        p = logits.sigmoid() if multi_label else logits.softmax(dim=1)
+        return p.mean(dim=(2, 3))
+
+
+@contextmanager
+def _keeping(stage: nn.Module, prefix: str, out: dict[str, Tensor] | None) -> Generator[None]:
+    """Keep what a stage's blocks give in `out`. The stage itself is called: hooks on it run."""
+
+    def keep(name: str, module: object, args: object, y: Tensor) -> None:
+        if out is not None:
+            out[name] = y
+
+    blocks = () if out is None else stage.named_children()
+    handles = [
+        block.register_forward_hook(partial(keep, prefix + child)) for child, block in blocks
+    ]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _check_places(
+    places: Mapping[str, Sequence[int]], depths: Sequence[int]
+) -> Mapping[str, Sequence[int]]:
+    stages = {f"res{index + 2}": depth for index, depth in enumerate(depths)}
+    for stage, blocks in places.items():
+        check_choice("non_local stage", stage, stages)
+        for i in blocks:
+            if not 0 <= i < stages[stage]:
+                raise ValueError(
+                    f"non_local[{stage!r}] must name blocks 0 to {stages[stage] - 1}; got {i}"
+                )
+    return places

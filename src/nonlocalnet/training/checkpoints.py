@@ -1,0 +1,171 @@
+"""Files that are whole or not there: atomic writes, checked reads, the last states of a run."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import zipfile
+from collections.abc import Callable, Generator, Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from nonlocalnet.checkpoints import checksum
+from nonlocalnet.runtime.atomic import write_atomically
+from nonlocalnet.runtime.log import status
+
+FORMAT = 2  # of checkpoints; 1 had no checksum, another number is another version's
+
+
+def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
+    """Write a training state of tensors and plain values, with a checksum of the whole file."""
+
+    def write(temporary: Path) -> None:
+        torch.save({"format": FORMAT, **state}, temporary)
+        checksum.sign(temporary)
+
+    write_atomically(path, write)
+
+
+def load_checkpoint(path: Path) -> dict[str, Any]:
+    """Read a training state; only tensors and plain values are admitted.
+
+    Raises:
+        ValueError: the file is damaged, be it by one bit, no checkpoint, or of another version.
+    """
+    try:
+        signed = checksum.check(path)
+        if not signed:
+            _check_records(path)
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # bytes that are no checkpoint fail in any way
+        reason = (
+            str(error).partition(". ")[0].splitlines()[0] if str(error) else type(error).__name__
+        )
+        raise ValueError(f"{path} is not a readable checkpoint: {reason}") from None
+    found = state.pop("format", None) if isinstance(state, dict) else None
+    if found not in (1, FORMAT):
+        raise ValueError(
+            f"{path} is not a checkpoint of this version: its format is {found}, not {FORMAT}"
+        )
+    if found == FORMAT and not signed:
+        raise ValueError(f"{path} is not a readable checkpoint: its checksum is damaged")
+    return state
+
+
+def _check_records(path: Path) -> None:
+    """Compare a zip file's records with their checksums, which torch does not."""
+    with zipfile.ZipFile(path) as archive:
+        if (name := archive.testzip()) is not None:
+            raise ValueError(f"it is damaged: the bytes of its record {name} have changed")
+
+
+class Checkpoints:
+    """Keep the newest states of a run: FOLDER/00001000.pt, the iteration as the name."""
+
+    def __init__(self, folder: Path, keep: int) -> None:
+        self.folder, self.keep = folder, keep
+
+    def files(self) -> list[Path]:
+        """List them, the newest first."""
+        files = [path for path in self.folder.glob("*.pt") if path.stem.isdecimal()]
+        return sorted(files, key=lambda path: int(path.stem), reverse=True)
+
+    def save(self, iteration: int, state: dict[str, Any]) -> None:
+        """Write a state, then drop those beyond the newest `keep`.
+
+        Later ones, which could not be read or the run would not be here, do not count and stay.
+        """
+        save_checkpoint(self.folder / f"{iteration:08d}.pt", state)
+        for old in [path for path in self.files() if int(path.stem) <= iteration][self.keep :]:
+            old.unlink(missing_ok=True)
+
+    def load(self, *, quiet: bool = False) -> dict[str, Any] | None:
+        """Read the newest state that can be read, and say which cannot; None if there is no file.
+
+        Raises:
+            ValueError: there are files, and none can be read.
+        """
+        files, reasons = self.files(), []
+        for path in files:
+            try:
+                return load_checkpoint(path)
+            except ValueError as error:
+                reasons.append(str(error))
+                if not quiet:
+                    status.print(f"{error}; trying the one before", soft_wrap=True)
+        if files:
+            raise ValueError(f"no checkpoint of {self.folder} can be read: {reasons[0]}")
+        return None
+
+
+# what a run writes before it has learned anything
+FIRST_FILES = (".lock", "config.json", "metrics.jsonl", "checkpoints", "look", "tensorboard")
+
+
+@contextlib.contextmanager
+def run_folder(folder: Path, begun: Callable[[], bool]) -> Generator[None]:
+    """Make a folder and keep other processes out of it; a failure that comes early leaves no trace.
+
+    Args:
+        folder: of the run. Where an error or an interrupt comes before `begun()`, what the run has
+            put there is deleted, and the folder if it was made here; what was there before stays.
+        begun: tells whether there is something to keep.
+
+    Raises:
+        ValueError: another process holds it.
+    """
+    made = [path for path in (folder, *folder.parents) if not path.exists()]
+    before = set(os.listdir(folder)) if folder.is_dir() else set()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with lock(folder):
+            try:
+                yield
+            except BaseException:
+                if not begun():
+                    _delete(folder / name for name in FIRST_FILES if name not in before)
+                raise
+    except BaseException:
+        for path in made:  # the innermost first; one that holds anything stays
+            with contextlib.suppress(OSError):
+                path.rmdir()
+        raise
+
+
+def _delete(paths: Iterable[Path]) -> None:
+    for path in paths:
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def lock(folder: Path) -> Generator[None]:
+    """Keep other processes out of a folder; the lock ends with this process, however that ends.
+
+    Raises:
+        ValueError: another process holds it.
+    """
+    try:
+        import fcntl
+    except ImportError:  # not a system of that kind
+        yield
+        return
+    with (folder / ".lock").open("a+") as file:
+        try:
+            # the process's, not the open file's: decoding processes that outlive it do not hold it
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            file.seek(0)
+            raise ValueError(
+                f"process {file.read().strip() or 'unknown'} is training in {folder}: choose "
+                "another folder, or wait for its end"
+            ) from None
+        file.truncate(0)
+        file.write(f"{os.getpid()}\n")
+        file.flush()
+        yield
