@@ -33,7 +33,7 @@ lowest: setup  ## tests and commands with the lowest versions that pyproject.tom
 	$(BIN)/uv venv --quiet --clear --python $(BIN)/python .lowest
 	$(BIN)/uv pip install --quiet --python $(LOWEST)/python --resolution lowest-direct \
 	  --editable '.[explore,hub,coco,tensorboard]' --group dev
-	$(LOWEST)/python -c 'from nonlocalnet.data.synthetic import write_same_colour as write; \
+	$(LOWEST)/python -c 'from nonlocalnet.data.synthetic import write_same_color as write; \
 	  [write(f".lowest/videos/{split}", 8, seed) for seed, split in enumerate(("train", "val"))]'
 	$(LOWEST)/nonlocalnet data check .lowest/videos
 	$(LOWEST)/nonlocalnet data resize .lowest/videos .lowest/small --short-side 16

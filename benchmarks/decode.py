@@ -106,7 +106,7 @@ WAYS: dict[str, Way] = {
 
 
 def augment(frames: torch.Tensor, rng: random.Random) -> torch.Tensor:
-    """Resize, crop and flip as `TrainTransform`, without its normalisation."""
+    """Resize, crop and flip as `TrainTransform`, without its normalization."""
     frames = resize_short_side(frames, rng.randint(256, 320))
     top, left = (rng.randint(0, n - 224) for n in frames.shape[2:])
     frames = frames[:, :, top : top + 224, left : left + 224]

@@ -76,8 +76,8 @@ def targets(keypoints: bool) -> list[dict[str, torch.Tensor]]:
     boxes = torch.stack([left, left + 100, left + 120, left + 600], 1)
     found = {"boxes": boxes, "labels": torch.ones(OBJECTS, dtype=torch.int64)}
     if keypoints:
-        centres = (boxes[:, :2] + boxes[:, 2:]) / 2
-        found["keypoints"] = torch.cat([centres, torch.ones(OBJECTS, 1)], 1)[:, None].repeat(
+        centers = (boxes[:, :2] + boxes[:, 2:]) / 2
+        found["keypoints"] = torch.cat([centers, torch.ones(OBJECTS, 1)], 1)[:, None].repeat(
             1, 17, 1
         )
     else:

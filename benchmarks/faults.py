@@ -6,7 +6,7 @@ Writes made-up videos and trains the same small network twice on them, with deco
 augmentation, dropout, an average of the weights and validation. The first run is left alone; the
 second one is killed (SIGKILL, the training process and nobody else) `kills` times after a random
 part of a second to a few seconds, and started again with --resume each time. Both must end with the
-same weights, optimiser and losses, bit for bit; the exit code says whether they do.
+same weights, optimizer and losses, bit for bit; the exit code says whether they do.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ import torch
 import tyro
 from safetensors.torch import load_file
 
-from nonlocalnet.data.synthetic import write_same_colour
+from nonlocalnet.data.synthetic import write_same_color
 from nonlocalnet.runtime.log import console
 from nonlocalnet.training.checkpoints import Checkpoints
 
@@ -48,7 +48,7 @@ def main(options: Options) -> int:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         for part, count in (("train", 24), ("val", 8)):
-            write_same_colour(folder / part, count, seed=count)
+            write_same_color(folder / part, count, seed=count)
         started = time.monotonic()
         finish(start(folder, "whole", options))
         whole = time.monotonic() - started
@@ -62,7 +62,7 @@ def main(options: Options) -> int:
         for problem in problems:
             console.print(f"different: {problem}")
         if not problems:
-            console.print("the same losses, weights, averages, optimiser and scores, bit for bit")
+            console.print("the same losses, weights, averages, optimizer and scores, bit for bit")
         return 1 if problems else 0
 
 

@@ -3,7 +3,7 @@
 python benchmarks/loading.py
 
 Files are written first, of random numbers, as large as the real ones: Caffe2's with momentum
-(protocol 2), Caffe2's frozen (flat), PySlowFast's with and without the state of its optimiser,
+(protocol 2), Caffe2's frozen (flat), PySlowFast's with and without the state of its optimizer,
 MMAction2's, ours. Each is then read in a process of its own, by nl.load and by the reader that
 people use (pickle, torch.load, safetensors), which leaves names, checks and the network to them.
 Memory is the peak of the process above what it had before, the network included; what it takes
@@ -51,7 +51,7 @@ KINDS = {
     "caffe2 with momentum": ("x.pkl", {"clip": "32x2", "stem_padding": 0}),
     "caffe2 frozen": ("frozen.pkl", {"clip": "32x4", "stem_padding": 0}),
     "pyslowfast": ("x.pyth", {}),
-    "pyslowfast with optimiser": ("full.pyth", {}),
+    "pyslowfast with optimizer": ("full.pyth", {}),
     "mmaction2": ("x.pth", {"clip": "32x2", "temporal_stride": 2}),
     "ours": ("x.safetensors", {}),
 }
@@ -95,7 +95,7 @@ def memory(which: str) -> float:
 def read(reader: str, kind: str, path: Path) -> None:
     """Read one file, and print seconds and MiB."""
     options = KINDS[kind][1] | ({} if kind in ("ours", "pyslowfast") else PAIRWISE)
-    if kind == "pyslowfast with optimiser":
+    if kind == "pyslowfast with optimizer":
         options = {}
     torch.zeros(1), nl.create_model("c2d_tiny")  # loaded before the clock starts
     before, start = memory("VmRSS"), time.perf_counter()

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 RESULTS = Path(__file__).parent / "results"
 PLOT = Path(__file__).parents[1] / "docs" / "images" / "operation.png"
-COLOURS = {"dot_product": "#0072b2", "concatenation": "#d55e00", "embedded_gaussian": "#009e73"}
+COLORS = {"dot_product": "#0072b2", "concatenation": "#d55e00", "embedded_gaussian": "#009e73"}
 
 
 def ratio(row: dict, what: str, rival: str) -> str:
@@ -59,7 +59,7 @@ def plot(results: dict) -> None:
     """Draw speed and memory of float32, d = c = 256, against the number of positions."""
     figure = Figure(figsize=(9, 3.6), layout="constrained")
     time, space = figure.subplots(1, 2)
-    for form, colour in COLOURS.items():
+    for form, color in COLORS.items():
         rows = [
             row
             for row in results["cases"]
@@ -70,14 +70,14 @@ def plot(results: dict) -> None:
             for who, style in (("textbook", "--"), ("ours", "-")):
                 values = [row.get(f"{who}_{key}") or float("nan") for row in rows]
                 label = form.replace("_", " ") if who == "ours" else None
-                axes.plot(n, values, style, color=colour, marker="o", ms=4, label=label)
+                axes.plot(n, values, style, color=color, marker="o", ms=4, label=label)
     for axes, title in ((time, "forward + backward, ms"), (space, "peak memory, MiB")):
         axes.set(xscale="log", yscale="log", xlabel="positions N (M = N / 4)", title=title)
         axes.set_xticks([784, 3136, 12544, 50176], ["784", "3136", "12544", "50176"])
         axes.minorticks_off()
         axes.grid(alpha=0.3)
         axes.spines[["top", "right"]].set_visible(False)
-    time.plot([], [], "--", color="grey", label="textbook")
+    time.plot([], [], "--", color="gray", label="textbook")
     time.legend(frameon=False)
     figure.savefig(PLOT, dpi=130)
 

@@ -1,7 +1,7 @@
 """Train a network without and with non-local blocks on video files, and show what they learn.
 
-The task: a coloured square appears in the first two frames, another in the last two, anywhere;
-do they have the same colour? A network whose layers see neighbours only, and whose classifier
+The task: a colored square appears in the first two frames, another in the last two, anywhere;
+do they have the same color? A network whose layers see neighbors only, and whose classifier
 averages over all positions, can but add up evidence for each square on its own, and no sum tells
 equal pairs from unequal ones. A non-local block compares distant positions directly.
 
@@ -27,12 +27,12 @@ from torch import Tensor
 from nonlocalnet.checkpoints.load import load
 from nonlocalnet.data.dataset import VideoDataset, read_videos
 from nonlocalnet.data.sampling import ClipSpec
-from nonlocalnet.data.synthetic import CLASSES, write_same_colour
+from nonlocalnet.data.synthetic import CLASSES, write_same_color
 from nonlocalnet.data.transforms import TestTransform, normalize
 from nonlocalnet.data.video.reader import decode_all
 from nonlocalnet.evaluation.metrics import top_k_accuracy, wilson_interval
 from nonlocalnet.evaluation.multiview import evaluate
-from nonlocalnet.inspection.analysis import analyse
+from nonlocalnet.inspection.analysis import analyze
 from nonlocalnet.inspection.curves import curves
 from nonlocalnet.inspection.figure import figure3
 from nonlocalnet.inspection.page import heading, page, paragraph, picture, table
@@ -73,8 +73,8 @@ def main(options: Options) -> int:
     iterations, count = (4, 1) if options.smoke else (options.iterations, options.seeds)
     seeds = range(options.seed, options.seed + count)
     console.print(f"writing {train_videos + test_videos} videos to {out / 'videos'}")
-    training = write_same_colour(out / "videos" / "train", train_videos, seed=0)
-    testing = write_same_colour(out / "videos" / "test", test_videos, seed=1)
+    training = write_same_color(out / "videos" / "train", train_videos, seed=0)
+    testing = write_same_color(out / "videos" / "test", test_videos, seed=1)
 
     accuracy: dict[str, list[float]] = {name: [] for name in MODELS}
     lines: dict[str, list] = {label: [] for label in MODELS.values()}
@@ -223,8 +223,8 @@ def attention_picture(weights: Path, videos: list[Path]) -> tuple[Figure, str]:
     model, found = load(weights), []
     for video in videos:
         frames = decode_all(video)
-        first, last = centre_of_square(frames[0]), centre_of_square(frames[-1])
-        for block in analyse(model, normalize(frames).transpose(0, 1)).blocks.values():
+        first, last = center_of_square(frames[0]), center_of_square(frames[-1])
+        for block in analyze(model, normalize(frames).transpose(0, 1)).blocks.values():
             attention = block.attention((len(frames) - 0.5, *last))
             key = (axis.nearest(x) for axis, x in zip(block.keys, (0.5, *first), strict=True))
             found.append((float(attention.weights[tuple(key)]), frames, attention))
@@ -236,8 +236,8 @@ def attention_picture(weights: Path, videos: list[Path]) -> tuple[Figure, str]:
     return figure3(frames, attention), caption
 
 
-def centre_of_square(frame: Tensor) -> tuple[float, float]:
-    """Find the middle of what is not grey, (y, x) in pixels."""
+def center_of_square(frame: Tensor) -> tuple[float, float]:
+    """Find the middle of what is not gray, (y, x) in pixels."""
     rows, columns = (frame.amax(0) - frame.amin(0) > 60).nonzero(as_tuple=True)
     return float(rows.float().mean()) + 0.5, float(columns.float().mean()) + 0.5
 

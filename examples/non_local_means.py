@@ -1,6 +1,6 @@
 """Denoise an image with non-local means, as one call of the paper's non-local operation.
 
-The operation generalises the non-local means of Buades, Coll and Morel (CVPR 2005): a pixel becomes
+The operation generalizes the non-local means of Buades, Coll and Morel (CVPR 2005): a pixel becomes
 the mean of all pixels, weighted by how much the patches around them look like the patch around it.
 Nothing is learned: theta and phi are the patches, g the pixels, f a Gaussian of their distance.
 
@@ -38,7 +38,7 @@ class Options:
     out: Path = Path("demo/non_local_means.png")
     """Picture to write."""
     image: Literal["camera", "astronaut"] = "camera"
-    """scikit-image's grey photographer or its astronaut in colour."""
+    """scikit-image's gray photographer or its astronaut in color."""
     side: int = 128
     """Width and height it is reduced to; each of the side² pixels is compared with all of them."""
     noise: float = 0.1

@@ -54,7 +54,7 @@ def main(options: Options) -> None:
 
 
 def layer(channels: int) -> nn.Sequential:
-    """See one neighbour on each side: four such layers see 9 symbols."""
+    """See one neighbor on each side: four such layers see 9 symbols."""
     return nn.Sequential(nn.Conv1d(channels, WIDTH, 3, padding=1), nn.BatchNorm1d(WIDTH), nn.ReLU())
 
 

@@ -1,4 +1,4 @@
-"""A small data set of COCO's format: coloured rectangles, with masks and keypoints."""
+"""A small data set of COCO's format: colored rectangles, with masks and keypoints."""
 
 import json
 from pathlib import Path

@@ -206,7 +206,7 @@ def test_temporal_groups_with_temporal_subsampling():
     same(block(x), straightforward(block, x, subsample=(2, 1, 1), temporal_group=4))
 
 
-def test_training_mode_normalises_with_the_batch():
+def test_training_mode_normalizes_with_the_batch():
     block = awake(6).train()
     x = video(2, 3, 3)
     with torch.no_grad():

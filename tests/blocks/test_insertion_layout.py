@@ -12,7 +12,7 @@ from torchvision.models.video.swin_transformer import SwinTransformer3d
 from torchvision.ops import Permute
 
 import nonlocalnet as nl
-from nonlocalnet.inspection.analysis import analyse
+from nonlocalnet.inspection.analysis import analyze
 
 AXES = {  # of the batch and the channels
     "channels_first": (0, 1),
@@ -321,7 +321,7 @@ def test_exported(last):
 
 def test_looked_at(last):
     network, x = last
-    analysis = analyse(network, x[0])
+    analysis = analyze(network, x[0])
     attention = analysis.block("2.non_local").attention((2, 4))
     u = network[2][1](network[2][0](network[1](network[0](x[:1]))))
     block = copy.deepcopy(network[2].non_local)

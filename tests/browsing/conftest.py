@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from pages import make_network
 
-from nonlocalnet.data.synthetic import write_same_colour
+from nonlocalnet.data.synthetic import write_same_color
 
 SCREENSHOTS = Path(__file__).parents[2] / "screenshots"  # kept, and not in git
 FLAGS = (
@@ -56,7 +56,7 @@ def browser(chromium, request):
 @pytest.fixture(scope="session")
 def videos(tmp_path_factory):
     folder = tmp_path_factory.mktemp("videos")
-    write_same_colour(folder, 4, seed=0)
+    write_same_color(folder, 4, seed=0)
     return sorted(folder.rglob("*.mp4"))
 
 

@@ -176,10 +176,10 @@ def test_the_dark_is_dark(browser, found, tmp_path):
     dark = {"features": [{"name": "prefers-color-scheme", "value": "dark"}]}
     browser.execute_cdp_cmd("Emulation.setEmulatedMedia", dark)
     open_page(browser, found, tmp_path)
-    colours = browser.execute_script(
+    colors = browser.execute_script(
         "const s = getComputedStyle(document.body); return [s.backgroundColor, s.color]"
     )
-    background, ink = (sum(map(int, colour.strip("rgb()").split(", "))) / 3 for colour in colours)
+    background, ink = (sum(map(int, color.strip("rgb()").split(", "))) / 3 for color in colors)
     assert background < 40
     assert ink > 200
 

@@ -14,7 +14,7 @@ from nonlocalnet.checkpoints.zoo import list_releases
 from nonlocalnet.cli import COMMANDS, main, options_of
 from nonlocalnet.cli.models import STORED
 from nonlocalnet.cli.options import check_options
-from nonlocalnet.data.synthetic import write_same_colour
+from nonlocalnet.data.synthetic import write_same_color
 from nonlocalnet.evaluation.cost import cost
 from nonlocalnet.networks.registry import list_models
 from nonlocalnet.training.config import TrainConfig
@@ -26,7 +26,7 @@ from nonlocalnet.training.trainer import train
 def run(tmp_path_factory):
     """A folder with videos and the weights of a network that saw them twice."""
     folder = tmp_path_factory.mktemp("run")
-    videos = write_same_colour(folder / "videos", 6, seed=0)
+    videos = write_same_color(folder / "videos", 6, seed=0)
     train(
         TrainConfig(
             data=videos,

@@ -56,7 +56,7 @@ def test_a_release_by_its_name_needs_no_more_and_keeps_its_facts(capsys, tmp_pat
     facts = info.facts
     assert info.classes[:2] == ["abseiling", "air drumming"]
     assert facts["release"] == "c2d_nonlocal_8x8_IN_pretrain_400k"
-    assert facts["licence"] == "CC-BY-NC 4.0"
+    assert facts["license"] == "CC-BY-NC 4.0"
     assert facts["reported"]["top-1"] == 74.4
     assert facts["measured"] is None
 

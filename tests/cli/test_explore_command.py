@@ -20,7 +20,7 @@ import nonlocalnet as nl
 from nonlocalnet.checkpoints.load import save_weights
 from nonlocalnet.checkpoints.metadata import WeightsInfo
 from nonlocalnet.cli import main
-from nonlocalnet.data.synthetic import generate_same_colour
+from nonlocalnet.data.synthetic import generate_same_color
 from nonlocalnet.data.video.write import write_video
 
 # the command itself, where one look lasts longer than any test
@@ -48,7 +48,7 @@ def work(tmp_path_factory):
     plain = nl.create_model("c2d_tiny", num_classes=2, clip="8x1", crop=32)
     save_weights(plain, folder / "plain.safetensors", WeightsInfo(plain.config, short_side=32))
     (folder / "videos").mkdir()
-    write_video(folder / "videos" / "a.mp4", generate_same_colour(0)[0])
+    write_video(folder / "videos" / "a.mp4", generate_same_color(0)[0])
     (folder / "empty").mkdir()
     return folder
 

@@ -8,7 +8,7 @@ import nonlocalnet as nl
 import nonlocalnet.cli.look as look_command
 from nonlocalnet.checkpoints.load import WeightsInfo, save_weights
 from nonlocalnet.cli import main
-from nonlocalnet.data.synthetic import write_same_colour
+from nonlocalnet.data.synthetic import write_same_color
 from nonlocalnet.detection.networks import create_detector
 
 
@@ -24,7 +24,7 @@ def weights(tmp_path_factory):
 @pytest.fixture(scope="module")
 def videos(tmp_path_factory):
     folder = tmp_path_factory.mktemp("videos")
-    write_same_colour(folder, 2, seed=0)
+    write_same_color(folder, 2, seed=0)
     return folder
 
 
@@ -34,7 +34,7 @@ def test_look_draws_and_prints(weights, videos, tmp_path, capsys):
     out = [str(tmp_path / f"look.{ending}") for ending in ("html", "png", "mp4", "json")]
     assert main([*words, "--out", *out]) == 0
     numbers = json.loads(capsys.readouterr().out)
-    # frame 3 belongs to positions centred on 3 or 5; pixel (10, 20) to (10.5, 18.5)
+    # frame 3 belongs to positions centerd on 3 or 5; pixel (10, 20) to (10.5, 18.5)
     assert numbers["point"]["query"] == [1, 2, 1]
     assert {path.name for path in tmp_path.iterdir()} == {
         "look.html",
@@ -51,7 +51,7 @@ def test_a_layer_by_its_number_and_a_moment_in_seconds(weights, videos, tmp_path
     assert main([*words, "--block", "1", "--moment", "0.1s"]) == 0
     assert json.loads(out.read_text())["block"] == "res3.non_local0"
     said = capsys.readouterr().out
-    # the network is as it was initialised
+    # the network is as it was initialized
     assert "layer 1 of 2 (res3.non_local0): this layer attends evenly: there is nothing" in said
     assert "all, evenly" in said
 

@@ -12,7 +12,7 @@ import torch
 import nonlocalnet as nl
 from nonlocalnet.checkpoints.load import Start
 from nonlocalnet.cli import main
-from nonlocalnet.data.synthetic import write_same_colour
+from nonlocalnet.data.synthetic import write_same_color
 from nonlocalnet.training.config import TrainConfig
 from nonlocalnet.training.recipes import RECIPES
 from nonlocalnet.training.trainer import train
@@ -20,7 +20,7 @@ from nonlocalnet.training.trainer import train
 
 @pytest.fixture(scope="module")
 def videos(tmp_path_factory):
-    return write_same_colour(tmp_path_factory.mktemp("videos"), 6, seed=0)
+    return write_same_color(tmp_path_factory.mktemp("videos"), 6, seed=0)
 
 
 def resolved(capsys, *words):

@@ -27,7 +27,7 @@ def test_it_lists_all_with_names_unfolded(capsys, monkeypatch):
     assert main(["zoo"]) == 0
     said = capsys.readouterr().out
     assert all(f"│ {row.name} " in said for row in list_releases())
-    for word in ("top-1", "top-5", "measured here", "licence", "CC-BY-NC 4.0", "PySlowFast"):
+    for word in ("top-1", "top-5", "measured here", "license", "CC-BY-NC 4.0", "PySlowFast"):
         assert word in said
 
 

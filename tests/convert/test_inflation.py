@@ -118,7 +118,7 @@ def test_resnet101_too():
     assert sum(row.outcome == "inflated" for row in report.rows) == 104
 
 
-def test_a_new_classifier_and_the_normalisation_of_the_input(file):
+def test_a_new_classifier_and_the_normalization_of_the_input(file):
     model = nl.create_model("c2d_r50", num_classes=5)
     with pytest.raises(
         ValueError, match=r"fc.weight is \(1000, 2048\) in the file and \(5, 2048\)"

@@ -222,7 +222,7 @@ def test_a_key_changed_at_random_is_always_reported(layouts, layout, data):
         assert loads
     else:
         assert not loads
-    # a stem or a stage that is not recognised is said of the whole
+    # a stem or a stage that is not recognized is said of the whole
     whole = re.search(
         r"known layout|not a whole|not a C2D|temporal kernels|axes|2-D networks", said
     )
@@ -254,7 +254,7 @@ def test_state_of_the_training_is_ignored_by_a_rule(layouts):
     assert report.problems == []
     ignored = {row.theirs: row.note for row in report.rows if row.outcome == "ignored"}
     assert set(ignored) == {*momentum, "lr"}
-    assert set(ignored.values()) == {"state of the optimiser", "state of the training"}
+    assert set(ignored.values()) == {"state of the optimizer", "state of the training"}
 
 
 def test_new_blocks_are_whole_blocks(layouts):

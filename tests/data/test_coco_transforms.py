@@ -76,16 +76,16 @@ def test_mirroring_moves_all_together(coco_dataset):
 def test_the_pixel_under_a_keypoint_stays_the_same_in_the_mirror(picture):
     points = [number for x in range(11, 28) for number in (x, x + 1, 2)]
     file = write(picture, [annotation(1, keypoints=points)])
-    colours = []
+    colors = []
     for p in (0, 1):
         image, target = CocoDataset(picture, file, RandomMirror(p), keypoints=True)[0]
         x, y, _ = target["keypoints"][0].long().unbind(-1)
-        colours.append(image[:, y, x])
-    assert torch.equal(colours[0], colours[1][:, mirrored(LEFT_AND_RIGHT.split())])
+        colors.append(image[:, y, x])
+    assert torch.equal(colors[0], colors[1][:, mirrored(LEFT_AND_RIGHT.split())])
 
 
 def test_a_keypoint_is_mirrored_before_it_is_scaled(picture):
-    """The other way round, the half pixel of a pixel's centre would depend on the scale."""
+    """The other way round, the half pixel of a pixel's center would depend on the scale."""
     file = write(picture, [annotation(1, keypoints=[10, 20, 2] * 17)])
     _, target = CocoDataset(picture, file, ImageTrainTransform(96, 200, flip=1), keypoints=True)[0]
     assert target["keypoints"][0, 0].tolist() == [(64 - 1 - 10) * 2, 40, 2]

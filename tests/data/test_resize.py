@@ -40,7 +40,7 @@ def test_a_copy_has_the_same_frames(tmp_path, encode, moving, name, options, siz
     resize_video(source, target, 24, 10)
     found, expected = decode_all(target), decode_all(source, short_side=24)
     assert found.shape == expected.shape == (40, 3, *size)
-    # means of quarters: neither mirrored, nor turned, nor in another order or another colour
+    # means of quarters: neither mirrored, nor turned, nor in another order or another color
     for half in (found.float() - expected.float()).unflatten(2, (2, -1)).unflatten(4, (2, -1)):
         assert half.mean((2, 4)).abs().max() < 4
     if name not in ("a.h264", "a.avi"):

@@ -119,7 +119,7 @@ def test_crops_lie_inside(height: int, width: int, data: st.DataObject, n: int):
 
 
 @pytest.mark.parametrize(
-    ("crop", "n", "said"), [(300, 1, "does not fit"), (0, 1, "fit"), (8, 2, "1 .centre")]
+    ("crop", "n", "said"), [(300, 1, "does not fit"), (0, 1, "fit"), (8, 2, "1 .center")]
 )
 def test_crop_offsets_refuse(crop: int, n: int, said: str):
     with pytest.raises(ValueError, match=said):

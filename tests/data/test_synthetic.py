@@ -9,32 +9,32 @@ import pytest
 from nonlocalnet.data.dataset import write as encode
 from nonlocalnet.data.formats.lists import read_folder
 from nonlocalnet.data.synthetic import (
-    COLOURS,
-    generate_same_colour,
-    write_same_colour,
+    COLORS,
+    generate_same_color,
+    write_same_color,
 )
 from nonlocalnet.data.video.reader import decode_all, probe
 from nonlocalnet.data.video.write import write_video
 
 
-def colours_of(frames: np.ndarray) -> tuple[int, int]:
-    """Find the two squares' colours by looking: pixels that are not grey."""
+def colors_of(frames: np.ndarray) -> tuple[int, int]:
+    """Find the two squares' colors by looking: pixels that are not gray."""
     found = []
     for i in (0, -1):
-        coloured = frames[i][np.ptp(frames[i].astype(int), axis=2) > 60]
-        mean = coloured.astype(float).mean(axis=0)
-        found.append(int(np.argmin(np.abs(np.array(COLOURS) - mean).sum(axis=1))))
+        colored = frames[i][np.ptp(frames[i].astype(int), axis=2) > 60]
+        mean = colored.astype(float).mean(axis=0)
+        found.append(int(np.argmin(np.abs(np.array(COLORS) - mean).sum(axis=1))))
     return found[0], found[1]
 
 
 def test_the_label_is_what_the_frames_show():
     for seed in range(60):
-        frames, label = generate_same_colour(seed)
+        frames, label = generate_same_color(seed)
         assert frames.shape == (8, 32, 32, 3)
         assert frames.dtype == np.uint8
-        coloured = np.ptp(frames.astype(int), axis=3) > 0
-        assert coloured.sum(axis=(1, 2)).tolist() == [64, 64, 0, 0, 0, 0, 64, 64]
-        first, last = colours_of(frames)
+        colored = np.ptp(frames.astype(int), axis=3) > 0
+        assert colored.sum(axis=(1, 2)).tolist() == [64, 64, 0, 0, 0, 0, 64, 64]
+        first, last = colors_of(frames)
         assert label == (first == last)
 
 
@@ -42,9 +42,9 @@ def test_no_part_of_a_video_tells_its_label():
     counts = {0: (Counter(), Counter()), 1: (Counter(), Counter())}
     n = 3000
     for seed in range(n):
-        frames, label = generate_same_colour((7, seed))
-        for counter, colour in zip(counts[label], colours_of(frames), strict=True):
-            counter[colour] += 1
+        frames, label = generate_same_color((7, seed))
+        for counter, color in zip(counts[label], colors_of(frames), strict=True):
+            counter[color] += 1
     total = sum(counts[1][0].values())
     assert abs(total - n / 2) < 5 * np.sqrt(n / 4)
     for label in (0, 1):
@@ -57,17 +57,17 @@ def test_no_part_of_a_video_tells_its_label():
 def test_squares_reach_the_borders_and_all_pairs_occur():
     tops, pairs = set(), set()
     for seed in range(1500):
-        frames, label = generate_same_colour(seed, label=0)
+        frames, label = generate_same_color(seed, label=0)
         assert label == 0
         rows = np.flatnonzero((np.ptp(frames[0].astype(int), axis=2) > 0).any(axis=1))
         tops.add(int(rows[0]))
-        pairs.add(colours_of(frames))
+        pairs.add(colors_of(frames))
     assert tops == set(range(25))
     assert pairs == {(a, b) for a in range(6) for b in range(6) if a != b}
 
 
-def test_colours_are_far_apart():
-    c = np.array(COLOURS, dtype=float)
+def test_colors_are_far_apart():
+    c = np.array(COLORS, dtype=float)
     distance = np.linalg.norm(c[:, None] - c[None], axis=2) + 1e9 * np.eye(6)
     assert len(c) == 6
     assert distance.min() > 120
@@ -75,11 +75,11 @@ def test_colours_are_far_apart():
 
 def test_wrong_label_is_refused():
     with pytest.raises(ValueError, match="label"):
-        generate_same_colour(0, label=2)
+        generate_same_color(0, label=2)
 
 
-def test_flat_colours_survive_the_file(tmp_path: Path):
-    frames = np.stack([np.full((32, 32, 3), colour, np.uint8) for colour in COLOURS])
+def test_flat_colors_survive_the_file(tmp_path: Path):
+    frames = np.stack([np.full((32, 32, 3), color, np.uint8) for color in COLORS])
     write_video(tmp_path / "a.mp4", frames, fps=5)
     back = decode_all(tmp_path / "a.mp4").permute(0, 2, 3, 1).numpy()
     assert np.abs(back.astype(int) - frames).max() <= 6
@@ -89,23 +89,23 @@ def test_flat_colours_survive_the_file(tmp_path: Path):
 
 @pytest.mark.parametrize("name", ["a.avi", "a.mkv"])
 def test_other_codecs_and_containers(tmp_path: Path, name: str):
-    frames, _ = generate_same_colour(0)
+    frames, _ = generate_same_color(0)
     write_video(tmp_path / name, frames, codec="mpeg4")
     assert probe(tmp_path / name).num_frames == 8
 
 
 def test_the_data_set_on_disk(tmp_path: Path):
-    folder = write_same_colour(tmp_path / "demo", 9, seed=5)
+    folder = write_same_color(tmp_path / "demo", 9, seed=5)
     assert folder == tmp_path / "demo"
     records, classes = read_folder(folder)
     assert classes == ["different", "same"]
     assert Counter(r.labels[0] for r in records) == {0: 5, 1: 4}
     for record in records:
         frames = decode_all(record.path).permute(0, 2, 3, 1).numpy()
-        first, last = colours_of(frames)
+        first, last = colors_of(frames)
         assert record.labels[0] == (first == last)
-    again = write_same_colour(tmp_path / "again", 9, seed=5)
-    other = write_same_colour(tmp_path / "other", 9, seed=6)
+    again = write_same_color(tmp_path / "again", 9, seed=5)
+    other = write_same_color(tmp_path / "other", 9, seed=6)
     for record in records:
         assert record.path.read_bytes() == (again / record.name).read_bytes()
         assert record.path.read_bytes() != (other / record.name).read_bytes()
@@ -113,7 +113,7 @@ def test_the_data_set_on_disk(tmp_path: Path):
 
 def test_one_video_is_too_few(tmp_path: Path):
     with pytest.raises(ValueError, match="at least 2"):
-        write_same_colour(tmp_path, 1, seed=0)
+        write_same_color(tmp_path, 1, seed=0)
 
 
 @pytest.mark.parametrize(
@@ -133,7 +133,7 @@ def test_write_video_refuses(tmp_path: Path, frames: np.ndarray):
 
 
 def test_a_failed_write_leaves_nothing_and_spares_the_old(tmp_path: Path, monkeypatch):
-    frames, _ = generate_same_colour(0)
+    frames, _ = generate_same_color(0)
     target = tmp_path / "a.mp4"
     target.write_bytes(b"old")
 

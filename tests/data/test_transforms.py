@@ -51,7 +51,7 @@ def test_wrong_layout_is_refused():
 
 
 def test_resize_is_bilinear_without_antialias():
-    # halving 0 0 255 255 ... samples between pairs: without antialias only the two neighbours count
+    # halving 0 0 255 255 ... samples between pairs: without antialias only the two neighbors count
     row = torch.tensor([0, 0, 255, 255, 0, 0, 0, 100], dtype=torch.uint8)
     frames = row.expand(1, 3, 8, 8).contiguous()
     assert resize_short_side(frames, 4)[0, 0, 0].tolist() == [0, 255, 0, 50]
@@ -145,7 +145,7 @@ def test_train_refuses(arguments: dict):
 
 
 def test_test_crops_by_hand():
-    # 16 x 21, crop 16: centre offset floor(5 / 2) = 2, crops at 0, 2, 4
+    # 16 x 21, crop 16: center offset floor(5 / 2) = 2, crops at 0, 2, 4
     out = TestTransform(crop=16, short_side=16, num_crops=3)(coordinates(16, 21))
     assert out.shape == (3, 3, 2, 16, 16)
     assert out[:, 1, 0, 0, 0].tolist() == [0, 2, 4]

@@ -8,7 +8,7 @@ from PIL import Image
 
 from nonlocalnet.detection.annotations import CocoError, read_image
 
-GREY = [[0, 100], [200, 255]]
+GRAY = [[0, 100], [200, 255]]
 
 
 def seen(path):
@@ -20,22 +20,22 @@ def seen(path):
 @pytest.mark.parametrize(
     "image",
     [
-        Image.fromarray(np.uint8(GREY)),
-        Image.fromarray(np.uint16(GREY) * 257),
-        Image.fromarray(np.uint8(GREY)).convert("LA"),
-        Image.fromarray(np.uint8(GREY)).convert("P"),
-        Image.fromarray(np.uint8(GREY)).convert("RGBA"),
+        Image.fromarray(np.uint8(GRAY)),
+        Image.fromarray(np.uint16(GRAY) * 257),
+        Image.fromarray(np.uint8(GRAY)).convert("LA"),
+        Image.fromarray(np.uint8(GRAY)).convert("P"),
+        Image.fromarray(np.uint8(GRAY)).convert("RGBA"),
     ],
-    ids=["grey", "16 bits", "grey with alpha", "palette", "colour with alpha"],
+    ids=["gray", "16 bits", "gray with alpha", "palette", "color with alpha"],
 )
 def test_kinds_of_pixels(image, tmp_path):
     image.save(tmp_path / "a.png")
-    assert (seen(tmp_path / "a.png") == np.uint8(GREY)[..., None]).all()
+    assert (seen(tmp_path / "a.png") == np.uint8(GRAY)[..., None]).all()
 
 
 def test_16_bits_in_tiff(tmp_path):
-    Image.fromarray(np.uint16(GREY) * 257).save(tmp_path / "a.tif")
-    assert (seen(tmp_path / "a.tif") == np.uint8(GREY)[..., None]).all()
+    Image.fromarray(np.uint16(GRAY) * 257).save(tmp_path / "a.tif")
+    assert (seen(tmp_path / "a.tif") == np.uint8(GRAY)[..., None]).all()
 
 
 def test_what_is_transparent_is_white(tmp_path):

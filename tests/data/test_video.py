@@ -55,10 +55,8 @@ def view_set(records, clip="4x2", num_crops=1, **options) -> VideoDataset:
 
 def seen(clip: torch.Tensor) -> tuple[int, list[int]]:
     """Read from a clip (3, T, H, W) which video and which frames it shows."""
-    colour = clip.float().mean((2, 3))
-    return round((colour[0].mean().item() - 20) / 30), (
-        (colour[1] - 10) / 10
-    ).round().int().tolist()
+    color = clip.float().mean((2, 3))
+    return round((color[0].mean().item() - 20) / 30), ((color[1] - 10) / 10).round().int().tolist()
 
 
 def test_training_item(records):
@@ -100,9 +98,9 @@ def test_crops_of_a_view_are_in_order(tmp_path):
     frames[..., 0] = np.repeat([20, 120, 220, 220], 8)[None, None]
     write_video(tmp_path / "a.mp4", frames)
     data = view_set([VideoRecord(tmp_path / "a.mp4", (0,), "a")], "2x1", num_crops=3)
-    left, centre, right = data[0][0][:, 0].float().mean((1, 2, 3)).tolist()
+    left, center, right = data[0][0][:, 0].float().mean((1, 2, 3)).tolist()
     assert left == pytest.approx(70, abs=6)  # columns 0 to 15: 20 and 120
-    assert centre == pytest.approx(170, abs=6)
+    assert center == pytest.approx(170, abs=6)
     assert right == pytest.approx(220, abs=6)
 
 
@@ -271,14 +269,14 @@ def test_wrong_arguments(records):
             call()
 
 
-def test_clips_are_normalised_as_the_transform_says(records):
+def test_clips_are_normalized_as_the_transform_says(records):
     mean, std = (0.1, 0.2, 0.3), (0.4, 0.5, 0.6)
     data = VideoDataset(
         records, 3, ClipSpec(4, 2), TestTransform(24, 24, mean=mean, std=std), train=False
     )
     views = data[0][0]
-    for colour in range(3):
-        expected = (views[:, colour].double() / 255 - mean[colour]) / std[colour]
-        found = data.normalize(views)[:, colour].double()
+    for color in range(3):
+        expected = (views[:, color].double() / 255 - mean[color]) / std[color]
+        found = data.normalize(views)[:, color].double()
         torch.testing.assert_close(found, expected, rtol=0, atol=1e-6)
     assert data.normalize(views.half()).dtype == torch.float16  # a transform's own doing

@@ -39,7 +39,7 @@ GOOD = {
     "odd_sizes.webm": (12, 47, 63),
     "smaller_than_the_crop.mp4": (12, 6, 8),
     "ten_bits.mp4": (12, 48, 64),
-    "grey.mkv": (12, 48, 64),
+    "gray.mkv": (12, 48, 64),
     "variable_rate.mp4": (12, 48, 64),
     "interlaced.mp4": (12, 48, 64),
     "interlaced.mpg": (12, 48, 64),
@@ -82,7 +82,7 @@ def corpus(tmp_path_factory, encode, sound, moving) -> Path:
     encode(root / "odd_sizes.webm", some[:, :47, :63], "libvpx-vp9")
     encode(root / "smaller_than_the_crop.mp4", some[:, :6, :8])
     encode(root / "ten_bits.mp4", some, pix_fmt="yuv420p10le")
-    encode(root / "grey.mkv", some, "ffv1", pix_fmt="gray")
+    encode(root / "gray.mkv", some, "ffv1", pix_fmt="gray")
     encode(root / "variable_rate.mp4", some, pts=[i * i for i in range(12)], rate=100)
     encode(root / "interlaced.mp4", some, options={"x264-params": "interlaced=1:tff=1"})
     encode(root / "interlaced.mpg", some, "mpeg2video", {"flags": "+ildct+ilme"})

@@ -123,7 +123,7 @@ def test_the_test_set_of_a_network(model, records):
 
     assert made()[0] == (30, 3, 4, SIDE, SIDE)
     assert made(num_crops=6)[0] == (60, 3, 4, SIDE, SIDE)
-    assert made(num_crops=1, crop=32)[0] == (10, 3, 4, 32, 32)  # the official centre crop
+    assert made(num_crops=1, crop=32)[0] == (10, 3, 4, 32, 32)  # the official center crop
     assert made(crop="whole", side=40)[0] == (10, 3, 4, 40, 40 * 52 // 36)
     assert made(num_clips=1, num_crops=1, side=40)[0] == (1, 3, 4, 40, 40)
     model_of_others = replace(model.info, mean=(0.4, 0.5, 0.6))

@@ -70,14 +70,14 @@ def to_tensor(*images):
 
 def scikit(image, patch_size, h):
     """scikit-image with a window that covers the image; it has no channel axis for one channel."""
-    colour = image.shape[2] > 1
+    color = image.shape[2] > 1
     y = denoise_nl_means(
-        image if colour else image[:, :, 0],
+        image if color else image[:, :, 0],
         patch_size,
         patch_distance=max(image.shape),
         h=h,
         fast_mode=False,
-        channel_axis=2 if colour else None,
+        channel_axis=2 if color else None,
     )
     return y.reshape(image.shape)
 
@@ -120,7 +120,7 @@ def test_where_nothing_is_dropped_scikit_image_differs_by_its_exp_alone(channels
 
 
 @pytest.mark.parametrize("patch_size", [1, 4])
-def test_patches_have_a_centre_and_neighbours(patch_size):
+def test_patches_have_a_center_and_neighbors(patch_size):
     with pytest.raises(ValueError, match="odd and at least 3"):
         non_local_means(to_tensor(an_image(1)), patch_size, 0.1)
 
@@ -140,7 +140,7 @@ def test_smoke(tmp_path):
     check(done.stdout, out)
 
 
-def test_colour(tmp_path, capsys):
+def test_color(tmp_path, capsys):
     out = tmp_path / "picture.png"
     example.main(example.Options(image="astronaut", smoke=True, out=out))
     check(capsys.readouterr().out, out)

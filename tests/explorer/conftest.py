@@ -8,7 +8,7 @@ import torch
 import nonlocalnet as nl
 from nonlocalnet.checkpoints.load import save_weights
 from nonlocalnet.checkpoints.metadata import WeightsInfo
-from nonlocalnet.data.synthetic import generate_same_colour
+from nonlocalnet.data.synthetic import generate_same_color
 from nonlocalnet.data.video.write import write_video
 from nonlocalnet.explorer.library import Library
 from nonlocalnet.networks.video_resnet import VideoResNet
@@ -26,7 +26,7 @@ def network(tmp_path_factory) -> VideoResNet:
 @pytest.fixture(scope="package")
 def video(tmp_path_factory) -> Path:
     path = tmp_path_factory.mktemp("videos") / "squares.mp4"
-    write_video(path, generate_same_colour(0)[0])
+    write_video(path, generate_same_color(0)[0])
     return path
 
 

@@ -160,7 +160,7 @@ class Network:
 
 @pytest.fixture(scope="module")
 def network(oracle, create_arguments, tmp_path_factory):
-    """network(name): the last one asked for is kept; parametrised tests ask in that order."""
+    """network(name): the last one asked for is kept; parametrized tests ask in that order."""
     kept: dict[str, Network] = {}
 
     def get(name: str) -> Network:

@@ -36,18 +36,18 @@ class BrightestPlace(nn.Module):
 
 
 FRAMES, HEIGHT, WIDTH = 3, 19, 25
-# the stem has 9 x 12 positions, centred on pixels 1, 3, 5, ...; keys are 2 x 2 of them, 4 x 6
+# the stem has 9 x 12 positions, centerd on pixels 1, 3, 5, ...; keys are 2 x 2 of them, 4 x 6
 
 
 def clip_with_a_pixel(t, y, x):
-    """Black, with one red pixel; uint8, so that it is normalised with equal means."""
+    """Black, with one red pixel; uint8, so that it is normalized with equal means."""
     clip = torch.zeros(3, FRAMES, HEIGHT, WIDTH, dtype=torch.uint8)
     clip[0, t, y, x] = 255
     return clip
 
 
 # key (row 2, column 3): positions 4 and 5, 6 and 7; their pixels 9 and 11, 13 and 15, in edges:
-# centres 9.5 and 11.5, the cell from 8.5 to 12.5; columns from 12.5 to 16.5
+# centers 9.5 and 11.5, the cell from 8.5 to 12.5; columns from 12.5 to 16.5
 PIXEL = (1, 11, 13)
 CELL = ((8.5, 12.5), (12.5, 16.5))
-CENTRE = (1.5, 10.5, 14.5)
+CENTER = (1.5, 10.5, 14.5)

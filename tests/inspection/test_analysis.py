@@ -4,7 +4,7 @@ from torch import nn
 
 import nonlocalnet as nl
 from nonlocalnet.blocks.rows import to_rows
-from nonlocalnet.inspection.analysis import analyse
+from nonlocalnet.inspection.analysis import analyze
 
 SIZES = {1: (11,), 2: (5, 7), 3: (4, 5, 7)}
 PAIRWISE = ["gaussian", "embedded_gaussian", "dot_product", "concatenation"]
@@ -52,7 +52,7 @@ def expected_rows(block, x, size, key_size):
 def test_rows_are_those_of_the_block(pairwise, dims, options):
     net, block = block_alone(dims, pairwise=pairwise, **options)
     x = torch.randn(1, 3, *SIZES[dims])
-    found = analyse(net, x[0]).block()
+    found = analyze(net, x[0]).block()
     expected = expected_rows(block, x, SIZES[dims], found.key_size)
     rows = found.rows(torch.arange(len(expected)))
     torch.testing.assert_close(rows, expected)
@@ -63,7 +63,7 @@ def test_rows_are_those_of_the_block(pairwise, dims, options):
 @torch.no_grad()
 def test_theta_and_phi_in_order_make_the_rows():
     net, _ = block_alone(3, pairwise="dot_product", extent="time", subsample=(2, 1, 1))
-    found = analyse(net, torch.randn(3, *SIZES[3])).block()
+    found = analyze(net, torch.randn(3, *SIZES[3])).block()
     theta, phi = found.in_order()
     rows = found.rows(torch.arange(len(theta)))
     product = theta @ phi.T / found.key_rows.shape[1]
@@ -74,7 +74,7 @@ def test_theta_and_phi_in_order_make_the_rows():
 
 def test_a_point_is_that_of_the_nearest_position():
     net = nl.create_model("c2d_tiny_nl2", num_classes=2, clip="8x1", crop=32)
-    analysis = analyse(net, torch.rand(3, 8, 32, 32))
+    analysis = analyze(net, torch.rand(3, 8, 32, 32))
     # positions at 2.5 + 8 i, frames at 1 + 2 i
     assert analysis.attention((5.5, 31.5, 9.5)).query == (2, 3, 1)
     assert analysis.attention((0, 0, 0)).query == (0, 0, 0)
@@ -86,16 +86,16 @@ def test_a_point_is_that_of_the_nearest_position():
 
 def test_shares_add_up_whatever_the_form():
     net, _ = block_alone(2, pairwise="dot_product")
-    attention = analyse(net, torch.randn(3, 5, 7)).attention((1, 1))
+    attention = analyze(net, torch.randn(3, 5, 7)).attention((1, 1))
     assert attention.weights.min() < 0
-    assert not attention.normalised
+    assert not attention.normalized
     assert attention.shares.sum().item() == pytest.approx(1)
 
 
 def test_the_mode_and_the_norms_are_left_alone():
     net = nl.create_model("c2d_tiny_nl2", num_classes=2, clip="8x1", crop=32).train()
     before = net.norm1.running_mean.clone()
-    analyse(net, torch.rand(3, 8, 32, 32))
+    analyze(net, torch.rand(3, 8, 32, 32))
     assert net.training
     assert torch.equal(net.norm1.running_mean, before)
 
@@ -104,7 +104,7 @@ def test_a_norm_that_was_frozen_by_hand_stays_frozen():
     norm = nn.BatchNorm2d(3)
     net = nn.Sequential(nn.Conv2d(3, 3, 1), norm, nl.NonLocalBlock(3, 2)).train()
     norm.eval()
-    analyse(net, torch.rand(3, 4, 4))
+    analyze(net, torch.rand(3, 4, 4))
     assert [module.training for module in net] == [True, False, True]
 
     class Fails(nn.Module):
@@ -113,14 +113,14 @@ def test_a_norm_that_was_frozen_by_hand_stays_frozen():
 
     net.append(Fails())
     with pytest.raises(ArithmeticError):
-        analyse(net, torch.rand(3, 4, 4))
+        analyze(net, torch.rand(3, 4, 4))
     assert [module.training for module in net] == [True, False, True, True]
     assert not net[2]._forward_pre_hooks
 
 
-def test_what_cannot_be_analysed():
+def test_what_cannot_be_analyzed():
     with pytest.raises(ValueError, match="no non-local block"):
-        analyse(nn.Conv2d(3, 3, 1), torch.rand(3, 4, 4))
+        analyze(nn.Conv2d(3, 3, 1), torch.rand(3, 4, 4))
 
     class Frames(nn.Module):
         """Gives its block frames in the batch."""
@@ -133,4 +133,4 @@ def test_what_cannot_be_analysed():
             return self.block(x.transpose(1, 2).flatten(0, 1))
 
     with pytest.raises(ValueError, match="without the batch"):
-        analyse(Frames(), torch.rand(3, 2, 4, 4))
+        analyze(Frames(), torch.rand(3, 2, 4, 4))

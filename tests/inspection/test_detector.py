@@ -78,19 +78,19 @@ def test_point_and_attended_place_are_in_the_images_own_pixels(size, subsample):
         found = nl.look(model, image_with_a_dot(size, x, y, radius), at=at)
         numbers = found.numbers()
         # sizes are rounded down: the scale of an axis may be a hundredth more
-        assert numbers["point"]["centre"] == pytest.approx(
+        assert numbers["point"]["center"] == pytest.approx(
             [at[1] + 0.5, at[0] + 0.5], abs=0.51 * cell
         )
-        # the window whose centre is nearest to the dot's has most of it
+        # the window whose center is nearest to the dot's has most of it
         place = numbers["top"][0]
-        assert place["centre"] == pytest.approx(
+        assert place["center"] == pytest.approx(
             [y + 0.5, x + 0.5], abs=0.51 * (subsample or 1) * cell
         )
 
 
 def test_the_grid_by_arithmetic():
     found = nl.look(known(2), torch.zeros(3, 75, 110, dtype=torch.uint8))
-    # 75 x 110 by 1.28: 96 x 140, padded to 96 x 160; the stem is centred on every fourth pixel
+    # 75 x 110 by 1.28: 96 x 140, padded to 96 x 160; the stem is centerd on every fourth pixel
     # from the first, its map 24 x 40; keys are two of these
     down, across = 75 / 96, 110 / 140
     y, x = found.block.queries
@@ -127,7 +127,7 @@ def test_padding_keeps_its_weight_and_is_no_telling_point():
     beyond = found.attention.keys[1].cell(39)
     assert beyond[1] > 110 + 3 * STRIDE  # 20 padded pixels are nearly 16 of the image's
     summary, points = found.summaries["backbone.block"]
-    assert summary.sampled == 24 * 35  # centres at (0.5 + 4 i) · 110/140 up to 110
+    assert summary.sampled == 24 * 35  # centers at (0.5 + 4 i) · 110/140 up to 110
     assert len(points) > 1
     for point in points:
         assert found.block.queries[1].start + point.query[1] * found.block.queries[1].stride <= 110
@@ -136,7 +136,7 @@ def test_padding_keeps_its_weight_and_is_no_telling_point():
 def test_pictures_and_page_lie_where_the_numbers_say():
     size, (x, y) = (110, 75), (60, 20)
     found = nl.look(known(), image_with_a_dot(size, x, y), at=(9, 100))
-    place = found.numbers()["top"][0]["centre"]
+    place = found.numbers()["top"][0]["center"]
     shown = 96 / 75  # pixels of the picture to one of the image
     figure = figure3(found.frames, found.attention, top=1)
     (arrow,) = (a for a in figure.get_children() if type(a).__name__ == "ConnectionPatch")
@@ -145,7 +145,7 @@ def test_pictures_and_page_lie_where_the_numbers_say():
     assert lit.mean(0) + 0.5 == pytest.approx(arrow.xy2[::-1], abs=0.5)
     told = about(found)  # the page has the image's own pixels
     assert told["picture"] == {"count": 1, "height": pytest.approx(110 * 160 / 140), "width": 75}
-    assert told["start"]["at"][1:] == found.numbers()["point"]["centre"]
+    assert told["start"]["at"][1:] == found.numbers()["point"]["center"]
     row, column = (
         int(found.attention.weights.argmax()) // 24,
         found.attention.weights.argmax() % 24,

@@ -3,7 +3,7 @@ import io
 import numpy as np
 import pytest
 import torch
-from known import CELL, CENTRE, PIXEL, BrightestPlace, clip_with_a_pixel
+from known import CELL, CENTER, PIXEL, BrightestPlace, clip_with_a_pixel
 from matplotlib.patches import ConnectionPatch, Rectangle
 from PIL import Image
 
@@ -37,7 +37,7 @@ def pixels(figure):
     return np.asarray(Image.open(buffer).convert("RGB"), float)
 
 
-def test_the_arrow_goes_from_the_querys_centre_to_that_of_the_heaviest_key():
+def test_the_arrow_goes_from_the_querys_center_to_that_of_the_heaviest_key():
     weights = torch.zeros(4, 2, 2)
     weights[1, 0, 1] = 0.9
     weights[2, 1, 0] = 0.1
@@ -54,9 +54,9 @@ def test_a_known_network_is_drawn_to_the_half_pixel():
     found = nl.look(BrightestPlace(), clip_with_a_pixel(*PIXEL), at=(2, 22, 4))
     figure = figure3(found.frames, found.attention)
     (arrow,) = arrows(figure)
-    assert arrow.xy2 == pytest.approx((CENTRE[2], CENTRE[1]))
+    assert arrow.xy2 == pytest.approx((CENTER[2], CENTER[1]))
     assert figure.axes.index(arrow.axesB) == PIXEL[0]
-    # pixel (22, 4) belongs to column 10 or 11, centred on pixels 21 and 23: the later one is nearer
+    # pixel (22, 4) belongs to column 10 or 11, centerd on pixels 21 and 23: the later one is nearer
     # to its middle, 22.5; row 2 at 5.5 is as near to 4.5 as row 1 at 3.5: the later one
     assert arrow.xy1 == pytest.approx((23.5, 5.5))
     frame = next(patch for patch in figure.axes[2].patches if isinstance(patch, Rectangle))
@@ -113,7 +113,7 @@ def test_an_even_row_is_said_to_be_even(pairwise, style):
     assert ("add up to 1" in said) == (pairwise != "embedded_gaussian")
 
 
-def test_signs_have_colours_and_the_bar_says_what_they_are():
+def test_signs_have_colors_and_the_bar_says_what_they_are():
     weights = torch.zeros(4, 2, 2)
     weights[1, 0, 1], weights[2, 1, 0] = 0.5, -0.25
     figure = figure3(FRAMES, attention(weights, pairwise="dot_product"))
@@ -149,7 +149,7 @@ def test_an_image_has_one_frame_and_no_times():
 
 def test_an_unknown_style():
     with pytest.raises(ValueError, match="style must be one of"):
-        figure3(FRAMES, attention(torch.rand(4, 2, 2)), style="colour")
+        figure3(FRAMES, attention(torch.rand(4, 2, 2)), style="color")
 
 
 def test_words_stay_in_the_picture():

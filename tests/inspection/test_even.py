@@ -81,10 +81,10 @@ def test_a_point_can_be_even_where_its_layer_is_not():
     x = torch.zeros(2, 4, 3, 5)
     x[:, 1, 1, 1] = 3
     net = torch.nn.Sequential(nl.NonLocalBlock(2, 3, "gaussian", scale=None))
-    from nonlocalnet.inspection.analysis import analyse
+    from nonlocalnet.inspection.analysis import analyze
     from nonlocalnet.inspection.look import Look
 
-    look = Look(torch.zeros(4, 3, 3, 5, dtype=torch.uint8), analyse(net, x), at=(0.5, 0.5, 0.5))
+    look = Look(torch.zeros(4, 3, 3, 5, dtype=torch.uint8), analyze(net, x), at=(0.5, 0.5, 0.5))
     assert not look.summaries["0"][0].evenly
     assert look.evenly == "this point attends evenly: there is nothing to see from here"
     bright = Look(look.frames, look.analysis, at=(1.5, 1.5, 1.5))

@@ -7,14 +7,14 @@ from hypothesis import strategies as st
 from torch import nn
 
 import nonlocalnet as nl
-from nonlocalnet.inspection.analysis import analyse
+from nonlocalnet.inspection.analysis import analyze
 from nonlocalnet.inspection.geometry import Axis, find, input_grid, lift, pooled, traced
 
 CONV = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
 POOL = {1: nn.AvgPool1d, 2: nn.AvgPool2d, 3: nn.AvgPool3d}
 
 
-def centre_of_field(net, size, position):
+def center_of_field(net, size, position):
     """The middle of the pixels that an output position depends on, per axis: first and last one."""
     x = torch.zeros(1, 1, *size, dtype=torch.float64, requires_grad=True)
     net(x)[(0, 0, *position)].backward()
@@ -45,9 +45,9 @@ layer = st.tuples(
 
 @settings(max_examples=60, deadline=None, derandomize=True)
 @given(st.lists(layer, min_size=1, max_size=3))
-def test_centres_are_those_of_receptive_fields(layers):
+def test_centers_are_those_of_receptive_fields(layers):
     modules, length, left = [], 61, 61
-    width, apart = 1, 1  # of the whole field, and of neighbours, in pixels
+    width, apart = 1, 1  # of the whole field, and of neighbors, in pixels
     for kind, kernel, stride, padding, dilation in layers:
         if kind == "conv":
             modules.append(nn.Conv1d(1, 1, kernel, stride, padding, dilation, bias=False))
@@ -78,7 +78,7 @@ def test_each_axis_has_its_own_stride_and_padding(dims):
     grid, out = traced_grid(net, size)
     position = tuple(n // 2 for n in out)
     found = [axis.start + i * axis.stride for axis, i in zip(grid, position, strict=True)]
-    assert found == centre_of_field(net, size, position)
+    assert found == center_of_field(net, size, position)
 
 
 def test_same_padding():
@@ -92,8 +92,8 @@ def test_a_residual_network_lies_where_its_main_path_lies():
     torchvision = pytest.importorskip("torchvision")
     net = torchvision.models.resnet18()
     nl.add_non_local(net, ["layer2.1", "layer3.0"])
-    blocks = analyse(net, torch.rand(3, 96, 128)).blocks
-    # 7x7 stride 2 pad 3, 3x3 stride 2 pad 1, 3x3 stride 2 pad 1: all centred on pixel 0, p + 0.5
+    blocks = analyze(net, torch.rand(3, 96, 128)).blocks
+    # 7x7 stride 2 pad 3, 3x3 stride 2 pad 1, 3x3 stride 2 pad 1: all centerd on pixel 0, p + 0.5
     strides = [[axis.stride for axis in block.queries] for block in blocks.values()]
     starts = [[axis.start for axis in block.queries] for block in blocks.values()]
     assert strides == [[8, 8], [16, 16]]
@@ -102,13 +102,13 @@ def test_a_residual_network_lies_where_its_main_path_lies():
 
 def test_the_papers_networks():
     net = nl.create_model("i3d_tiny_nl2", num_classes=2, clip="8x1", crop=32)
-    block = analyse(net, torch.rand(3, 8, 32, 40)).block("res3.non_local0")
-    # conv1 is centred on every second pixel from 0.5; pool1, 3 wide without padding, on the second
+    block = analyze(net, torch.rand(3, 8, 32, 40)).block("res3.non_local0")
+    # conv1 is centerd on every second pixel from 0.5; pool1, 3 wide without padding, on the second
     # of three of these, 0.5 + 2; pool2 between the first two frames; res3 on every second of both
     assert block.queries[0] == Axis(1, 2, 4)
     assert block.queries[1] == Axis(2.5, 8, 4)
     assert block.queries[2] == Axis(2.5, 8, 5)
-    # keys: 2 x 2 positions, whose centre lies half a stride further; the fifth column has none
+    # keys: 2 x 2 positions, whose center lies half a stride further; the fifth column has none
     assert block.keys == (Axis(1, 2, 4), Axis(6.5, 16, 2), Axis(6.5, 16, 2))
 
 
@@ -169,7 +169,7 @@ def conducting(net):
 
 
 def whole_fields(run, size, count, width, axis, channels=1):
-    """Centres along an axis of the fields that the border does not cut: {position: centre}."""
+    """Centers along an axis of the fields that the border does not cut: {position: center}."""
     found = {}
     x = torch.ones(1, channels, *size, dtype=torch.float64, requires_grad=True)
     y = run(x).sum(1)[0]

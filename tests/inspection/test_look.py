@@ -50,7 +50,7 @@ def test_the_point_is_said_in_the_videos_pixels(model, video):
     # pixel (x, y) = (70, 20) of 96 x 64, halved: (35.25, 10.25); cells of 8 pixels from 2.5
     whole = nl.look(model, video, at=(3, 70, 20)).attention
     assert whole.query == (1, 1, 4)
-    # the centre crop leaves out (48 - 32) / 2 = 8 pixels on the left
+    # the center crop leaves out (48 - 32) / 2 = 8 pixels on the left
     crop = nl.look(model, video, at=(3, 70, 20), crop=True).attention
     assert crop.query == (1, 1, 3)
     with pytest.raises(
@@ -74,7 +74,7 @@ def test_the_prediction_is_that_of_the_clip(model, video):
     assert len(found.prediction) == 3
 
 
-def test_bytes_and_normalised_clips_are_the_same(model):
+def test_bytes_and_normalized_clips_are_the_same(model):
     clip = torch.randint(0, 256, (3, 4, 32, 32), dtype=torch.uint8)
     one = nl.look(model, clip, at=(1, 2, 3))
     other = nl.look(model, normalize(clip), at=(1, 2, 3))
@@ -111,7 +111,7 @@ def test_without_a_point_the_most_telling_one_is_chosen(model, video):
 def test_numbers_are_plain_and_say_where_the_heaviest_keys_are():
     found = nl.look(BrightestPlace(), clip_with_a_pixel(1, 11, 13), at=(0, 3, 3), top=2)
     numbers = found.numbers()
-    assert numbers["top"][0]["centre"] == [1.5, 10.5, 14.5]
+    assert numbers["top"][0]["center"] == [1.5, 10.5, 14.5]
     assert numbers["top"][0]["share"] == pytest.approx(1)
     assert numbers["point"]["places"] == pytest.approx(1)
     assert numbers["point"]["same_frame"] == pytest.approx(0, abs=1e-6)
@@ -124,7 +124,7 @@ def test_numbers_are_plain_and_say_where_the_heaviest_keys_are():
     ("clip", "options", "said"),
     [
         (torch.rand(1, 3, 4, 32, 32), {}, "without the batch"),
-        (torch.rand(4, 4, 32, 32), {}, "pictures have 3 colours"),
+        (torch.rand(4, 4, 32, 32), {}, "pictures have 3 colors"),
         (torch.rand(3, 4, 32, 32), {"at": (0, 1)}, r"at must be \(frame, x, y\)"),
         (
             torch.rand(3, 4, 32, 32),

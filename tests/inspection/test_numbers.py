@@ -5,8 +5,8 @@ import torch
 from torch import nn
 
 import nonlocalnet as nl
-from nonlocalnet.inspection.analysis import analyse
-from nonlocalnet.inspection.statistics import describe, summarise
+from nonlocalnet.inspection.analysis import analyze
+from nonlocalnet.inspection.statistics import describe, summarize
 
 
 class Given(nn.Module):
@@ -33,7 +33,7 @@ def flat(position, size=(4, 3, 5)):
 
 
 def test_an_even_row():
-    block = analyse(Given(), clip_of()).block()
+    block = analyze(Given(), clip_of()).block()
     (found,) = describe(block, [flat((1, 1, 2))])
     assert found.uneven == pytest.approx(0, abs=1e-6)
     assert found.entropy == pytest.approx(math.log(60), rel=1e-6)
@@ -47,7 +47,7 @@ def test_an_even_row():
 
 def test_a_row_on_one_key():
     # the two bright ones score 50 with each other, 0 with all others: e^-50 is left for these
-    block = analyse(Given(), clip_of((0, 0, 0), (2, 2, 1))).block()
+    block = analyze(Given(), clip_of((0, 0, 0), (2, 2, 1))).block()
     (found,) = describe(block, [flat((2, 2, 1))])
     # itself and the other one: half each, and an even share would leave them 1/60 each
     assert found.uneven == pytest.approx(1 - 2 / 60, rel=1e-5)
@@ -58,8 +58,8 @@ def test_a_row_on_one_key():
 
 
 def test_means_even_rows_and_what_rows_have_in_common():
-    block = analyse(Given(), clip_of()).block()
-    summary, _ = summarise(block)
+    block = analyze(Given(), clip_of()).block()
+    summary, _ = summarize(block)
     assert summary.evenly
     assert summary.mean.places == pytest.approx(summary.even.places, rel=1e-5)
     assert summary.common == pytest.approx(1, rel=1e-5)
@@ -70,12 +70,12 @@ def test_means_even_rows_and_what_rows_have_in_common():
 
 def test_common_and_own_by_hand():
     # 2 positions of 60 put half on each of themselves, 58 are even: mean row m
-    block = analyse(Given(), clip_of((0, 0, 0), (2, 2, 1))).block()
+    block = analyze(Given(), clip_of((0, 0, 0), (2, 2, 1))).block()
     mean_bright = (58 / 60 + 2 / 2) / 60
     mean_other = (58 / 60) / 60
     even = 2 * min(1 / 60, mean_bright) + 58 * mean_other
     sharp = 2 * mean_bright
-    summary, points = summarise(block)
+    summary, points = summarize(block)
     assert not summary.evenly  # 58 of 60 rows are, and two are not
     assert summary.mean.uneven == pytest.approx(2 * (1 - 2 / 60) / 60, rel=1e-4)
     assert summary.common == pytest.approx((58 * even + 2 * sharp) / 60, rel=1e-4)
@@ -86,8 +86,8 @@ def test_common_and_own_by_hand():
 
 def test_telling_points_are_apart():
     torch.manual_seed(0)
-    block = analyse(Given(), torch.randn(2, 10, 10, 10)).block()
-    _, points = summarise(block)
+    block = analyze(Given(), torch.randn(2, 10, 10, 10)).block()
+    _, points = summarize(block)
     assert len(points) == 5
     assert [p.own for p in points] == sorted((p.own for p in points), reverse=True)
     for i, one in enumerate(points):
@@ -96,8 +96,8 @@ def test_telling_points_are_apart():
 
 
 def test_what_an_extent_leaves_out_is_not_seen():
-    block = analyse(Given(extent="space"), clip_of()).block()
-    summary, _ = summarise(block)
+    block = analyze(Given(extent="space"), clip_of()).block()
+    summary, _ = summarize(block)
     assert summary.keys == 15
     assert summary.even.same_frame == pytest.approx(1)
     assert summary.even.frames == 0
@@ -105,11 +105,11 @@ def test_what_an_extent_leaves_out_is_not_seen():
 
 
 def test_images_have_no_time_and_sequences_no_picture():
-    image = describe(analyse(Given(2), torch.zeros(2, 3, 5)).block(), [0])[0]
+    image = describe(analyze(Given(2), torch.zeros(2, 3, 5)).block(), [0])[0]
     assert (image.same_frame, image.frames) == (None, None)
     assert image.distance == pytest.approx(
         sum(math.hypot(y, x) for y in range(3) for x in range(5)) / 15, rel=1e-6
     )
-    sequence = describe(analyse(Given(1), torch.zeros(2, 7)).block(), [0])[0]
+    sequence = describe(analyze(Given(1), torch.zeros(2, 7)).block(), [0])[0]
     assert (sequence.same_frame, sequence.distance) == (None, None)
     assert sequence.frames == pytest.approx(3, rel=1e-6)

@@ -6,10 +6,10 @@ import torch
 pytest.importorskip("matplotlib")
 from nonlocalnet.detection.draw import SKELETON, SMALLEST, draw_objects
 
-GREY = torch.full((3, 480, 640), 90, dtype=torch.uint8)
+GRAY = torch.full((3, 480, 640), 90, dtype=torch.uint8)
 
 
-def changed(drawn, image=GREY):
+def changed(drawn, image=GRAY):
     return (drawn != image).any(0)
 
 
@@ -20,7 +20,7 @@ def test_the_skeleton_is_the_annotations_own(shared):
 
 
 def test_a_box_is_drawn_at_its_place():
-    drawn = draw_objects(GREY, torch.tensor([[100.0, 200, 300, 400]]), ["cat"])
+    drawn = draw_objects(GRAY, torch.tensor([[100.0, 200, 300, 400]]), ["cat"])
     rows, columns = changed(drawn).nonzero().T
     assert (rows.max(), columns.min(), columns.max()) == (400, 100, 300)
     assert changed(drawn)[200, 150:301].all()
@@ -29,7 +29,7 @@ def test_a_box_is_drawn_at_its_place():
 
 
 def test_a_box_on_the_border_is_seen_on_all_sides():
-    at = changed(draw_objects(GREY, torch.tensor([[0.0, 0, 640, 480]]), [""]))
+    at = changed(draw_objects(GRAY, torch.tensor([[0.0, 0, 640, 480]]), [""]))
     assert at[0].all()
     assert at[-1].all()
     assert at[:, 0].all()
@@ -40,7 +40,7 @@ def test_a_box_on_the_border_is_seen_on_all_sides():
 def test_names_are_never_cut_off(place):
     def letters(x, y):  # of a box that is a dot
         box = torch.tensor([[x, y, x, y]], dtype=torch.float32)
-        return changed(draw_objects(GREY, box, ["broccoli 0.99"])).sum()
+        return changed(draw_objects(GRAY, box, ["broccoli 0.99"])).sum()
 
     assert abs(letters(*place) - letters(320, 240)) < 10  # the dot is 9, a column of the name more
 
@@ -56,7 +56,7 @@ def test_masks_are_tinted_the_smaller_on_top():
     masks = torch.zeros(2, 480, 640, dtype=torch.bool)
     masks[0, 100:300, 100:300] = masks[1, 200:250, 200:350] = True
     off = torch.tensor([[0.0, 0, 0, 0]] * 2)
-    drawn = draw_objects(GREY, off, ["", ""], masks=masks)
+    drawn = draw_objects(GRAY, off, ["", ""], masks=masks)
     assert torch.equal(changed(drawn)[50:], masks.any(0)[50:])
     assert (drawn[:, 150, 150] != drawn[:, 220, 320]).any()
     assert torch.equal(drawn[:, 220, 220], drawn[:, 220, 320])  # where both are
@@ -68,7 +68,7 @@ def test_skeletons_have_sure_points_alone():
     points[0, 5] = torch.tensor([200.0, 200, 9])  # shoulder, elbow, wrist
     points[0, 7] = torch.tensor([300.0, 200, 9])
     points[0, 9] = torch.tensor([400.0, 200, 1.9])
-    at = changed(draw_objects(GREY, torch.zeros(1, 4), [""], keypoints=points))
+    at = changed(draw_objects(GRAY, torch.zeros(1, 4), [""], keypoints=points))
     assert at[200, 200:301].all()
     assert not at[100:, 320:].any()
 
@@ -85,8 +85,8 @@ def test_small_images_are_enlarged_to_be_read():
     assert (rows.min(), rows.max(), columns.min(), columns.max()) == (0, 60, 180, 240)
 
 
-def test_objects_have_colours_of_their_own():
+def test_objects_have_colors_of_their_own():
     boxes = torch.tensor([[30.0 * i, 100, 30 * i + 20, 120] for i in range(20)])
-    drawn = draw_objects(GREY, boxes, [""] * 20)
-    colours = {tuple(drawn[:, 110, 30 * i].tolist()) for i in range(20)}
-    assert len(colours) == 20
+    drawn = draw_objects(GRAY, boxes, [""] * 20)
+    colors = {tuple(drawn[:, 110, 30 * i].tolist()) for i in range(20)}
+    assert len(colors) == 20

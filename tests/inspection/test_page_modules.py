@@ -55,7 +55,7 @@ const told = JSON.parse(readFileSync("cases.json", "utf8")).map(({ block, theta,
         const excess = [...map.excess(row)].map(finite);
         const measured = map.measure(query, row);
         const shares = [...measured.shares];
-        const nearest = map.nearest(map.centre(query));
+        const nearest = map.nearest(map.center(query));
         found.push({ query, nearest, row: [...row].map(finite), top, excess, measured, shares });
       }
   return found;

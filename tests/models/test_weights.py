@@ -373,7 +373,7 @@ def test_any_length_of_header_is_safetensors(tmp_path):
         load(tmp_path / "x")
 
 
-def test_normalisation_is_kept(tmp_path):
+def test_normalization_is_kept(tmp_path):
     model = network()
     info = info_of(model, mean=(0.1, 0.2, 0.3), std=(1.0, 2.0, 3.0))
     save_weights(model, tmp_path / "n", info)

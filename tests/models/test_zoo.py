@@ -154,7 +154,7 @@ def test_every_row_makes_sense(row):
     assert "\\" not in row.url
     assert row.file == row.url.split("/")[-1]
     assert row.model in list_models()
-    assert row.licence
+    assert row.license
     assert row.figure
     if row.scores:
         assert set(row.scores) <= set(SCORES)
@@ -208,7 +208,7 @@ def test_the_official_ones_are_as_the_readme_has_them():
     assert len(rows) == 15
     best = zoo.find_release("i3d_nonlocal_128x1_I3D_pretrain_400k")
     assert (best.model, best.clip) == ("i3d_r50_nl5", "128x1")
-    assert (best.top1, best.top5, best.licence) == (76.5, 92.7, "CC-BY-NC 4.0")
+    assert (best.top1, best.top5, best.license) == (76.5, 92.7, "CC-BY-NC 4.0")
 
 
 def test_what_a_file_does_not_hold_is_in_the_options():

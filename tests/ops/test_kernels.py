@@ -268,7 +268,7 @@ def compile_for_hopper():
 
 
 def mend_the_interpreter():
-    """Give it a GPU's bfloat16: it multiplies the bits as integers and rounds towards zero."""
+    """Give it a GPU's bfloat16: it multiplies the bits as integers and rounds toward zero."""
     import triton.language as tl
     from triton.runtime.interpreter import InterpreterBuilder, TensorHandle
 

@@ -1,14 +1,14 @@
 import pytest
 
-from nonlocalnet.data.synthetic import write_same_colour
+from nonlocalnet.data.synthetic import write_same_color
 from nonlocalnet.training.config import TrainConfig
 
 
 @pytest.fixture(scope="session")
 def videos(tmp_path_factory):
     folder = tmp_path_factory.mktemp("videos")
-    write_same_colour(folder / "train", 12, seed=0)
-    write_same_colour(folder / "val", 6, seed=1)
+    write_same_color(folder / "train", 12, seed=0)
+    write_same_color(folder / "val", 6, seed=1)
     return folder
 
 

@@ -79,7 +79,7 @@ def test_init_takes_weights_and_a_new_classifier(config, tmp_path, videos):
     torch.testing.assert_close(model.conv1.weight, source.conv1.weight)
 
 
-def test_the_input_is_normalised_as_the_weights_to_start_from(config, tmp_path, monkeypatch):
+def test_the_input_is_normalized_as_the_weights_to_start_from(config, tmp_path, monkeypatch):
     source = nl.create_model("c2d_tiny_nl2", num_classes=2, clip="4x2", crop=32)
     info = WeightsInfo(
         source.config, ["different", "same"], mean=(0.1, 0.2, 0.3), std=(0.4, 0.5, 0.6)

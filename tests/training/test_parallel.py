@@ -50,7 +50,7 @@ def test_recomputed_blocks_keep_less():
     assert kept(model) < plain / 2
 
 
-def test_synchronised_norms_need_a_gpu():
+def test_synchronized_norms_need_a_gpu():
     with pytest.raises(ValueError, match="sync_norm needs GPUs"):
         spread(make_model(), torch.device("cpu"), parallel="ddp", sync_norm=True)
 

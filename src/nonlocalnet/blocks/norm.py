@@ -47,7 +47,7 @@ class FrozenNorm(nn.Module):
 
     A batch norm whose statistics and parameters are frozen and folded:
     weight = gamma / √(var + eps), bias = beta - mean · weight. Both are buffers, (C,), so no
-    optimiser sees them.
+    optimizer sees them.
 
     Source: paper, section 4 ("we freeze the BN layers"); official code `AffineNd`.
 

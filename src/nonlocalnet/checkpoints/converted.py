@@ -72,7 +72,7 @@ class Converted:
         self.tensors[name] = Entry((channels,), torch.float32, lambda: torch.zeros(channels))
         self.made[name] = rule
 
-    def swap_colours(self) -> None:
+    def swap_colors(self) -> None:
         """Turn a stem that reads blue, green, red into one that reads red, green, blue."""
         stem = self.tensors["conv1.weight"]
         self.tensors["conv1.weight"] = stem.map(stem.shape, lambda weight: weight.flip(1))

@@ -178,7 +178,7 @@ def load(path: str | os.PathLike, *, clip: str | None = None, **options: Any) ->
 
     Returns:
         The network, in evaluation mode; `.info` is the file's `WeightsInfo`, with the
-        normalisation and size of the input, and where it comes from.
+        normalization and size of the input, and where it comes from.
 
     Raises:
         FileNotFoundError, ValueError: as `load_weights`; or the file does not say what network it
@@ -223,7 +223,7 @@ class Start:
 
 
 def read_start(path: str | os.PathLike) -> Start:
-    """Read the normalisation and the classes that a file's weights were trained with.
+    """Read the normalization and the classes that a file's weights were trained with.
 
     Raises:
         FileNotFoundError, ValueError: as `load_weights`.

@@ -20,7 +20,7 @@ class WeightsInfo:
         classes: names in label order; empty if none were given.
         multi_label: whether a video has many labels (sigmoid) or one (softmax).
         short_side: pixels; test frames are scaled to it, and the test crop is that wide.
-        mean, std: of each colour (red, green, blue; values from 0 to 1), to normalise the input.
+        mean, std: of each color (red, green, blue; values from 0 to 1), to normalize the input.
         facts: anything else: where it comes from, iterations, scores reported and measured.
     """
 
@@ -35,10 +35,10 @@ class WeightsInfo:
     def __post_init__(self) -> None:
         self.mean, self.std = tuple(self.mean), tuple(self.std)
         for name in ("mean", "std"):
-            colours = getattr(self, name)
-            if len(colours) != 3 or not all(map(_is_number, colours)):
-                raise TypeError(f"{name} must be three numbers; got {shown(colours)}")
-        if not all(colour > 0 for colour in self.std):
+            colors = getattr(self, name)
+            if len(colors) != 3 or not all(map(_is_number, colors)):
+                raise TypeError(f"{name} must be three numbers; got {shown(colors)}")
+        if not all(color > 0 for color in self.std):
             raise TypeError(f"std must be positive; got {self.std}")
         if not isinstance(self.classes, list) or not all(type(c) is str for c in self.classes):
             raise TypeError(f"classes must be a list of names; got {shown(self.classes)}")

@@ -303,7 +303,7 @@ def assumptions(model: Network, report: LoadReport) -> list[str]:
     for name, why in info.facts.get("assumed", {}).items():
         value = getattr(info, name) if name in INPUT else arguments.get(name)
         if name in ("mean", "std"):
-            value = tuple(round(colour, 4) for colour in getattr(info, name))
+            value = tuple(round(color, 4) for color in getattr(info, name))
         said = f"{name}={info.config.get(name, value)!r}"
         by_reason.setdefault(why, []).append(said)
     notes = [

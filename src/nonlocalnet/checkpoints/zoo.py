@@ -21,7 +21,7 @@ class Release:
 
     Attributes:
         name: unique; the file's stem, or shorter where that is long or another's.
-        project, licence: whose, and for what use; "(code)" where that of the weights is not stated.
+        project, license: whose, and for what use; "(code)" where that of the weights is not stated.
         model: the row of our table that it is for, before `options`.
         clip: "FRAMESxRATE"; None for image classifiers.
         dataset: trained and tested on.
@@ -34,7 +34,7 @@ class Release:
     name: str
     url: str
     project: str
-    licence: str
+    license: str
     model: str
     clip: str | None
     top1: float | None
@@ -88,7 +88,7 @@ def _official() -> Iterator[Release]:
 
 def _pyslowfast() -> Iterator[Release]:
     # facebookresearch/SlowFast, MODEL_ZOO.md; for the options its video_model_builder.py
-    project, licence = "PySlowFast", "Apache-2.0 (code)"
+    project, license = "PySlowFast", "Apache-2.0 (code)"
     for name, model, top1, top5, options in (
         ("C2D_NOPOOL_8x8_R50", "c2d_r50", 67.2, 87.8, {"pool2_time": 1}),
         ("I3D_8x8_R50", "i3d_r50", 73.5, 90.8, {}),
@@ -97,13 +97,13 @@ def _pyslowfast() -> Iterator[Release]:
         url = f"https://dl.fbaipublicfiles.com/pyslowfast/model_zoo/kinetics400/{name}.pkl"
         where = f"MODEL_ZOO.md of {project}, {VIEWS}"
         options = {"stem_padding": 1, **options}
-        row = (name, url, project, licence, model, "8x8", top1, top5, where)
+        row = (name, url, project, license, model, "8x8", top1, top5, where)
         yield Release(*row, options=options)
 
 
 def _pytorchvideo() -> Iterator[Release]:
     # facebookresearch/pytorchvideo, docs/source/model_zoo.md
-    project, licence = "PyTorchVideo", "Apache-2.0 (code)"
+    project, license = "PyTorchVideo", "Apache-2.0 (code)"
     for stem, model, top1, top5 in (
         ("C2D_8x8_R50", "c2d_r50", 71.46, 89.68),
         ("I3D_8x8_R50", "i3d_r50", 73.27, 90.70),
@@ -111,7 +111,7 @@ def _pytorchvideo() -> Iterator[Release]:
         name = f"{stem}_pytorchvideo"  # the stems are PySlowFast's
         url = f"https://dl.fbaipublicfiles.com/pytorchvideo/model_zoo/kinetics/{stem}.pyth"
         where = f"model_zoo.md of {project}, {VIEWS}"
-        yield Release(name, url, project, licence, model, "8x8", top1, top5, where)
+        yield Release(name, url, project, license, model, "8x8", top1, top5, where)
 
 
 def _mmaction2() -> Iterator[Release]:
@@ -131,7 +131,7 @@ def _mmaction2() -> Iterator[Release]:
             name=f"{name}_mmaction2",
             url=f"{base}/{stem}/{stem}_20220812-{sha256}.pth",
             project="MMAction2",
-            licence="Apache-2.0 (code)",
+            license="Apache-2.0 (code)",
             model="i3d_r50_nl5" if "_nl_" in name else "i3d_r50",
             clip="32x2",
             top1=top1,
@@ -143,7 +143,7 @@ def _mmaction2() -> Iterator[Release]:
 
 
 def _torchvision() -> Iterator[Release]:
-    # torchvision 0.26, models/resnet.py; its README leaves the licence of weights to their data
+    # torchvision 0.26, models/resnet.py; its README leaves the license of weights to their data
     for depth, sha256, top1, top5 in (
         (50, "0676ba61", 76.130, 92.862),
         (101, "63fe2227", 77.374, 93.546),
@@ -152,12 +152,12 @@ def _torchvision() -> Iterator[Release]:
             name=f"resnet{depth}_imagenet",
             url=f"https://download.pytorch.org/models/resnet{depth}-{sha256}.pth",
             project="torchvision",
-            licence="BSD-3-Clause (code)",
+            license="BSD-3-Clause (code)",
             model=f"c2d_r{depth}",
             clip=None,
             top1=top1,
             top5=top5,
-            figure=f"torchvision, ResNet{depth}_Weights.IMAGENET1K_V1, a centre crop",
+            figure=f"torchvision, ResNet{depth}_Weights.IMAGENET1K_V1, a center crop",
             dataset="ImageNet-1k",
             sha256=sha256,
         )
@@ -185,7 +185,7 @@ def _torchvision_rcnn() -> Iterator[Release]:
             name=f"{name}_coco",
             url=f"https://download.pytorch.org/models/{stem}.pth",
             project="torchvision",
-            licence="BSD-3-Clause (code)",
+            license="BSD-3-Clause (code)",
             model=model,
             clip=None,
             top1=None,

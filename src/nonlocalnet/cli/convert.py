@@ -95,7 +95,7 @@ def _table(report: LoadReport) -> Table:
 def _facts(release: Release) -> dict[str, object]:
     return {
         "url": release.url,
-        "licence": release.licence,
+        "license": release.license,
         "reported": {"top-1": release.top1, "top-5": release.top5, "source": release.figure},
         "measured": None,
     }

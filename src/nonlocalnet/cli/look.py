@@ -44,7 +44,7 @@ class Options:
     """Where in the video the clip lies, from 0 (first) to 1 (last); or in seconds, such as 1.5s:
     the clip whose middle is nearest to that."""
     crop: bool = False
-    """Look at the centre crop that networks are tested on, instead of whole frames."""
+    """Look at the center crop that networks are tested on, instead of whole frames."""
     top: int = 20
     """How many arrows."""
     out: tuple[Path, ...] = (Path("look.html"),)

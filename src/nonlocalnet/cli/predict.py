@@ -40,7 +40,7 @@ class Options:
     num_clips: int = 10
     """Clips of each video; 1 is the middle one."""
     num_crops: Literal[1, 3, 6] = 1
-    """Crops of each clip: 1 in the centre, 3 along the longer side, 6 with their mirror images."""
+    """Crops of each clip: 1 in the center, 3 along the longer side, 6 with their mirror images."""
     side: int | None = None
     """Short side of the frames, pixels; by default as the weights say."""
     crop: int | Literal["whole"] | None = None

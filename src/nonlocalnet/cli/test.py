@@ -69,7 +69,7 @@ class Options:
     num_clips: int = 10
     """Clips of each video; 1 is the middle one."""
     num_crops: Literal[1, 3, 6] | None = None
-    """Crops of each clip: 1 in the centre, 3 along the longer side, 6 with their mirror images; by
+    """Crops of each clip: 1 in the center, 3 along the longer side, 6 with their mirror images; by
     default 3, the protocol of published accuracies."""
     side: int | None = None
     """Short side of the frames, pixels; by default as the weights say (256; Charades: 320)."""
@@ -158,7 +158,7 @@ def _test(options: Options, device: torch.device) -> int:
 
 
 def _read(options: Options, info: WeightsInfo) -> VideoSplits:
-    """Read the videos, labelled as the network's classes are.
+    """Read the videos, labeled as the network's classes are.
 
     Raises:
         ValueError: it cannot be read, or has classes that the network has not.

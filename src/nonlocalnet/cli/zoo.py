@@ -56,7 +56,7 @@ def _row(release: Release) -> dict[str, object]:
 def _print(releases: list[Release]) -> None:
     columns = ("name", "project", "model", "clip", "blocks", "top-1", "top-5", "measured here")
     detectors = any(release.scores for release in releases)
-    last = ("COCO AP", "licence") if detectors else ("licence",)
+    last = ("COCO AP", "license") if detectors else ("license",)
     table = Table(*columns, *last, title="released checkpoints and what their authors report")
     for release in releases:
         what = (release.name, release.project, release.model, release.clip or "–")
@@ -67,6 +67,6 @@ def _print(releases: list[Release]) -> None:
             f"{find_score(name).label.removesuffix(' AP')} {value:.1f}"
             for name, value in release.scores.items()
         )
-        cells = (coco or "–", release.licence) if detectors else (release.licence,)
+        cells = (coco or "–", release.license) if detectors else (release.license,)
         table.add_row(*what, str(release.blocks), *scores, "no", *cells)
     print_table(table)

@@ -105,7 +105,7 @@ test_clips.__test__ = False  # ty: ignore[missing-attribute]
 
 
 def crop_offsets(height: int, width: int, crop: int, num_crops: int) -> list[tuple[int, int]]:
-    """Place square crops: the (top, left) of 1 in the centre, or of 3 along the longer side.
+    """Place square crops: the (top, left) of 1 in the center, or of 3 along the longer side.
 
     3 crops lie at 0, c, 2c of the longer side, c = floor((longer - crop) / 2), as in the official
     code: where longer - crop is odd the last crop ends one pixel short of the border.
@@ -117,7 +117,7 @@ def crop_offsets(height: int, width: int, crop: int, num_crops: int) -> list[tup
     """
     if num_crops not in (1, 3):
         raise ValueError(
-            f"num_crops must be 1 (centre) or 3 (along the longer side), not {num_crops}"
+            f"num_crops must be 1 (center) or 3 (along the longer side), not {num_crops}"
         )
     if crop < 1 or crop > min(height, width):
         raise ValueError(

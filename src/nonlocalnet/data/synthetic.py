@@ -10,7 +10,7 @@ import numpy as np
 from nonlocalnet.data.video.write import write_video
 
 FRAMES, SIZE, SQUARE = 8, 32, 8
-COLOURS = (
+COLORS = (
     (220, 40, 40),
     (40, 200, 40),
     (50, 70, 230),
@@ -21,17 +21,17 @@ COLOURS = (
 CLASSES = ("different", "same")
 
 
-def generate_same_colour(
+def generate_same_color(
     seed: int | Sequence[int], label: int | None = None
 ) -> tuple[np.ndarray, int]:
-    """Make one video of the demo's task: do the first and the last square have the same colour?
+    """Make one video of the demo's task: do the first and the last square have the same color?
 
     -> (frames uint8 (8, 32, 32, 3), label): a square of 8x8 anywhere in the first two frames,
-    another anywhere in the last two, grey noise elsewhere. label 1: the same colour; 0: another of
-    the six. Either colour alone is uniform in both classes, so no part of the video tells the
+    another anywhere in the last two, gray noise elsewhere. label 1: the same color; 0: another of
+    the six. Either color alone is uniform in both classes, so no part of the video tells the
     label: it takes the first and the last frames together. Without `label` it is drawn, evenly.
 
-    >>> frames, label = generate_same_colour(seed=0, label=1)
+    >>> frames, label = generate_same_color(seed=0, label=1)
     >>> frames.shape, label
     ((8, 32, 32, 3), 1)
     """
@@ -40,17 +40,17 @@ def generate_same_colour(
         label = int(rng.integers(2))
     if label not in (0, 1):
         raise ValueError(f"label must be 0 (different) or 1 (same), got {label}")
-    first = int(rng.integers(len(COLOURS)))
-    last = first if label else (first + int(rng.integers(1, len(COLOURS)))) % len(COLOURS)
-    grey = rng.integers(122, 134, size=(FRAMES, SIZE, SIZE, 1), dtype=np.uint8)
-    frames = np.repeat(grey, 3, axis=3)
-    for where, colour in ((slice(0, 2), first), (slice(FRAMES - 2, FRAMES), last)):
+    first = int(rng.integers(len(COLORS)))
+    last = first if label else (first + int(rng.integers(1, len(COLORS)))) % len(COLORS)
+    gray = rng.integers(122, 134, size=(FRAMES, SIZE, SIZE, 1), dtype=np.uint8)
+    frames = np.repeat(gray, 3, axis=3)
+    for where, color in ((slice(0, 2), first), (slice(FRAMES - 2, FRAMES), last)):
         top, left = rng.integers(SIZE - SQUARE + 1, size=2)
-        frames[where, top : top + SQUARE, left : left + SQUARE] = COLOURS[colour]
+        frames[where, top : top + SQUARE, left : left + SQUARE] = COLORS[color]
     return frames, label
 
 
-def write_same_colour(folder: str | Path, num_videos: int, seed: int) -> Path:
+def write_same_color(folder: str | Path, num_videos: int, seed: int) -> Path:
     """Write a data set of the demo's task: folder/different/*.mp4 and folder/same/*.mp4.
 
     Half of the videos (of an odd number: one fewer) is "same"; the same seed gives the same files,
@@ -64,6 +64,6 @@ def write_same_colour(folder: str | Path, num_videos: int, seed: int) -> Path:
     for name in CLASSES:
         (folder / name).mkdir(parents=True, exist_ok=True)
     for i in range(num_videos):
-        frames, label = generate_same_colour((seed, i), label=i % 2)
+        frames, label = generate_same_color((seed, i), label=i % 2)
         write_video(folder / CLASSES[label] / f"{i:05d}.mp4", frames)
     return folder

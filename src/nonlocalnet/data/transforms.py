@@ -1,4 +1,4 @@
-"""From decoded frames to clips: resize, crop, flip, one draw for a whole clip; normalising.
+"""From decoded frames to clips: resize, crop, flip, one draw for a whole clip; normalizing.
 
 Clips stay uint8 until they are on the device that computes: a quarter of the bytes to send.
 
@@ -21,13 +21,13 @@ MEAN = (0.45,) * 3
 STD = (0.225,) * 3
 
 
-Colours = tuple[float, ...]  # a value for red, green and blue, where 1 is full
+Colors = tuple[float, ...]  # a value for red, green and blue, where 1 is full
 
 
-def normalize(frames: Tensor, mean: Colours = MEAN, std: Colours = STD) -> Tensor:
+def normalize(frames: Tensor, mean: Colors = MEAN, std: Colors = STD) -> Tensor:
     """Map uint8 values to network input: (v / 255 - mean) / std, RGB.
 
-    (..., 3, T, H, W), or any shape if the three colours have one mean and one std, as by default:
+    (..., 3, T, H, W), or any shape if the three colors have one mean and one std, as by default:
     the official code's (v - 114.75) / 57.375. uint8 -> float32.
 
     >>> normalize(torch.tensor([0, 255], dtype=torch.uint8))
@@ -38,7 +38,7 @@ def normalize(frames: Tensor, mean: Colours = MEAN, std: Colours = STD) -> Tenso
     return (frames.float() - _scaled(mean, device)) / _scaled(std, device)
 
 
-def denormalize(x: Tensor, mean: Colours = MEAN, std: Colours = STD) -> Tensor:
+def denormalize(x: Tensor, mean: Colors = MEAN, std: Colors = STD) -> Tensor:
     """Undo `normalize`, for pictures: float, the same shape -> uint8, rounded and clamped.
 
     >>> denormalize(normalize(torch.tensor([7], dtype=torch.uint8)))
@@ -48,11 +48,11 @@ def denormalize(x: Tensor, mean: Colours = MEAN, std: Colours = STD) -> Tensor:
     return (x * _scaled(std, device) + _scaled(mean, device)).round().clamp(0, 255).to(torch.uint8)
 
 
-def _scaled(colours: Colours, device: torch.device) -> float | Tensor:
-    """255 times each colour, to stand against (..., 3, T, H, W); one number if they are equal."""
-    if len(set(colours)) == 1:
-        return 255 * colours[0]
-    return 255 * torch.tensor(colours, device=device).view(-1, 1, 1, 1)
+def _scaled(colors: Colors, device: torch.device) -> float | Tensor:
+    """255 times each color, to stand against (..., 3, T, H, W); one number if they are equal."""
+    if len(set(colors)) == 1:
+        return 255 * colors[0]
+    return 255 * torch.tensor(colors, device=device).view(-1, 1, 1, 1)
 
 
 def resize_short_side(frames: Tensor, short_side: int) -> Tensor:
@@ -76,7 +76,7 @@ class TrainTransform:
     uniformly from `short_side`, both ends included (a single number: always that one), the crop's
     place uniformly, the mirror image with probability `flip`. No other jitter: official code, and
     section 3.3 of the paper. Draws come from torch's global generator. `mean` and `std` are for
-    whoever normalises the clips (`VideoDataset.normalize`).
+    whoever normalizes the clips (`VideoDataset.normalize`).
 
     >>> clip = torch.zeros(2, 3, 30, 40, dtype=torch.uint8)
     >>> TrainTransform(crop=16, short_side=(20, 24))(clip).shape
@@ -90,8 +90,8 @@ class TrainTransform:
         crop: int = 224,
         short_side: tuple[int, int] | int = (256, 320),
         flip: float = 0.5,
-        mean: Colours = MEAN,
-        std: Colours = STD,
+        mean: Colors = MEAN,
+        std: Colors = STD,
     ) -> None:
         low, high = (short_side, short_side) if isinstance(short_side, int) else short_side
         if not 1 <= crop <= low <= high:
@@ -126,7 +126,7 @@ class TestTransform:
     uint8 (T, 3, H, W) RGB -> uint8 (num_crops, 3, T, crop, crop), at the places of
     `crop_offsets`; 6 crops are those of 3, then their mirror images (the official code's crops 3 to
     5). The README's accuracies: short side 256, 3 crops of 256. `mean` and `std` are for whoever
-    normalises the clips (`VideoDataset.normalize`).
+    normalizes the clips (`VideoDataset.normalize`).
 
     `crop="whole"` leaves the frame as it was rescaled, (1, 3, T, h, w): the paper's own test,
     section 4.
@@ -148,12 +148,12 @@ class TestTransform:
         crop: int | Literal["whole"] = 256,
         short_side: int = 256,
         num_crops: int = 1,
-        mean: Colours = MEAN,
-        std: Colours = STD,
+        mean: Colors = MEAN,
+        std: Colors = STD,
     ) -> None:
         if num_crops not in (1, 3, 6):
             raise ValueError(
-                "num_crops must be 1 (centre), 3 (along the longer side) or 6 (with their mirror "
+                "num_crops must be 1 (center), 3 (along the longer side) or 6 (with their mirror "
                 f"images), not {num_crops}"
             )
         if crop == "whole":

@@ -156,7 +156,7 @@ def object_faults(
 ) -> Iterator[tuple[str, str]]:
     """Say why an object cannot be learned or scored: (what is unfit, why); nothing if it is fit.
 
-    The one judgement of training, testing and checking, as is `is_learnable`.
+    The one judgment of training, testing and checking, as is `is_learnable`.
 
     Args:
         annotation: of `read_annotations`.
@@ -186,7 +186,7 @@ def is_learnable(
 
 
 def read_image(path: Path, *, upright: bool = False) -> Image.Image:
-    """Decode an image file to its end, to RGB: 16 bits of grey brought to 8, transparent on white.
+    """Decode an image file to its end, to RGB: 16 bits of gray brought to 8, transparent on white.
 
     upright: turned as its EXIF data say, as people see it. Without, no rotation, as COCO's
     annotations expect.
@@ -213,8 +213,8 @@ def read_image(path: Path, *, upright: bool = False) -> Image.Image:
 
 def _as_seen(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I"):  # 16 bits, of which Pillow would cut off what is above 255
-        grey = np.asarray(image).clip(0, 65535) / 257
-        image = Image.fromarray(grey.round().astype(np.uint8))
+        gray = np.asarray(image).clip(0, 65535) / 257
+        image = Image.fromarray(gray.round().astype(np.uint8))
     if image.has_transparency_data:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)

@@ -22,7 +22,7 @@ SURE = 2.0  # logit of a keypoint to be drawn, as Detectron's own pictures have 
 SMALLEST = 480  # pixels: the longer side of a picture on which names can be read
 FONT = matplotlib.get_data_path() + "/fonts/ttf/DejaVuSans-Bold.ttf"
 
-Colours = list[Any]  # (red, green, blue) from 0 to 255, one an object
+Colors = list[Any]  # (red, green, blue) from 0 to 255, one an object
 
 
 def draw_objects(
@@ -33,7 +33,7 @@ def draw_objects(
     masks: Tensor | None = None,
     keypoints: Tensor | None = None,
 ) -> Tensor:
-    """Draw N objects on an image, each in a colour of its own, the first on top.
+    """Draw N objects on an image, each in a color of its own, the first on top.
 
     Of masks that overlap, the smaller is seen. Lines and letters grow with the image; a small one
     is enlarged by a whole number, to 480 pixels or more.
@@ -60,37 +60,37 @@ def draw_objects(
     height, width = image.shape[1:]
     unit = max(height, width) / 640  # COCO's images are so large
     boxes = (boxes * k).clamp(max=torch.tensor([width - 1, height - 1] * 2))
-    colours: Colours = [_colour(i) for i in range(len(boxes))]
+    colors: Colors = [_color(i) for i in range(len(boxes))]
     if masks is not None:
-        image = _paint(image, _enlarge(masks, k), colours, alpha=0.45)
+        image = _paint(image, _enlarge(masks, k), colors, alpha=0.45)
     image = draw_bounding_boxes(
-        image, boxes.flip(0), colors=colours[::-1], width=max(1, round(1.8 * unit))
+        image, boxes.flip(0), colors=colors[::-1], width=max(1, round(1.8 * unit))
     )
     if keypoints is not None:
         points, sure = keypoints[..., :2] * k, keypoints[..., 2] > SURE
         edge, line = (_skeletons(image, points, sure, unit, wider) for wider in (2, 0))
         image = draw_segmentation_masks(image, edge.any(0), alpha=0.7, colors="black")
-        image = _paint(image, line, colours, alpha=1)
-    return _write(image, boxes, names, colours, max(10, round(12 * unit)))
+        image = _paint(image, line, colors, alpha=1)
+    return _write(image, boxes, names, colors, max(10, round(12 * unit)))
 
 
 def _enlarge(pixels: Tensor, k: int) -> Tensor:
     return pixels.repeat_interleave(k, -1).repeat_interleave(k, -2) if k > 1 else pixels
 
 
-def _colour(i: int) -> tuple[int, int, int]:
+def _color(i: int) -> tuple[int, int, int]:
     """Turn the hue by the golden ratio: the next ones are always far from those before."""
     red, green, blue = colorsys.hsv_to_rgb(0.08 + i * 0.618034, (0.9, 0.55, 0.75)[i % 3], 1)
     return round(255 * red), round(255 * green), round(255 * blue)
 
 
-def _paint(image: Tensor, masks: Tensor, colours: Colours, alpha: float) -> Tensor:
+def _paint(image: Tensor, masks: Tensor, colors: Colors, alpha: float) -> Tensor:
     """Draw masks (N, H, W), the smaller on top: torchvision makes black where they overlap."""
     masks, free = masks.clone(), torch.ones(masks.shape[1:], dtype=torch.bool)
     for i in masks.flatten(1).sum(1).argsort().tolist():
         masks[i] &= free
         free &= ~masks[i]
-    return draw_segmentation_masks(image, masks, alpha=alpha, colors=colours)
+    return draw_segmentation_masks(image, masks, alpha=alpha, colors=colors)
 
 
 def _skeletons(image: Tensor, points: Tensor, sure: Tensor, unit: float, wider: int) -> Tensor:
@@ -111,9 +111,7 @@ def _skeletons(image: Tensor, points: Tensor, sure: Tensor, unit: float, wider: 
     return torch.stack(drawn)
 
 
-def _write(
-    image: Tensor, boxes: Tensor, names: Sequence[str], colours: Colours, size: int
-) -> Tensor:
+def _write(image: Tensor, boxes: Tensor, names: Sequence[str], colors: Colors, size: int) -> Tensor:
     """Write names above their boxes, or into them at the upper border, and never over a border."""
     height, width = image.shape[1:]
     longest = max(1, *(ImageFont.truetype(FONT, size).getlength(name) for name in names))
@@ -133,12 +131,12 @@ def _write(
         width=0,
         font=FONT,
         font_size=size,
-        colors=colours[::-1],
-        label_colors=[_ink(colour) for colour in colours[::-1]],
+        colors=colors[::-1],
+        label_colors=[_ink(color) for color in colors[::-1]],
         fill_labels=True,
     )
 
 
-def _ink(colour: tuple[int, int, int]) -> str:
-    red, green, blue = colour
+def _ink(color: tuple[int, int, int]) -> str:
+    red, green, blue = color
     return "black" if 0.3 * red + 0.59 * green + 0.11 * blue > 110 else "white"

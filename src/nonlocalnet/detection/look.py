@@ -21,7 +21,7 @@ from nonlocalnet.detection.annotations import read_image
 from nonlocalnet.inspection.analysis import (
     Analysis,
     BlockMap,
-    analyse,
+    analyze,
     evaluating,
     find_block,
     non_local_blocks,
@@ -30,7 +30,7 @@ from nonlocalnet.inspection.geometry import Axis, pooled
 from nonlocalnet.inspection.look import TOP, Look, place_point
 
 BACKBONE, KEYPOINT_HEAD = "backbone.", "roi_heads.keypoint_head."
-STRIPE, STRIPES = 6, (90, 130)  # of padding: width in pixels, greys
+STRIPE, STRIPES = 6, (90, 130)  # of padding: width in pixels, grays
 
 Box = tuple[float, float, float, float]  # x1, y1, x2, y2
 
@@ -44,7 +44,7 @@ def look_at_image(
     top: int = 20,
     title: str = "",
 ) -> Look:
-    """Look at an image as a detector of torchvision sees it: resized, normalised and padded.
+    """Look at an image as a detector of torchvision sees it: resized, normalized and padded.
 
     Positions are in pixels of the image as it is given. It is shown in the size that the network
     gives it, with the padding at the right and below, striped: the network attends to that too, so
@@ -104,7 +104,7 @@ def look_at_image(
             )
         return found
 
-    analysis = analyse(model, images.tensors[0], forward=detect)
+    analysis = analyze(model, images.tensors[0], forward=detect)
     blocks = _placed(model, analysis, scale, regions)
     size = tuple(n * s for n, s in zip(analysis.size, scale, strict=True))
     analysis = Analysis(size, blocks, analysis.output)
@@ -152,7 +152,7 @@ def _check(image: Tensor, longest: Any) -> tuple[int, int]:
         if not image.is_floating_point() or not (low >= 0 and high <= 1):
             raise ValueError(
                 "an image for a detector is uint8, or float from 0 to 1, as its own transform "
-                f"normalises it; got {image.dtype} from {low:g} to {high:g}"
+                f"normalizes it; got {image.dtype} from {low:g} to {high:g}"
             )
     height, width = image.shape[1:]
     if min(height, width) * longest < max(height, width):
@@ -200,8 +200,8 @@ def _shown(model: GeneralizedRCNN, x: Tensor, inner: Sequence[int]) -> Tensor:
     down, across = torch.arange(height).unsqueeze(1), torch.arange(width)
     picture = torch.tensor(STRIPES, dtype=torch.uint8)[(down + across) // STRIPE % 2]
     picture = picture.repeat(3, 1, 1)
-    colours = (255 * (x * std + mean)).round().clamp(0, 255).byte().cpu()
-    picture[:, : inner[0], : inner[1]] = colours[:, : inner[0], : inner[1]]
+    colors = (255 * (x * std + mean)).round().clamp(0, 255).byte().cpu()
+    picture[:, : inner[0], : inner[1]] = colors[:, : inner[0], : inner[1]]
     return picture
 
 

@@ -1,4 +1,4 @@
-"""Resize, mirror and colour an image together with its boxes, masks and keypoints."""
+"""Resize, mirror and color an image together with its boxes, masks and keypoints."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ class RandomMirror(nn.Module):
 
 
 class ImageTrainTransform(v2.Compose):
-    """Augment for training: mirror, resize to a short side drawn from a list, jitter colours.
+    """Augment for training: mirror, resize to a short side drawn from a list, jitter colors.
 
     Mirrored first: a keypoint, which is a pixel, then keeps its half pixel at any scale. The longer
     side is at most `max_size`, the short one then smaller. `jitter` is the most by which

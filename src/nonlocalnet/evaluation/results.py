@@ -19,7 +19,7 @@ from nonlocalnet.evaluation.metrics import (
 )
 from nonlocalnet.evaluation.multiview import Predictions
 
-LABELLED = ("video", "labels", "label_names", "predicted_label", "predicted")
+LABELED = ("video", "labels", "label_names", "predicted_label", "predicted")
 
 
 def per_class(
@@ -139,7 +139,7 @@ def _write_predictions(
         given = _label_cells(record.labels, names)
         numbers = (f"{value:.6f}" for value in p.tolist())
         rows.append([record.name, *given, winner, names[winner], *numbers])
-    _write_csv(path, [*LABELLED, *names], rows)
+    _write_csv(path, [*LABELED, *names], rows)
 
 
 def _write_mistakes(path: Path, mistakes: Sequence[Mistake], names: Sequence[str]) -> None:
@@ -153,7 +153,7 @@ def _write_mistakes(path: Path, mistakes: Sequence[Mistake], names: Sequence[str
         ]
         for mistake in mistakes
     ]
-    _write_csv(path, [*LABELLED, "probability"], rows)
+    _write_csv(path, [*LABELED, "probability"], rows)
 
 
 def _label_cells(labels: Sequence[int], names: Sequence[str]) -> tuple[str, str]:

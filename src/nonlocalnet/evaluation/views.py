@@ -57,9 +57,9 @@ def make_test_set(
 
     Args:
         records: the videos.
-        info: of the network (`model.info`): clip, number of classes, short side, normalisation.
+        info: of the network (`model.info`): clip, number of classes, short side, normalization.
         num_clips: clips spread over the video (`data.sampling.test_clips`); 1 is the middle one.
-        num_crops: 1 in the centre, 3 along the longer side, 6 with mirror images; by default 3,
+        num_crops: 1 in the center, 3 along the longer side, 6 with mirror images; by default 3,
             of whole frames 1.
         side: short side of the frames, pixels; by default `info.short_side`.
         crop: side of the crops, pixels, by default `side`; "whole" is all of the frame.

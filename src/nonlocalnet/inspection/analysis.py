@@ -48,7 +48,7 @@ class Attention:
     seen: int | None = None
 
     @property
-    def normalised(self) -> bool:
+    def normalized(self) -> bool:
         """Whether weights are positive and sum to one (softmax forms)."""
         return self.pairwise in SOFTMAX_FORMS
 
@@ -259,7 +259,7 @@ def evaluating(model: nn.Module) -> Generator[None]:
 
 
 @torch.no_grad()
-def analyse(
+def analyze(
     model: nn.Module, clip: Tensor, *, forward: Callable[[Tensor], Any] | None = None
 ) -> Analysis:
     """Run a network on a clip, and keep what its non-local blocks compare.

@@ -6,7 +6,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-COLOURS = (
+COLORS = (
     "#0072b2",
     "#d55e00",
     "#009e73",
@@ -21,14 +21,14 @@ FEW = 25  # points of a line that are marked
 
 
 def curves(runs: dict[str, list[tuple[list[int], list[float]]]], *, ylabel: str) -> Figure:
-    """Draw one line a run, one colour a group: {group: [(iterations, values), ...]}."""
+    """Draw one line a run, one color a group: {group: [(iterations, values), ...]}."""
     figure = Figure(figsize=(7, 3.2), dpi=120)
     axis = figure.subplots()
-    colours = ("#8e8e93", "#0a66c2", "#d97706", "#15803d")
-    for (name, lines), colour in zip(runs.items(), colours, strict=False):
+    colors = ("#8e8e93", "#0a66c2", "#d97706", "#15803d")
+    for (name, lines), color in zip(runs.items(), colors, strict=False):
         for k, (iterations, values) in enumerate(lines):
             label = name if k == 0 else None
-            axis.plot(iterations, values, color=colour, linewidth=1.6, label=label)
+            axis.plot(iterations, values, color=color, linewidth=1.6, label=label)
     axis.set(xlabel="iteration", ylabel=ylabel)
     _plain(axis)
     axis.legend(frameon=False)
@@ -42,12 +42,12 @@ Line = tuple[list[float], list[float]]  # x, y
 def panels(lines: dict[str, dict[str, Line]], *, xlabel: str) -> Figure:
     """Draw what several runs measured, one panel a quantity: {ylabel: {run: (x, y)}}.
 
-    A run has its colour and dashes in all panels; the colours are Okabe and Ito's, which the
-    colour-blind tell apart, and after eight runs the dashes change. Few points are marked.
+    A run has its color and dashes in all panels; the colors are Okabe and Ito's, which the
+    color-blind tell apart, and after eight runs the dashes change. Few points are marked.
     """
     names = list(dict.fromkeys(name for runs in lines.values() for name in runs))
     styles = {
-        name: {"color": COLOURS[k % len(COLOURS)], "linestyle": DASHES[k // len(COLOURS) % 4]}
+        name: {"color": COLORS[k % len(COLORS)], "linestyle": DASHES[k // len(COLORS) % 4]}
         for k, name in enumerate(names)
     }
     rows = -(-len(names) // (1 if max(map(len, names), default=0) > 45 else 2))

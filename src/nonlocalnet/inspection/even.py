@@ -12,7 +12,7 @@ def uneven(weights: Tensor, keys: int) -> Tensor:
 
     u = ½ Σ_j |w_j - w̄| / max(Σ_j |w_j|, 1), w̄ = Σ_j w_j / M: 0 where all weights are alike, 1 - 1/M
     where one key has all. A row is even where u < 0.1. Blocks whose projections are as they were
-    initialised, N(0, 0.01), stay below 0.01, and trained ones reach 0.4 to 0.9.
+    initialized, N(0, 0.01), stay below 0.01, and trained ones reach 0.4 to 0.9.
 
     Of the softmax forms the sum is 1, and u is the total variation from an even row. The other
     forms' weights add up to anything: those that have less than a tenth of what a softmax hands out

@@ -37,7 +37,7 @@ def figure3(
 ) -> Figure:
     """Draw the clip in a row, the query framed, and arrows to the heaviest keys.
 
-    Everything lies where the network's layers put it: the query's cell and the centres of the
+    Everything lies where the network's layers put it: the query's cell and the centers of the
     keys' cells, to the fraction of a pixel. Light and arrows go to keys that have more than an even
     share, and grow with what is beyond it; amber is positive, blue negative, and a bar says what
     the light means. An even row has neither, and a sentence instead of the bar. More than 8 frames
@@ -120,7 +120,7 @@ def _per_row(count: int, aspect: float) -> int:
 def _frame_query(axis: Axes, attention: Attention, queries: Sequence[Axis]) -> None:
     index = (0,) * (3 - len(attention.query)) + attention.query
     (top, bottom), (left, right) = (queries[k].cell(index[k]) for k in (1, 2))
-    for width, colour in ((4.5, "black"), (2.2, "white")):
+    for width, color in ((4.5, "black"), (2.2, "white")):
         corner = (left, top)
         axis.add_patch(
             Rectangle(
@@ -128,7 +128,7 @@ def _frame_query(axis: Axes, attention: Attention, queries: Sequence[Axis]) -> N
                 right - left,
                 bottom - top,
                 fill=False,
-                edgecolor=colour,
+                edgecolor=color,
                 linewidth=width,
                 zorder=4,
             )
@@ -152,7 +152,7 @@ def _draw_arrows(
             break
         t, y, x = (axis.start + int(i) * axis.stride for axis, i in zip(keys, index, strict=True))
         nearest = min(range(len(shown)), key=lambda i: (abs(shown[i] + 0.5 - t), -shown[i]))
-        colour = np.array(POSITIVE if light[index] >= 0 else NEGATIVE) / 255
+        color = np.array(POSITIVE if light[index] >= 0 else NEGATIVE) / 255
         width = 0.5 + 1.7 * strength
         arrow = ConnectionPatch(
             (start[1][2], start[1][1]),
@@ -164,7 +164,7 @@ def _draw_arrows(
             arrowstyle="-|>",
             mutation_scale=6 + 4 * strength,
             linewidth=width,
-            color=colour,
+            color=color,
             alpha=0.45 + 0.55 * strength,
             zorder=5,
         )
@@ -180,7 +180,7 @@ def _draw_legend(figure: Figure, attention: Attention, many: bool) -> None:
     share = 1 / attention.count
     if attention.attends_evenly:
         text = f"all {attention.count} places get much the same: there is nothing to see"
-        if not attention.normalised:
+        if not attention.normalized:
             text += f" · the weights add up to {float(attention.weights.abs().sum()):.2g}"
         figure.text(0.012, 0.355 / height, text, fontsize=8, va="center")
         return
@@ -189,8 +189,8 @@ def _draw_legend(figure: Figure, attention: Attention, many: bool) -> None:
     left = 0.012 + 0.25 / width  # room for half of a label
     axis = figure.add_axes((left, 0.3 / height, 1.7 / width, 0.11 / height))
     ramp = np.linspace(-1 if signed else 0, 1, 128, dtype=np.float32)[None]
-    grey = torch.full((3, 1, 128), 150, dtype=torch.uint8)
-    axis.imshow(paint(grey, ramp), aspect="auto", extent=(float(ramp[0, 0]), 1, 0, 1))
+    gray = torch.full((3, 1, 128), 150, dtype=torch.uint8)
+    axis.imshow(paint(gray, ramp), aspect="auto", extent=(float(ramp[0, 0]), 1, 0, 1))
     axis.set(yticks=[], xticks=[-1, 0, 1] if signed else [0, 1])
     end = f"{largest:.3g} x"
     axis.set_xticklabels([end, "even", end] if signed else ["even", end], fontsize=7)

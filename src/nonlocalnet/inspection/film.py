@@ -95,11 +95,11 @@ def _dot(
         t, y, x = (int(i) for i in np.unravel_index(flat, light.shape))
         if t != step or not size[t, y, x]:
             continue
-        centre = [scale * (keys[k].start + i * keys[k].stride) for k, i in ((2, x), (1, y))]
+        center = [scale * (keys[k].start + i * keys[k].stride) for k, i in ((2, x), (1, y))]
         radius = 3 + 6 * float(size[t, y, x])
-        circle = [centre[0] - radius, centre[1] - radius, centre[0] + radius, centre[1] + radius]
-        colour = POSITIVE if light[t, y, x] >= 0 else NEGATIVE
-        draw.ellipse(circle, fill=colour, outline="black", width=2)
+        circle = [center[0] - radius, center[1] - radius, center[0] + radius, center[1] + radius]
+        color = POSITIVE if light[t, y, x] >= 0 else NEGATIVE
+        draw.ellipse(circle, fill=color, outline="black", width=2)
 
 
 def _join(still: Image.Image, running: Image.Image, title: str, here: str) -> NDArray[np.uint8]:

@@ -18,7 +18,7 @@ LAYERS = (
 
 @dataclass(frozen=True)
 class Axis:
-    """Positions along one axis of a map: position i is centred at start + i · stride.
+    """Positions along one axis of a map: position i is centerd at start + i · stride.
 
     In units of input pixels (frames, steps), where pixel p covers [p, p + 1]: the input itself is
     Axis(0.5, 1, size).
@@ -43,7 +43,7 @@ class Axis:
         *,
         count: int,
     ) -> Axis:
-        """Give the axis after a convolution or pooling: its windows' centres."""
+        """Give the axis after a convolution or pooling: its windows' centers."""
         offset = dilation * (kernel - 1) / 2 - padding
         return Axis(self.start + self.stride * offset, self.stride * stride, count)
 
@@ -58,16 +58,16 @@ class Axis:
 
     def cell(self, i: int) -> tuple[float, float]:
         """Give the edges of the stretch that position i stands for, as wide as the stride."""
-        centre = self.start + i * self.stride
-        return centre - self.stride / 2, centre + self.stride / 2
+        center = self.start + i * self.stride
+        return center - self.stride / 2, center + self.stride / 2
 
     def covering(self, size: int) -> list[int]:
-        """Give, for each of `size` pixels, the position whose cell its centre lies in, or -1."""
+        """Give, for each of `size` pixels, the position whose cell its center lies in, or -1."""
         cells = [int((p + 0.5 - self.cell(0)[0]) // self.stride) for p in range(size)]
         return [i if 0 <= i < self.count else -1 for i in cells]
 
     def nearest(self, x: float) -> int:
-        """Find the position whose centre is nearest to x, the later one of two."""
+        """Find the position whose center is nearest to x, the later one of two."""
         i = int((x - self.start) / self.stride + 0.5) if x > self.start else 0
         return min(i, self.count - 1)
 

@@ -9,9 +9,9 @@ from torch import Tensor
 from nonlocalnet.inspection.analysis import Attention
 from nonlocalnet.inspection.geometry import Axis, lift
 
-# told apart by the colour-blind, and from each other in grey
+# told apart by the color-blind, and from each other in gray
 POSITIVE, NEGATIVE = (255, 176, 0), (100, 143, 255)
-DIM, TINT = 0.42, 0.38  # brightness where there is no light, colour where there is most
+DIM, TINT = 0.42, 0.38  # brightness where there is no light, color where there is most
 
 Floats = NDArray[np.float32]
 
@@ -45,6 +45,6 @@ def paint(frame: Tensor, heat: Floats) -> NDArray[np.uint8]:
     """
     picture = frame.permute(1, 2, 0).numpy().astype(np.float32)
     strength = np.abs(heat)[..., None]
-    colour = np.where(heat[..., None] >= 0, np.array(POSITIVE), np.array(NEGATIVE))
+    color = np.where(heat[..., None] >= 0, np.array(POSITIVE), np.array(NEGATIVE))
     lit = picture * (DIM + (1 - DIM) * strength)
-    return (lit + (colour - lit) * TINT * strength).round().astype(np.uint8)
+    return (lit + (color - lit) * TINT * strength).round().astype(np.uint8)

@@ -46,7 +46,7 @@ def about(look: Look, thin: dict[str, Thin] | None = None) -> dict[str, Any]:
     count, height, width = picture
     block = look.block
     attention = look.attention
-    centre = _on_picture(block, attention.query, picture)
+    center = _on_picture(block, attention.query, picture)
     return {
         "title": look.title,
         "picture": {"count": count, "height": height, "width": width},
@@ -61,7 +61,7 @@ def about(look: Look, thin: dict[str, Thin] | None = None) -> dict[str, Any]:
         ],
         "start": {
             "layer": list(look.analysis.blocks).index(block.name),
-            "at": centre,
+            "at": center,
             "top": look.top,
         },
     }

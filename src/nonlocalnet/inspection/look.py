@@ -18,9 +18,9 @@ from nonlocalnet.data.sampling import ClipSpec, clip_at
 from nonlocalnet.data.transforms import MEAN, STD, TestTransform, normalize
 from nonlocalnet.data.video.reader import open_reader
 from nonlocalnet.detection.networks import is_detector
-from nonlocalnet.inspection.analysis import Analysis, Attention, BlockMap, analyse
+from nonlocalnet.inspection.analysis import Analysis, Attention, BlockMap, analyze
 from nonlocalnet.inspection.moment import part_of
-from nonlocalnet.inspection.statistics import Point, Summary, describe, summarise
+from nonlocalnet.inspection.statistics import Point, Summary, describe, summarize
 from nonlocalnet.networks.video_resnet import VideoResNet
 
 STRIP = (96, 640)  # height and least width of the picture of a sequence, pixels
@@ -104,7 +104,7 @@ class Look:
     def summaries(self) -> dict[str, tuple[Summary, list[Point]]]:
         """Numbers of every block, and its most telling positions."""
         return {
-            name: summarise(block, within=self.image)
+            name: summarize(block, within=self.image)
             for name, block in self.analysis.blocks.items()
         }
 
@@ -156,14 +156,14 @@ class Look:
             **({} if self.image is None else {"image": self.image, "region": self.region}),
             "point": {
                 "query": list(attention.query),
-                "centre": [axis.start + i * axis.stride for axis, i in _pairs(attention)],
+                "center": [axis.start + i * axis.stride for axis, i in _pairs(attention)],
                 "why": self.reason,
                 "evenly": attention.attends_evenly,
                 **describe(block, [position])[0].plain(),
             },
             "top": [
                 {
-                    "centre": _centre(attention, int(flat)),
+                    "center": _center(attention, int(flat)),
                     "weight": float(attention.weights.flatten()[flat]),
                     "share": float(share),
                 }
@@ -219,20 +219,20 @@ def look(
         model: any network with `NonLocalBlock`s. One from `nl.load` knows its clip and input.
             Detectors are torchvision's R-CNNs, of `create_detector` or with `add_non_local`.
         clip: a video file, for networks from `nl.load`; or the network's input without the batch:
-            (3, T, H, W) video, (3, H, W) image, (C, T) sequence. uint8 pictures are normalised as
-            the network's weights say; what is normalised already is shown by undoing that.
+            (3, T, H, W) video, (3, H, W) image, (C, T) sequence. uint8 pictures are normalized as
+            the network's weights say; what is normalized already is shown by undoing that.
             For a detector an image of any size: a file, or uint8 or float from 0 to 1, (3, H, W).
         at: the point: (frame of the clip, x, y) in the pixels of the video, or of the tensor;
             (x, y) for an image, (step,) for a sequence; for a detector, in the pixels of the image
             as it is given. By default the block's most telling point: that whose attention is most
-            its own (`numbers.summarise`).
+            its own (`numbers.summarize`).
         block: module path, or number as in the page, from 1; the last block by default. All blocks
             are in the page.
         top: how many arrows.
         title: by default the file's name.
         moment: where in the video the clip lies, from 0 (first) to 1 (last), or in seconds, "1.5s":
             the clip whose middle is nearest to that; of a file only.
-        crop: look at the centre crop that networks are tested on instead of whole frames; of a
+        crop: look at the center crop that networks are tested on instead of whole frames; of a
             file only.
 
     Returns:
@@ -293,7 +293,7 @@ def look_at_clip(
     forward: Callable[[Tensor], Tensor] | None = None
     if isinstance(model, VideoResNet):
         forward = partial(model.probabilities, multi_label=many)
-    analysis = analyse(model, given, forward=forward)
+    analysis = analyze(model, given, forward=forward)
     analysis.block(block)  # refuses one that is not there
     prediction = []
     if info is not None and forward is not None:
@@ -320,7 +320,7 @@ def read_clip(
         path: the video.
         info: of the network.
         moment: where in the video the clip lies, from 0 (first) to 1 (last), or in seconds, "1.5s".
-        crop: cut the centre; else whole frames.
+        crop: cut the center; else whole frames.
 
     Raises:
         ValueError: a moment outside [0, 1], or outside the video.
@@ -349,26 +349,26 @@ def _pictures(clip: Tensor, info: WeightsInfo | None) -> tuple[Tensor, Tensor]:
     if clip.ndim == 2:
         return _strip(clip), clip
     if clip.shape[0] != 3:
-        raise ValueError(f"pictures have 3 colours; got {tuple(clip.shape)}")
+        raise ValueError(f"pictures have 3 colors; got {tuple(clip.shape)}")
     video = clip if clip.ndim == 4 else clip.unsqueeze(1)
     mean, std = (MEAN, STD) if info is None else (info.mean, info.std)
     if clip.dtype == torch.uint8:
         given = normalize(video, mean, std)
         return video.transpose(0, 1).cpu(), given if clip.ndim == 4 else given.squeeze(1)
     shape = (3, 1, 1, 1)
-    colours = video.float().cpu() * torch.tensor(std).view(shape) + torch.tensor(mean).view(shape)
-    return (255 * colours).round().clamp(0, 255).byte().transpose(0, 1), clip
+    colors = video.float().cpu() * torch.tensor(std).view(shape) + torch.tensor(mean).view(shape)
+    return (255 * colors).round().clamp(0, 255).byte().transpose(0, 1), clip
 
 
 def _strip(sequence: Tensor) -> Tensor:
-    """Draw a sequence (C, T) as a grey picture, time from left to right: (1, 3, H, W) uint8."""
+    """Draw a sequence (C, T) as a gray picture, time from left to right: (1, 3, H, W) uint8."""
     values = sequence.float().cpu()
     low, high = values.amin(), values.amax()
-    grey = (255 * (values - low) / (high - low).clamp(min=1e-12)).byte()
+    gray = (255 * (values - low) / (high - low).clamp(min=1e-12)).byte()
     height, width = STRIP
-    steps = max(1, width // grey.shape[1])
-    rows = torch.arange(height) * grey.shape[0] // height
-    return grey[rows].repeat_interleave(steps, dim=1).expand(1, 3, -1, -1)
+    steps = max(1, width // gray.shape[1])
+    rows = torch.arange(height) * gray.shape[0] // height
+    return gray[rows].repeat_interleave(steps, dim=1).expand(1, 3, -1, -1)
 
 
 def place_point(at: Sequence[float], size: Sequence[int], view: View | None) -> tuple[float, ...]:
@@ -393,7 +393,7 @@ def _pairs(attention: Attention) -> list[tuple[Any, int]]:
     return list(zip(attention.queries, attention.query, strict=True))
 
 
-def _centre(attention: Attention, flat: int) -> list[float]:
+def _center(attention: Attention, flat: int) -> list[float]:
     index = np.unravel_index(flat, tuple(attention.weights.shape))
-    centres = zip(attention.keys, index, strict=True)
-    return [axis.start + int(i) * axis.stride for axis, i in centres]
+    centers = zip(attention.keys, index, strict=True)
+    return [axis.start + int(i) * axis.stride for axis, i in centers]

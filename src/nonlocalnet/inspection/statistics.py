@@ -87,7 +87,7 @@ def describe(block: BlockMap, queries: Sequence[int]) -> list[Numbers]:
     return found
 
 
-def summarise(
+def summarize(
     block: BlockMap, sampled: int = SAMPLED, within: Sequence[float] | None = None
 ) -> tuple[Summary, list[Point]]:
     """Describe a block, and choose its most telling positions.
@@ -100,8 +100,8 @@ def summarise(
     """
     inside = torch.arange(math.prod(block.size))
     if within is not None:
-        centres = _centres(block.queries, block.size)
-        inside = inside[(centres <= torch.tensor(within)).all(dim=1)]
+        centers = _centers(block.queries, block.size)
+        inside = inside[(centers <= torch.tensor(within)).all(dim=1)]
     total = len(inside)
     positions = inside[torch.linspace(0, total - 1, min(sampled, total)).round().long()]
     tables, evens = [], []
@@ -173,7 +173,7 @@ def _measure(block: BlockMap, positions: Tensor, rows: Tensor) -> Tensor:
     beside = uneven(rows, block.key_rows.shape[1])
     entropy = torch.special.entr(shares).sum(1)
     nothing = torch.full_like(entropy, math.nan)
-    query, keys = _centres(block.queries, block.size), _centres(block.keys, block.key_size)
+    query, keys = _centers(block.queries, block.size), _centers(block.keys, block.key_size)
     from_here = query[positions]
     space = list(range(len(block.size)))[-2:] if len(block.size) > 1 else []
     same = distance = frames = nothing
@@ -195,7 +195,7 @@ def _numbers(row: Sequence[float]) -> Numbers:
     return Numbers(beside, entropy, math.exp(entropy), same, distance, frames)
 
 
-def _centres(grid: Grid, size: Sequence[int]) -> Tensor:
-    """Centres of all positions, flattened: (N, axes)."""
+def _centers(grid: Grid, size: Sequence[int]) -> Tensor:
+    """Centers of all positions, flattened: (N, axes)."""
     lines = [axis.start + axis.stride * torch.arange(axis.count) for axis in grid]
     return torch.stack(torch.meshgrid(*lines, indexing="ij"), dim=-1).view(-1, len(size)).float()

@@ -152,7 +152,7 @@ def create_model(
             temporal_group, pool1_time, pool2_time, window, dropout, non_local ...
 
     Returns:
-        The network, newly initialised: a `VideoResNet`, or torchvision's `MaskRCNN` or
+        The network, newly initialized: a `VideoResNet`, or torchvision's `MaskRCNN` or
         `KeypointRCNN`. `.config` holds the arguments that build it again, a video network's
         `.arguments` all those of `VideoResNet`.
 

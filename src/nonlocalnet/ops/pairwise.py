@@ -1,4 +1,4 @@
-"""The four pairwise functions f of the paper (section 3.2) and their normalisers C.
+"""The four pairwise functions f of the paper (section 3.2) and their normalizers C.
 
 A pairwise function is written in two steps, as every fast path needs them apart: `scores`, one
 number s_ij per pair, and `weights`, what multiplies g(x_j): f(x_i, x_j) / C(x).
@@ -40,7 +40,7 @@ def scores(
 
 
 def weights(s: Tensor, pairwise: Pairwise, mask: Tensor | None = None) -> Tensor:
-    """Turn scores into normalised weights f(x_i, x_j) / C(x).
+    """Turn scores into normalized weights f(x_i, x_j) / C(x).
 
     Softmax forms: exp(s_ij) / Σ_j exp(s_ij). Dot product: s_ij / M. Concatenation:
     relu(s_ij) / M. M counts the key positions that the mask keeps.

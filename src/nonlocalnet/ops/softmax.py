@@ -216,7 +216,7 @@ def _textbook_backward(
 def attention(
     theta: Tensor, phi: Tensor, g: Tensor, scale: float, mask: Tensor | None
 ) -> tuple[Tensor, Tensor]:
-    """y (B, N, c) and the logarithm of the normaliser C (B, N), by our kernel."""
+    """y (B, N, c) and the logarithm of the normalizer C (B, N), by our kernel."""
     from nonlocalnet.ops.kernels import softmax as kernels  # here, since it loads triton
 
     return kernels.forward(theta, phi, g, scale, mask)

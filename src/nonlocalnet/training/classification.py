@@ -51,7 +51,7 @@ class Classification(Task[VideoDataset]):
         return f"{len(self.training)} training videos, {len(self.classes)} classes{many}"
 
     def normalize_as(self, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
-        """Normalise the clips as those that the weights to start from were trained on."""
+        """Normalize the clips as those that the weights to start from were trained on."""
         for dataset in (self.training, self.validation):
             if dataset is not None:
                 assert isinstance(dataset.transform, TrainTransform | TestTransform)

@@ -99,7 +99,7 @@ class TrainConfig:
     """Weights to start from: a file of any known format, a release (nonlocalnet zoo), "imagenet"
     (torchvision's ResNet of that depth; inflated) or "none"; "auto" is imagenet for the paper's
     depths, else none. The classifier is new if its classes are others, and so are non-local blocks
-    that the file lacks: the identity at start. The input is normalised as the file's was."""
+    that the file lacks: the identity at start. The input is normalized as the file's was."""
 
     init_missing: tuple[str, ...] = ()
     """Parts of the network that --init need not have in full, such as res5 (of a detector layer4):

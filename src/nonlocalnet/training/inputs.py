@@ -61,7 +61,7 @@ def _get(weights: str) -> Path:
 
 
 def read_data(config: TrainConfig) -> tuple[VideoDataset, VideoDataset | None, list[str]]:
-    """Make the training set, the validation set (one centred view a video) and the class names.
+    """Make the training set, the validation set (one centerd view a video) and the class names.
 
     Raises:
         ValueError, FileNotFoundError: as `read_dataset`; more videos are missing than max_bad

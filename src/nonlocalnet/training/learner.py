@@ -1,4 +1,4 @@
-"""A network in training: weights, optimiser, averages; and the plain copy that is tested."""
+"""A network in training: weights, optimizer, averages; and the plain copy that is tested."""
 
 from __future__ import annotations
 

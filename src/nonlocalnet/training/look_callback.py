@@ -17,7 +17,7 @@ class Watch:
     Args:
         video: the file; its middle clip is read once, here.
         at: (frame, x, y) as in `nl.look`; None is the middle of the clip.
-        info: of the network in training: clip, size and normalisation of its input.
+        info: of the network in training: clip, size and normalization of its input.
         folder: where the pictures go, 00001000.png with the iteration as the name.
 
     Raises:

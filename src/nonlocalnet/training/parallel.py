@@ -40,12 +40,12 @@ def spread(model: nn.Module, device: torch.device, *, parallel: str, sync_norm: 
     a part of them, gathered block by block when they are needed (`fully_shard`).
 
     Raises:
-        ValueError: synchronised norms on a CPU, for which torch has none.
+        ValueError: synchronized norms on a CPU, for which torch has none.
     """
     if sync_norm:
         if device.type == "cpu":
             raise ValueError(
-                f"{option('sync_norm')} needs GPUs: torch synchronises no batch norms on a CPU"
+                f"{option('sync_norm')} needs GPUs: torch synchronizes no batch norms on a CPU"
             )
         nn.SyncBatchNorm.convert_sync_batchnorm(model)
     if size() == 1:
@@ -115,7 +115,7 @@ def model_state(model: nn.Module) -> dict[str, Any]:
 
 
 def training_state(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-    """Give what a checkpoint holds of network and optimiser, on the CPU, in the first process.
+    """Give what a checkpoint holds of network and optimizer, on the CPU, in the first process.
 
     The same for any number of processes and either kind of spreading.
     """

@@ -243,18 +243,18 @@ def _input_size(config: TrainConfig) -> dict[str, Any]:
 
 
 def _make_network(config: TrainConfig, task: Task, start: Start) -> Network:
-    """Create the network, for input normalised as that of the weights to start from was."""
+    """Create the network, for input normalized as that of the weights to start from was."""
     options, classes = config.model_options(), len(task.classes)
     if isinstance(task, Classification):
         task.normalize_as(start.mean, start.std)
         return create_model(config.model, num_classes=classes, **_input_size(config), **options)
-    colours: dict[str, Any] = {"image_mean": list(start.mean), "image_std": list(start.std)}
+    colors: dict[str, Any] = {"image_mean": list(start.mean), "image_std": list(start.std)}
     for name, value in task.options.items():
         if options.setdefault(name, value) != value:
             raise ValueError(
                 f"--set {name}={options[name]} does not fit the data, which have {value}"
             )
-    network = create_model(config.model, num_classes=classes, **colours | options)
+    network = create_model(config.model, num_classes=classes, **colors | options)
     # in training each image at one of several sizes; .config, and so what is saved, has the test's
     low, high = config.short_side
     network.transform.min_size = (*range(low, high, SCALE_STEP), high)

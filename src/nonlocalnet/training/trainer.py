@@ -62,7 +62,7 @@ def train(config: TrainConfig) -> Result:
     the iteration alone.
 
     Under torchrun the processes share each update's clips or images; losses are the same, to
-    rounding, for any number of them if norms are frozen or synchronised and nothing drops out; but
+    rounding, for any number of them if norms are frozen or synchronized and nothing drops out; but
     a detector's processes draw the proposals that they learn from each on their own.
 
     Raises:

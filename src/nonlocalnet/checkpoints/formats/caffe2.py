@@ -66,7 +66,7 @@ def matches(names: Iterable[str]) -> bool:
 
 def _ignore(name: str) -> str | None:
     if name.endswith("_momentum"):
-        return "state of the optimiser"
+        return "state of the optimizer"
     if name in ("lr", "model_iter"):
         return "state of the training"
     return None

@@ -67,7 +67,7 @@ def matches(names: Iterable[str]) -> bool:
 
 
 def _ignore(name: str) -> str | None:
-    return "normalisation of the input" if name.startswith("data_preprocessor.") else None
+    return "normalization of the input" if name.startswith("data_preprocessor.") else None
 
 
 def convert(checkpoint: Checkpoint) -> Converted:
@@ -166,7 +166,7 @@ def _apply(config: Mapping[str, Any], result: Converted) -> None:
             fields["scale"] = "auto" if block.get("use_scale", True) else None
     head = _dict(_dict(config.get("model")).get("cls_head"))
     result.multi_label = bool(head.get("multi_class"))
-    normal = _normalisation(config)
+    normal = _normalization(config)
     if "mean" in normal and "std" in normal:
         result.mean = tuple(float(v) / 255 for v in normal["mean"])
         result.std = tuple(float(v) / 255 for v in normal["std"])
@@ -177,7 +177,7 @@ def _apply(config: Mapping[str, Any], result: Converted) -> None:
     if any(re.search(r"kinetics[-_]?400", place) for place in places):
         result.dataset = "Kinetics-400"
     if normal.get("to_bgr"):
-        result.swap_colours()
+        result.swap_colors()
     pipeline = _dict_of_steps(config)
     sample = pipeline.get("SampleFrames", {})
     frames, rate = sample.get("clip_len"), sample.get("frame_interval")
@@ -190,7 +190,7 @@ def _apply(config: Mapping[str, Any], result: Converted) -> None:
         result.short_side = crop
 
 
-def _normalisation(config: Mapping[str, Any]) -> dict[str, Any]:
+def _normalization(config: Mapping[str, Any]) -> dict[str, Any]:
     preprocessor = _dict(_dict(config.get("model")).get("data_preprocessor"))
     return preprocessor or _dict(config.get("img_norm_cfg"))
 

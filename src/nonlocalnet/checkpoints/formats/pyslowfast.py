@@ -124,7 +124,7 @@ def _apply(config: Mapping[str, Any], result: Converted) -> None:
     result.std = _three(get("DATA", "STD"), result.std)
     result.multi_label = bool(get("DATA", "MULTI_LABEL")) or get("MODEL", "HEAD_ACT") == "sigmoid"
     if get("DATA", "REVERSE_INPUT_CHANNEL"):
-        result.swap_colours()
+        result.swap_colors()
     if fields["non_local"]:
         form = get("NONLOCAL", "INSTANTIATION", "dot_product")
         if form not in PAIRWISE:
@@ -159,14 +159,14 @@ def _three(values: Any, default: tuple[float, ...]) -> tuple[float, ...]:
     if not isinstance(values, (list, tuple)) or not values:
         return default
     try:
-        colours = tuple(float(v) for v in values)
+        colors = tuple(float(v) for v in values)
     except (TypeError, ValueError):
-        colours = ()
-    if len(colours) not in (1, 3):
+        colors = ()
+    if len(colors) not in (1, 3):
         raise ValueError(
-            f"its configuration normalises by {reprlib.repr(values)}, not by three colours"
+            f"its configuration normalizes by {reprlib.repr(values)}, not by three colors"
         )
-    return colours * 3 if len(colours) == 1 else colours
+    return colors * 3 if len(colors) == 1 else colors
 
 
 def export(

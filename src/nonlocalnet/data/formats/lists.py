@@ -1,4 +1,4 @@
-"""One list of labelled videos: from a folder per class, a text list, or a Charades-style table."""
+"""One list of labeled videos: from a folder per class, a text list, or a Charades-style table."""
 
 from __future__ import annotations
 

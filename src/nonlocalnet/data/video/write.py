@@ -13,8 +13,8 @@ import numpy as np
 def write_video(path: str | Path, frames: np.ndarray, fps: int = 8, codec: str = "libx264") -> None:
     """Write RGB frames as a video file; the suffix chooses the container.
 
-    frames uint8 (T, H, W, 3), H and W even (yuv420p stores colours at half the size). H.264 is
-    written at CRF 10, at which flat colours survive within a few levels. The file appears whole or
+    frames uint8 (T, H, W, 3), H and W even (yuv420p stores colors at half the size). H.264 is
+    written at CRF 10, at which flat colors survive within a few levels. The file appears whole or
     not at all.
 
     Raises ValueError for frames of another shape or type, or odd sizes.

@@ -23,12 +23,12 @@ class Explorer extends Page {
     this.source = make(
       "div",
       { className: "source" },
-      this.labelled("Video", this.videos),
+      this.labeled("Video", this.videos),
       this.pick,
       this.file,
-      this.labelled("Network", this.network),
-      this.labelled("Compared with", this.other),
-      this.labelled("Part of the video", this.moment),
+      this.labeled("Network", this.network),
+      this.labeled("Compared with", this.other),
+      this.labeled("Part of the video", this.moment),
     );
     this.empty = make(
       "button",
@@ -46,7 +46,7 @@ class Explorer extends Page {
     this.other.addEventListener("change", () => this.loadOther());
   }
 
-  labelled(text, field) {
+  labeled(text, field) {
     return make("label", {}, make("span", { className: "label" }, text), field);
   }
 

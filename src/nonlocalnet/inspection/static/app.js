@@ -165,12 +165,12 @@ export class Page {
     event.preventDefault();
   }
 
-  /** Move to the neighbouring place of the first panel's layer. */
+  /** Move to the neighboring place of the first panel's layer. */
   step(by) {
     const { block, about } = this.first;
     const whole = [about.picture.count, about.picture.height, about.picture.width];
     const next = block.nearest(this.first.point()).map((q, k) => Math.min(Math.max(q + by[k], 0), block.queries[k].count - 1));
-    this.look(block.centre(next).map((value, k) => value / whole[k]), { pinned: true, follow: by[0] !== 0 });
+    this.look(block.center(next).map((value, k) => value / whole[k]), { pinned: true, follow: by[0] !== 0 });
   }
 
   /** What the address says, so that a link or a reload shows the same. */
@@ -226,7 +226,7 @@ export class Page {
     const width = 1600;
     const parts = panels.map((panel) => {
       const canvas = document.createElement("canvas");
-      panel.drawFilm(canvas, width, { colour: "#16181b" });
+      panel.drawFilm(canvas, width, { color: "#16181b" });
       return canvas;
     });
     const [head, pad] = [64, 24];

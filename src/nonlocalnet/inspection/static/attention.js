@@ -36,18 +36,18 @@ export class BlockMap {
     return this.queries.map((axis, k) => nearest(axis, point[k]));
   }
 
-  /** The centre of a position, in pixels. */
-  centre(query) {
+  /** The center of a position, in pixels. */
+  center(query) {
     return this.queries.map((axis, k) => axis.start + axis.stride * query[k]);
   }
 
   /** The edges of a position's cell, in pixels: [[top, bottom], ...]. */
   cell(query) {
-    return this.centre(query).map((c, k) => [c - this.queries[k].cell / 2, c + this.queries[k].cell / 2]);
+    return this.center(query).map((c, k) => [c - this.queries[k].cell / 2, c + this.queries[k].cell / 2]);
   }
 
-  /** The centre of a key, in pixels. */
-  keyCentre(j) {
+  /** The center of a key, in pixels. */
+  keyCenter(j) {
     const [, rows, columns] = this.keys.map((axis) => axis.count);
     const index = [Math.floor(j / (rows * columns)), Math.floor(j / columns) % rows, j % columns];
     return this.keys.map((axis, k) => axis.start + axis.stride * index[k]);
@@ -121,7 +121,7 @@ export class BlockMap {
 
   /** Say how a row is spread: entropy in places, shares and distances, as inspection/statistics.py. */
   measure(query, weights) {
-    const here = this.centre(query);
+    const here = this.center(query);
     const own = nearest(this.keys[0], here[0]);
     const perFrame = this.keys[1].count * this.keys[2].count;
     let sum = 0;
@@ -132,12 +132,12 @@ export class BlockMap {
     for (let j = 0; j < weights.length; j++) {
       const p = sum > 0 && weights[j] === weights[j] ? Math.abs(weights[j]) / sum : 0;
       if (p === 0) continue;
-      const centre = this.keyCentre(j);
+      const center = this.keyCenter(j);
       const step = Math.floor(j / perFrame);
       entropy -= p * Math.log(p);
       if (step === own) found.same_frame += p;
-      found.distance += p * Math.hypot(centre[1] - here[1], centre[2] - here[2]);
-      found.frames += p * Math.abs(centre[0] - here[0]);
+      found.distance += p * Math.hypot(center[1] - here[1], center[2] - here[2]);
+      found.frames += p * Math.abs(center[0] - here[0]);
       found.shares[step] += p;
     }
     found.places = sum > 0 ? Math.exp(entropy) : 0;

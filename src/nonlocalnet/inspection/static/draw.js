@@ -5,7 +5,7 @@ export const NEGATIVE = [100, 143, 255];
 const DIM = 0.42;
 const TINT = 0.38;
 
-const css = (colour, alpha) => `rgba(${colour.join(",")},${alpha})`;
+const css = (color, alpha) => `rgba(${color.join(",")},${alpha})`;
 
 /** Lay frames out in rows that fill a width: where each one stands. */
 export function layOut(count, picture, width, gap) {
@@ -51,8 +51,8 @@ export function lightOf(block, excess, step, most) {
     const dark = (1 - DIM) * (1 - strength);
     const tint = TINT * strength;
     const alpha = 1 - (1 - dark) * (1 - tint);
-    const colour = w < 0 ? NEGATIVE : POSITIVE;
-    for (let k = 0; k < 3; k++) pixels.data[4 * j + k] = alpha ? (colour[k] * tint) / alpha : 0;
+    const color = w < 0 ? NEGATIVE : POSITIVE;
+    for (let k = 0; k < 3; k++) pixels.data[4 * j + k] = alpha ? (color[k] * tint) / alpha : 0;
     pixels.data[4 * j + 3] = 255 * alpha;
   }
   small.getContext("2d").putImageData(pixels, 0, 0);
@@ -97,9 +97,9 @@ export function drawQuery(pen, place, picture, cell) {
   };
   const [y, height] = edge(cell[1], place.y, place.height);
   const [x, width] = edge(cell[2], place.x, place.width);
-  for (const [line, colour] of [[5, "#000"], [2.5, "#fff"]]) {
+  for (const [line, color] of [[5, "#000"], [2.5, "#fff"]]) {
     pen.lineWidth = line;
-    pen.strokeStyle = colour;
+    pen.strokeStyle = color;
     pen.strokeRect(x + 1.5, y + 1.5, Math.max(2, width - 3), Math.max(2, height - 3));
   }
 }
@@ -110,9 +110,9 @@ export function drawArrows(pen, from, ends) {
   for (const { x, y, weight, strength } of [...ends].reverse()) {
     const length = Math.hypot(x - from.x, y - from.y);
     const width = 1 + 2.6 * strength;
-    const colour = css(weight < 0 ? NEGATIVE : POSITIVE, 0.45 + 0.55 * strength);
+    const color = css(weight < 0 ? NEGATIVE : POSITIVE, 0.45 + 0.55 * strength);
     if (length < 8) {
-      dot(pen, x, y, 3 + 3 * strength, colour);
+      dot(pen, x, y, 3 + 3 * strength, color);
       continue;
     }
     const head = 7 + 5 * strength;
@@ -131,7 +131,7 @@ export function drawArrows(pen, from, ends) {
     pen.stroke(line);
     pen.lineWidth = 2.5;
     pen.stroke(tip);
-    pen.strokeStyle = pen.fillStyle = colour;
+    pen.strokeStyle = pen.fillStyle = color;
     pen.lineWidth = width;
     pen.stroke(line);
     pen.fill(tip);
@@ -145,10 +145,10 @@ export function drawDots(pen, ends) {
   }
 }
 
-function dot(pen, x, y, radius, colour) {
+function dot(pen, x, y, radius, color) {
   pen.beginPath();
   pen.arc(x, y, radius, 0, 2 * Math.PI);
-  pen.fillStyle = colour;
+  pen.fillStyle = color;
   pen.fill();
   pen.lineWidth = 1.5;
   pen.strokeStyle = "rgba(0,0,0,.75)";

@@ -126,7 +126,7 @@ export class Panel {
     if (!this.block) return;
     this.compute();
     this.drawStage();
-    this.drawFilm(this.film, this.film.parentElement.clientWidth, { colour: getComputedStyle(this.element).color });
+    this.drawFilm(this.film, this.film.parentElement.clientWidth, { color: getComputedStyle(this.element).color });
   }
 
   drawStage() {
@@ -160,7 +160,7 @@ export class Panel {
   ends() {
     if (this.evenly) return [];
     return this.block.top(this.weights, this.page.state.top).map((one) => {
-      const at = this.block.keyCentre(one.key);
+      const at = this.block.keyCenter(one.key);
       return { ...one, at, frame: Math.min(Math.floor(at[0]), this.about.picture.count - 1) };
     });
   }
@@ -168,7 +168,7 @@ export class Panel {
   queryFrame() {
     const own = Math.min(Math.floor(this.point()[0]), this.about.picture.count - 1);
     const [from, to] = this.block.cell(this.query)[0];
-    return own + 0.5 > from && own + 0.5 < to ? own : Math.min(Math.floor(this.block.centre(this.query)[0]), this.about.picture.count - 1);
+    return own + 0.5 > from && own + 0.5 < to ? own : Math.min(Math.floor(this.block.center(this.query)[0]), this.about.picture.count - 1);
   }
 
   /** Which frames the film shows: all, or some of many, the query's among them. */
@@ -179,7 +179,7 @@ export class Panel {
     return Array.from({ length: Math.ceil((all - first) / step) }, (_, i) => first + i * step);
   }
 
-  drawFilm(canvas, width, { colour, top = 0 }) {
+  drawFilm(canvas, width, { color, top = 0 }) {
     const { picture, times } = this.about;
     const shown = this.shown();
     const film = draw.layOut(shown.length, picture, width, GAP);
@@ -195,7 +195,7 @@ export class Panel {
       const place = film.places[i];
       draw.drawFrame(pen, this.images[frame], place, picture, this.block, this.light(frame));
       const step = Math.min(Math.max(Math.floor((frame + 0.5 - steps.start) / steps.stride + 0.5), 0), steps.count - 1);
-      pen.fillStyle = colour;
+      pen.fillStyle = color;
       pen.globalAlpha = 0.75;
       const middle = place.y + place.height + film.label / 2 + 1;
       if (picture.count > 1) {
@@ -207,7 +207,7 @@ export class Panel {
       told = step; // frames of one moment have its share together
       pen.globalAlpha = 1;
       if (canvas === this.film && frame === this.frame() && picture.count > 1) {
-        pen.fillStyle = colour;
+        pen.fillStyle = color;
         pen.fillRect(place.x, place.y + place.height + film.label - 3, place.width, 2.5);
       }
     }
@@ -218,8 +218,8 @@ export class Panel {
     };
     const own = on(this.queryFrame());
     draw.drawQuery(pen, own, picture, this.block.cell(this.query));
-    const centre = this.block.centre(this.query);
-    const from = { x: own.x + scale * centre[2], y: own.y + scale * centre[1] };
+    const center = this.block.center(this.query);
+    const from = { x: own.x + scale * center[2], y: own.y + scale * center[1] };
     if (this.page.state.arrows) {
       draw.drawArrows(
         pen,
@@ -324,7 +324,7 @@ export class Panel {
     const point = this.block?.points[i];
     if (!point) return;
     const { count: frames, height, width } = this.about.picture;
-    const [t, y, x] = this.block.centre(this.block.nearest(point.at));
+    const [t, y, x] = this.block.center(this.block.nearest(point.at));
     const inside = (value, whole) => Math.min(Math.max(value / whole, 0), 0.999);
     this.points.querySelector(".hint").textContent = `${String.fromCharCode(65 + i)}: ${point.reason}.`;
     this.page.look([inside(t, frames), inside(y, height), inside(x, width)], { pinned: true, follow: true });
