@@ -66,7 +66,7 @@ def test_what_is_unclear_is_refused(tmp_path):
     with pytest.raises(CocoError, match=r"several of the kind: instances_train2014\.json, inst"):
         find_coco(tmp_path, "instances")
     file = tmp_path / "instances_train2017.json"
-    with pytest.raises(CocoError, match="no such folder of images; --root names it"):
+    with pytest.raises(CocoError, match="no such folder of images; root names it"):
         find_coco(file, "instances", root=tmp_path / "no")
     with pytest.raises(CocoError, match=r"no instances_val\*\.json"):
         find_coco(file, "instances", val=tmp_path)

@@ -122,7 +122,7 @@ def test_kinetics_one_video_in_two_splits(tmp_path):
 def test_kinetics_without_videos_hints_at_root(tmp_path):
     table = "label,youtube_id,time_start,time_end,split\na,x,1,2,train\n"
     write(tmp_path / "lists/train.csv", table)
-    with pytest.raises(ValueError, match=r"none of its 1 videos is there.*train\.csv:2.*--root"):
+    with pytest.raises(ValueError, match=r"none of its 1 videos is there.*train\.csv:2.*with root"):
         read_dataset(tmp_path / "lists")
     touch(tmp_path / "v/x_000001_000002.mp4")
     assert len(read_dataset(tmp_path / "lists", root=tmp_path / "v").train) == 1

@@ -237,22 +237,27 @@ def test_a_detector_starts_from_one_without_blocks_and_of_other_classes(config, 
         torch.testing.assert_close(network.state_dict()[name], start.state_dict()[name])
 
 
+RELEASED = "maskrcnn_resnet50_fpn_coco-bf2d0c1e.pth"
+
+
 def test_torchvisions_coco_weights_are_for_cocos_classes(coco_sample, tmp_path):
     body = nl.create_model("mask_rcnn_tiny_fpn")
-    torch.save(body.state_dict(), tmp_path / "coco.pth")  # of the same layout
+    torch.save(body.state_dict(), tmp_path / RELEASED)  # of the same layout
     classes = CocoDataset(coco_sample / "images", coco_sample / "instances_train.json").classes
-    assert read_start(tmp_path / "coco.pth").classes == classes
+    assert read_start(tmp_path / RELEASED).classes == classes
+    (tmp_path / RELEASED).rename(tmp_path / "renamed.pth")  # then nobody says what they are
+    assert read_start(tmp_path / "renamed.pth").classes == []
 
 
 @pytest.mark.slow
 def test_torchvisions_coco_weights_keep_their_classes(coco_sample, config, tmp_path):
     theirs = maskrcnn_resnet50_fpn(weights=None, weights_backbone=None)
-    torch.save(theirs.state_dict(), tmp_path / "coco.pth")
+    torch.save(theirs.state_dict(), tmp_path / RELEASED)
     begun = dataclasses.replace(
         config,
         data=coco_sample,
         model="mask_rcnn_r50_fpn_nl1",
-        init=str(tmp_path / "coco.pth"),
+        init=str(tmp_path / RELEASED),
         iterations=1,
         lr=1e-12,
         set=(*FEW, "image_std=[0.3, 0.3, 0.3]"),

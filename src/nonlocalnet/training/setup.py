@@ -251,9 +251,8 @@ def _make_network(config: TrainConfig, task: Task, start: Start) -> Network:
     colors: dict[str, Any] = {"image_mean": list(start.mean), "image_std": list(start.std)}
     for name, value in task.options.items():
         if options.setdefault(name, value) != value:
-            raise ValueError(
-                f"--set {name}={options[name]} does not fit the data, which have {value}"
-            )
+            given = option("set", f"{name}={options[name]}")
+            raise ValueError(f"{given} does not fit the data, which have {value}")
     network = create_model(config.model, num_classes=classes, **colors | options)
     # in training each image at one of several sizes; .config, and so what is saved, has the test's
     low, high = config.short_side
