@@ -4,7 +4,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-all lowest check format clean
+.PHONY: help setup demo test test-unit test-all lowest check format clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -21,6 +21,9 @@ $(READY): pyproject.toml
 
 demo: setup  ## train a local and a non-local network on video files; writes demo/report.html
 	$(BIN)/python examples/demo.py --out demo
+
+test-unit: setup  ## run the unit tests: no processes, no video files, under a minute
+	$(BIN)/python -m pytest -n 2 --dist loadgroup -m 'not slow' tests/unit
 
 test: setup  ## run the tests
 	$(BIN)/python -m pytest -n 2 --dist loadgroup -m 'not slow'
