@@ -19,7 +19,7 @@ from nonlocalnet.data.video.frame_folder import ASSUMED_RATE, FrameFolder
 from nonlocalnet.data.video.frame_index import index_frames, whole_packets
 from nonlocalnet.data.video.open import VideoError, open_video
 from nonlocalnet.data.video.reader import turned
-from nonlocalnet.runtime.isolated import Lost, run_isolated
+from nonlocalnet.runtime.isolated import Failure, run_isolated
 
 UNFIT = ("unreadable", "damaged", "short", "duplicate", "leak")
 KINDS = (*UNFIT, "duration", "missing", "unlisted", "frames", "class")
@@ -194,9 +194,9 @@ def check_dataset(
     progress(len(report.files), f"{bad} bad")
     for i, result in run_isolated(check_file, todo, workers=workers, time_limit=time_limit):
         (path,) = todo[i]
-        found = FileReport(error=result.reason) if isinstance(result, Lost) else result
+        found = FileReport(error=result.reason) if isinstance(result, Failure) else result
         report.files[str(path)] = found
-        if journal is not None and not isinstance(result, Lost):
+        if journal is not None and not isinstance(result, Failure):
             journal.parent.mkdir(parents=True, exist_ok=True)
             with journal.open("a") as file:
                 file.write(json.dumps([*_stamp(path), asdict(found)]) + "\n")

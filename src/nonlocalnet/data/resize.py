@@ -20,7 +20,7 @@ from nonlocalnet.data.video.frame_folder import ASSUMED_RATE, FrameFolder
 from nonlocalnet.data.video.frame_index import index_frames, whole_packets
 from nonlocalnet.data.video.open import VideoError, open_video
 from nonlocalnet.data.video.reader import turned, upright
-from nonlocalnet.runtime.isolated import Lost, run_isolated
+from nonlocalnet.runtime.isolated import Failure, run_isolated
 
 SETTINGS = ".resized.json"
 KEY_FRAMES = 32  # frames from one key frame to the next: a clip begins anywhere
@@ -78,7 +78,7 @@ def resize_dataset(
         taken.add(target)
     progress(len(videos) - len(todo), f"{len(report.bad)} bad")
     for i, result in run_isolated(resize_video, todo, workers=workers, time_limit=time_limit):
-        if isinstance(result, Lost):
+        if isinstance(result, Failure):
             video, target, *_ = todo[i]
             _partial(target).unlink(missing_ok=True)
             report.bad.append((video, result.reason.removeprefix(f"{video}: ")))

@@ -19,7 +19,7 @@ from nonlocalnet.detection.annotations import (
     read_image,
     unknown_category,
 )
-from nonlocalnet.runtime.isolated import Lost, run_isolated
+from nonlocalnet.runtime.isolated import Failure, run_isolated
 
 UNFIT = (
     "missing",  # there is no such image
@@ -206,9 +206,9 @@ def _check_images(
     for done, size in run_isolated(image_size, todo, workers=workers, time_limit=time_limit):
         path, entry = paths[there[done]], entries[there[done]]
         annotated = entry["width"], entry["height"]
-        if isinstance(size, Lost) or size != annotated:
+        if isinstance(size, Failure) or size != annotated:
             found += 1
-        if isinstance(size, Lost):
+        if isinstance(size, Failure):
             yield CocoFinding("unreadable", str(path), size.reason.removeprefix(f"{path}: "))
         elif size != annotated:
             text = f"is {size[0]}x{size[1]}, annotated as {annotated[0]}x{annotated[1]}"

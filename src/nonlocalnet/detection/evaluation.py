@@ -12,7 +12,7 @@ from torch.utils.data import Dataset
 from nonlocalnet.detection.annotations import CocoError
 from nonlocalnet.detection.dataset import CocoDataset
 from nonlocalnet.detection.scores import CocoEvaluator, ScoreKind
-from nonlocalnet.evaluation.multiview import Abandoned, autocast
+from nonlocalnet.evaluation.multiview import PeerLeft, autocast
 from nonlocalnet.runtime.distributed import gather, rank, size
 from nonlocalnet.runtime.workers import read_items
 
@@ -55,7 +55,7 @@ def evaluate_detector(
             ends the test at once.
 
     Raises:
-        Abandoned: another process left the test.
+        PeerLeft: another process left the test.
     """
     device = next(model.parameters()).device
     was_training = model.training
@@ -77,7 +77,7 @@ def evaluate_detector(
     found: list[str] = []
     for part in gather(errors):
         if part is None:
-            raise Abandoned("another process left the test")
+            raise PeerLeft("another process left the test")
         found += part
     return found
 

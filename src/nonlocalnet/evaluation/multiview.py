@@ -49,7 +49,7 @@ def autocast(device: torch.device, dtype: torch.dtype | None) -> contextlib.Abst
     return torch.autocast(device.type, dtype=dtype)
 
 
-class Abandoned(RuntimeError):
+class PeerLeft(RuntimeError):
     """Another process left a test that this one shared: it gathered None in place of its rows."""
 
 
@@ -84,7 +84,7 @@ def evaluate(
 
     Raises:
         ValueError: no video could be read.
-        Abandoned: another process left the test.
+        PeerLeft: another process left the test.
     """
     device = next(model.parameters()).device
     was_training = model.training
@@ -258,7 +258,7 @@ def _merge(shares: list[dict[int, tuple[Tensor, Tensor, float] | str] | None]) -
     rows: dict[int, tuple[Tensor, Tensor, float] | str] = {}
     for share in shares:
         if share is None:
-            raise Abandoned("another process left the test")
+            raise PeerLeft("another process left the test")
         rows |= share
     good = [(index, row) for index, row in sorted(rows.items()) if not isinstance(row, str)]
     unreadable = [row for _, row in sorted(rows.items()) if isinstance(row, str)]

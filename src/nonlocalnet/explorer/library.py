@@ -17,7 +17,7 @@ from nonlocalnet.data.suffixes import SUFFIXES
 from nonlocalnet.data.video.reader import VideoError, probe
 from nonlocalnet.inspection.look import Look, look_at_clip, read_clip
 from nonlocalnet.networks.video_resnet import VideoResNet
-from nonlocalnet.runtime.isolated import IsolatedCall, Lost
+from nonlocalnet.runtime.isolated import IsolatedCall, Failure
 from nonlocalnet.runtime.log import status
 
 T = TypeVar("T")
@@ -146,7 +146,7 @@ class Library:
 
     def _isolated(self, function: Callable[..., T], path: Path, name: str) -> T:
         result = self._decode(function, path)
-        if isinstance(result, Lost):
+        if isinstance(result, Failure):
             # the file's name in the store says nothing to who sent it
             raise VideoError(name, result.reason.replace(f"{path}: ", "").replace(str(path), name))
         return result

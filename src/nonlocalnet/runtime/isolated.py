@@ -27,7 +27,7 @@ STARTING = 120.0  # seconds that a process may take to import what it needs, tor
 
 
 @dataclass(frozen=True)
-class Lost:
+class Failure:
     """What became of an item that has no result: an error, a death or a time limit."""
 
     reason: str
@@ -52,12 +52,12 @@ def run_isolated(
     *,
     workers: int,
     time_limit: float,
-) -> Iterator[tuple[int, T | Lost]]:
+) -> Iterator[tuple[int, T | Failure]]:
     """Call function(*item) for each item in `workers` processes; give (index, result) as they come.
 
     `function` must be importable by name, its arguments and results must pickle. An exception, the
     death of a process, or more than `time_limit` seconds on one item (the start of a process not
-    counted) is the result `Lost`; the process is replaced and the run goes on.
+    counted) is the result `Failure`; the process is replaced and the run goes on.
     """
     # not forked from here: a progress bar has threads
     context = multiprocessing.get_context("forkserver")
@@ -103,12 +103,12 @@ def run_isolated(
                             continue
                     except (EOFError, OSError):
                         worker.process.join(5)
-                        result = Lost(f"its process died ({_cause(worker.process.exitcode)})")
+                        result = Failure(f"its process died ({_cause(worker.process.exitcode)})")
                         end(worker)
                         worker = start()
                         running.append(worker)
                 elif time.monotonic() - worker.since > time_limit:
-                    result = Lost(f"took longer than {time_limit:g} s")
+                    result = Failure(f"took longer than {time_limit:g} s")
                     end(worker)
                     worker = start()
                     running.append(worker)
@@ -125,7 +125,7 @@ class IsolatedCall:
     """Call functions in a process of its own, one at a time, within limits of time and memory.
 
     The process is kept from call to call; one that died or was killed is replaced at the next. An
-    exception, a death or more than `time_limit` seconds is the result `Lost`, and so is every call
+    exception, a death or more than `time_limit` seconds is the result `Failure`, and so is every call
     once it is closed.
 
     Args:
@@ -147,36 +147,36 @@ class IsolatedCall:
         self._worker: _Worker | None = None
         self._one, self._closed = threading.Lock(), False
 
-    def __call__(self, function: Callable[..., T], *arguments: Any) -> T | Lost:
+    def __call__(self, function: Callable[..., T], *arguments: Any) -> T | Failure:
         with self._one:
             if self._closed:
-                return Lost("files are no longer read")
+                return Failure("files are no longer read")
             if self._worker is None or not self._worker.process.is_alive():
                 self._end()
                 try:
                     self._worker = self._start()
                 except (EOFError, OSError) as error:  # all processes are being ended, or too many
-                    return Lost(f"no process could be started to read it ({error})")
+                    return Failure(f"no process could be started to read it ({error})")
             worker = self._worker
             try:
                 if not worker.ready:  # its imports are not the first call's time
                     worker.ready = worker.pipe.poll(STARTING)
                     if not worker.ready:
                         self._end()
-                        return Lost(f"its process did not start within {STARTING:g} s")
+                        return Failure(f"its process did not start within {STARTING:g} s")
                     worker.pipe.recv()
                 if self._closed:
-                    return Lost("files are no longer read")
+                    return Failure("files are no longer read")
                 worker.pipe.send((function, arguments))
                 if worker.pipe.poll(self.time_limit):
                     return worker.pipe.recv()
                 self._end()
-                return Lost(f"took longer than {self.time_limit:g} s")
+                return Failure(f"took longer than {self.time_limit:g} s")
             except (EOFError, OSError):
                 worker.process.join(5)
                 cause = _cause(worker.process.exitcode)
                 self._end()
-                return Lost(f"the process that read it died ({cause})")
+                return Failure(f"the process that read it died ({cause})")
             except BaseException:  # an answer that comes later would be taken for the next call's
                 self._end()
                 raise
@@ -253,7 +253,7 @@ def _work(function: Callable[..., Any], pipe: Connection) -> None:
             # by value: torch would share tensors through this process, which may be killed
             pipe.send_bytes(pickle.dumps(function(*item)))
         except Exception as error:
-            pipe.send(Lost(str(error) or type(error).__name__))
+            pipe.send(Failure(str(error) or type(error).__name__))
 
 
 def _cause(code: int | None) -> str:

@@ -32,7 +32,7 @@ def read_items(
         num_workers=workers,
         prefetch_factor=max(1, -(-ahead // workers)) if workers else None,
         pin_memory=pin_memory,
-        worker_init_fn=Obey(over) if workers else None,
+        worker_init_fn=WorkerSignals(over) if workers else None,
     )
     before = set(multiprocessing.active_children())
     items = iter(loader)
@@ -46,7 +46,7 @@ def read_items(
         raise
 
 
-class Obey:
+class WorkerSignals:
     """Leave signals to the main process, until it says that all is over.
 
     Ctrl-C reaches every process of a terminal, and a SIGTERM often the whole group: the main one

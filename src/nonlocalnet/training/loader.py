@@ -15,7 +15,7 @@ from nonlocalnet.data.seeding import Draw
 from nonlocalnet.errors import option
 from nonlocalnet.runtime.distributed import rank, size
 from nonlocalnet.runtime.log import status
-from nonlocalnet.runtime.workers import Obey
+from nonlocalnet.runtime.workers import WorkerSignals
 
 if TYPE_CHECKING:
     from nonlocalnet.data.dataset import VideoDataset
@@ -96,7 +96,7 @@ def read_batches(
                 batch_size=part,
                 sampler=_Draws(len(dataset), batch_size, seed, start + update),
                 num_workers=workers,
-                worker_init_fn=Obey(over),
+                worker_init_fn=WorkerSignals(over),
                 pin_memory=pin_memory,
                 collate_fn=collate,
                 generator=torch.Generator(),  # its own: the first batch would draw from torch's

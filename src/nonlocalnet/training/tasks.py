@@ -99,7 +99,7 @@ class Task(ABC, Generic[Data]):
         """Give scores in percent, and how many items could not be read.
 
         Raises:
-            Abandoned: another process left.
+            PeerLeft: another process left.
         """
 
     @abstractmethod

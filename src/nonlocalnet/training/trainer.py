@@ -18,7 +18,7 @@ import torch
 from nonlocalnet.blocks.non_local_block import NonLocalBlock
 from nonlocalnet.checkpoints.load import WeightsInfo, save_weights
 from nonlocalnet.errors import option
-from nonlocalnet.evaluation.multiview import Abandoned
+from nonlocalnet.evaluation.multiview import PeerLeft
 from nonlocalnet.evaluation.scores import main_score
 from nonlocalnet.networks.registry import Network
 from nonlocalnet.runtime.atomic import write_atomically
@@ -326,7 +326,7 @@ class _Run:
         except Interrupted:
             gather(None)  # for the processes that wait for this one's share
             raise
-        except Abandoned:
+        except PeerLeft:
             raise Interrupted from None
         self.validated = self.iteration
         if self._is_best():

@@ -77,17 +77,17 @@ def test_every_fault_is_found(broken, tmp_path, monkeypatch, capfd):
         assert arguments[1] == []
         return iter(())
 
-    monkeypatch.setattr(module, "run_isolated", never)  # all is in the journal but what was lost
+    monkeypatch.setattr(module, "run_isolated", never)  # all is in the journal but the failure
     assert main(["data", "check", str(broken), *options]) == 1
     assert json.loads(found.read_text()) == report
 
 
 def test_a_file_that_kills_or_hangs_is_reported(broken, monkeypatch):
-    lost = module.Lost("its process died (SIGSEGV)")
-    monkeypatch.setattr(module, "run_isolated", lambda f, items, **k: [(0, lost)])
+    failure = module.Failure("its process died (SIGSEGV)")
+    monkeypatch.setattr(module, "run_isolated", lambda f, items, **k: [(0, failure)])
     data = read_dataset(broken / "val.txt")
     report = check_dataset(data)
-    assert [(f.kind, f.text) for f in report.findings] == [("unreadable", lost.reason)]
+    assert [(f.kind, f.text) for f in report.findings] == [("unreadable", failure.reason)]
     assert report.good == {"train": []}
 
 

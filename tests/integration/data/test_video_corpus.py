@@ -23,7 +23,7 @@ from nonlocalnet.data.datasets import read_dataset
 from nonlocalnet.data.sampling import ClipSpec
 from nonlocalnet.data.transforms import TestTransform, TrainTransform
 from nonlocalnet.data.video.reader import VideoError, VideoReader, decode, decode_all, probe
-from nonlocalnet.runtime.isolated import Lost, run_isolated
+from nonlocalnet.runtime.isolated import Failure, run_isolated
 
 TIME_LIMIT = 20.0  # seconds a file; every one takes less than a tenth of one
 CLIP = ClipSpec(4, 2)
@@ -210,8 +210,8 @@ def found(corpus, checked) -> dict[tuple[Callable, str], object]:
     keys += [(left_behind, name) for name in LEAKS]
     items = [(function, corpus / name) for function, name in keys]
     results = dict(run_isolated(call, items, workers=1, time_limit=TIME_LIMIT))
-    lost = {keys[i]: result for i, result in results.items() if isinstance(result, Lost)}
-    assert lost == {}  # a crash, a hang, or an error that is no VideoError
+    failure = {keys[i]: result for i, result in results.items() if isinstance(result, Failure)}
+    assert failure == {}  # a crash, a hang, or an error that is no VideoError
     return {keys[i]: result for i, result in results.items()}
 
 

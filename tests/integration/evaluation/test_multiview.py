@@ -238,7 +238,7 @@ def test_every_video_counts_once_however_many_processes_share_them(
 def test_a_test_that_another_process_left_ends(model, records, monkeypatch):
     dataset = make_test_set(records, model.info, num_clips=1)
     monkeypatch.setattr(multiview, "gather", lambda rows: [rows, None])
-    with pytest.raises(multiview.Abandoned):
+    with pytest.raises(multiview.PeerLeft):
         multiview.evaluate(model, dataset)
 
 

@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from nonlocalnet.runtime import isolated as module
-from nonlocalnet.runtime.isolated import IsolatedCall, Lost, run_isolated
+from nonlocalnet.runtime.isolated import IsolatedCall, Failure, run_isolated
 
 
 def test_errors_deaths_and_hanging_end_nothing():
@@ -22,10 +22,10 @@ def test_errors_deaths_and_hanging_end_nothing():
     assert time.monotonic() - begin < 30
     assert sorted(found) == list(range(25))
     assert found[0] == 2
-    assert found[1] == Lost("division by zero")
-    assert found[2] == Lost("its process died (SIGABRT)")
-    assert found[3] == Lost("took longer than 2 s")
-    assert found[4] == Lost("its process died (exit code 3)")
+    assert found[1] == Failure("division by zero")
+    assert found[2] == Failure("its process died (SIGABRT)")
+    assert found[3] == Failure("took longer than 2 s")
+    assert found[4] == Failure("its process died (exit code 3)")
     assert [found[i] for i in range(5, 25)] == list(range(20))
 
 
@@ -79,7 +79,7 @@ def kill(call):
 def test_a_process_is_kept_and_errors_leave_it(call):
     first = pid(call)
     assert first != os.getpid()
-    assert call(eval, "1 / 0") == Lost("division by zero")
+    assert call(eval, "1 / 0") == Failure("division by zero")
     assert call(eval, "[][1]").reason == "list index out of range"
     assert call(eval, "(x for x in ())").reason == "cannot pickle 'generator' object"
     assert call(eval, "bytes(1 << 24)") == bytes(1 << 24)  # more than a pipe holds
@@ -90,7 +90,7 @@ def test_a_call_has_its_time(call, monkeypatch):
     first = pid(call)
     monkeypatch.setattr(call, "time_limit", 0.2)
     begin = time.monotonic()
-    assert call(time.sleep, 99) == Lost("took longer than 0.2 s")
+    assert call(time.sleep, 99) == Failure("took longer than 0.2 s")
     assert time.monotonic() - begin < 2
     with pytest.raises(ProcessLookupError):
         os.kill(first, 0)
@@ -102,7 +102,7 @@ def test_a_call_has_its_time(call, monkeypatch):
 def test_a_call_has_its_memory(torch_call):
     first = pid(torch_call)
     for code in ("bytes(1 << 30)", "__import__('torch').ones(1 << 30)"):
-        assert torch_call(eval, code) == Lost("it needs more memory than it may take")
+        assert torch_call(eval, code) == Failure("it needs more memory than it may take")
     assert torch_call(eval, "len(bytes(1 << 26))") == 1 << 26
     assert pid(torch_call) == first
 
@@ -115,8 +115,8 @@ def test_tensors_come_by_value(torch_call):
 
 
 def test_a_process_that_dies_is_replaced(call):
-    assert call(os.abort) == Lost("the process that read it died (SIGABRT)")
-    assert call(os._exit, 3) == Lost("the process that read it died (exit code 3)")
+    assert call(os.abort) == Failure("the process that read it died (SIGABRT)")
+    assert call(os._exit, 3) == Failure("the process that read it died (exit code 3)")
     kill(call)
     assert call(divmod, 7, 2) == (3, 1)  # it died between calls, which is nobody's fault
 
@@ -156,11 +156,11 @@ def test_closing_ends_a_call_that_runs():
         time.sleep(0.2)
         begin = time.monotonic()
         call.close()
-        assert all(isinstance(one.result(), Lost) for one in running)
+        assert all(isinstance(one.result(), Failure) for one in running)
     assert time.monotonic() - begin < 10
     with pytest.raises(ProcessLookupError):
         os.kill(number, 0)
-    assert call(divmod, 7, 2) == Lost("files are no longer read")
+    assert call(divmod, 7, 2) == Failure("files are no longer read")
     call.close()
 
 
