@@ -12,7 +12,7 @@ import av
 import numpy as np
 import pytest
 
-from nonlocalnet.data.dataset import open as container
+from nonlocalnet.data.video import open as container
 from nonlocalnet.data.video.reader import VideoError, decode, decode_all, probe
 from nonlocalnet.data.video.write import write_video
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from nonlocalnet.data.dataset import reader as module
+from nonlocalnet.data.video import reader as module
 from nonlocalnet.data.video.reader import VideoReader, decode, decode_all, probe
 
 

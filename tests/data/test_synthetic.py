@@ -6,13 +6,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from nonlocalnet.data.dataset import write as encode
 from nonlocalnet.data.formats.lists import read_folder
 from nonlocalnet.data.synthetic import (
     COLORS,
     generate_same_color,
     write_same_color,
 )
+from nonlocalnet.data.video import write as encode
 from nonlocalnet.data.video.reader import decode_all, probe
 from nonlocalnet.data.video.write import write_video
 
