@@ -30,7 +30,8 @@ import torch
 import tyro
 from rich.table import Table
 
-from nonlocalnet.data.sampling import ClipSpec, random_clip
+from nonlocalnet.clips import ClipSpec
+from nonlocalnet.data.sampling import random_clip
 from nonlocalnet.data.transforms import resize_short_side
 from nonlocalnet.data.video.reader import VideoReader
 from nonlocalnet.runtime.log import print_table, status

@@ -27,9 +27,9 @@ import torch
 import tyro
 
 from nonlocalnet.checkpoints.load import load
+from nonlocalnet.clips import ClipSpec
 from nonlocalnet.data.dataset import VideoDataset
 from nonlocalnet.data.formats.lists import read_videos
-from nonlocalnet.data.sampling import ClipSpec
 from nonlocalnet.data.transforms import TestTransform
 from nonlocalnet.data.video.reader import decode_all
 from nonlocalnet.data.video.write import write_video

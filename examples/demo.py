@@ -25,8 +25,8 @@ from rich.table import Table
 from torch import Tensor
 
 from nonlocalnet.checkpoints.load import load
+from nonlocalnet.clips import ClipSpec
 from nonlocalnet.data.dataset import VideoDataset, read_videos
-from nonlocalnet.data.sampling import ClipSpec
 from nonlocalnet.data.synthetic import CLASSES, write_same_color
 from nonlocalnet.data.transforms import TestTransform, normalize
 from nonlocalnet.data.video.reader import decode_all

@@ -11,6 +11,7 @@ import torch
 from nonlocalnet.checkpoints.files import Checkpoint
 from nonlocalnet.checkpoints.lazy_tensor import Entry
 from nonlocalnet.checkpoints.rules import Rules
+from nonlocalnet.clips import MEAN, STD
 
 
 @dataclass
@@ -57,8 +58,8 @@ class Converted:
     clip: str | None = None
     crop: int = 224
     short_side: int = 256
-    mean: tuple[float, ...] = (0.45,) * 3
-    std: tuple[float, ...] = (0.225,) * 3
+    mean: tuple[float, ...] = MEAN
+    std: tuple[float, ...] = STD
     multi_label: bool = False
     classes: list[str] = field(default_factory=list)
     dataset: str | None = None

@@ -33,6 +33,7 @@ from nonlocalnet.checkpoints.resolve import (
     open_weights,
     own_info,
 )
+from nonlocalnet.clips import MEAN, STD
 from nonlocalnet.detection.networks import is_detector
 from nonlocalnet.errors import check_choice
 from nonlocalnet.networks.registry import DEFAULTS, Network, create_model
@@ -217,8 +218,8 @@ def examine(
 class Start:
     """What a file of weights fixes for a training that starts from it."""
 
-    mean: tuple[float, ...] = (0.45,) * 3
-    std: tuple[float, ...] = (0.225,) * 3
+    mean: tuple[float, ...] = MEAN
+    std: tuple[float, ...] = STD
     classes: list[str] = field(default_factory=list)
 
 

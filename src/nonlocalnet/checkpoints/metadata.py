@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from nonlocalnet.clips import MEAN, STD
 from nonlocalnet.errors import printable, shown
 
 
@@ -28,8 +29,8 @@ class WeightsInfo:
     classes: list[str] = field(default_factory=list)
     multi_label: bool = False
     short_side: int = 256
-    mean: tuple[float, ...] = (0.45,) * 3
-    std: tuple[float, ...] = (0.225,) * 3
+    mean: tuple[float, ...] = MEAN
+    std: tuple[float, ...] = STD
     facts: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from nonlocalnet.clips import MEAN, STD, ClipSpec
 from nonlocalnet.data.formats.lists import (
     VideoRecord,
     read_charades,
@@ -18,14 +19,13 @@ from nonlocalnet.data.formats.lists import (
     read_videos,
 )
 from nonlocalnet.data.sampling import (
-    ClipSpec,
     center_clip,
     random_clip,
     short_side_size,
     test_clips,
 )
 from nonlocalnet.data.seeding import Draw, Unreadable, seeded
-from nonlocalnet.data.transforms import MEAN, STD, normalize
+from nonlocalnet.data.transforms import normalize
 from nonlocalnet.data.video.reader import VideoError, open_reader, probe
 
 

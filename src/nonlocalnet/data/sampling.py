@@ -3,47 +3,8 @@
 from __future__ import annotations
 
 import random
-import re
-from dataclasses import dataclass
 
-
-@dataclass(frozen=True)
-class ClipSpec:
-    """Say how a clip is cut: `frames` frames, every `rate`-th one ("8x8", "32x2").
-
-    >>> clip = ClipSpec.parse("8x8")
-    >>> clip.frames, clip.rate, clip.span, str(clip)
-    (8, 8, 64, '8x8')
-
-    Raises ValueError where a number is below 1.
-    """
-
-    frames: int
-    rate: int
-
-    def __post_init__(self) -> None:
-        if self.frames < 1 or self.rate < 1:
-            raise ValueError(
-                f"a clip needs at least 1 frame and rate 1, got {self.frames}x{self.rate}"
-            )
-
-    @classmethod
-    def parse(cls, text: str) -> ClipSpec:
-        """Read "FRAMESxRATE"; anything else is a ValueError."""
-        match = re.fullmatch(r"([0-9]+)x([0-9]+)", text)
-        if match is None:
-            raise ValueError(
-                f'a clip is written FRAMESxRATE, such as "8x8" or "32x2", got {text!r}'
-            )
-        return cls(int(match[1]), int(match[2]))
-
-    @property
-    def span(self) -> int:
-        """Frames of the video that the clip covers: frames · rate."""
-        return self.frames * self.rate
-
-    def __str__(self) -> str:
-        return f"{self.frames}x{self.rate}"
+from nonlocalnet.clips import ClipSpec
 
 
 def random_clip(num_frames: int, clip: ClipSpec, rng: random.Random) -> list[int]:

@@ -15,11 +15,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from nonlocalnet.clips import MEAN, STD
 from nonlocalnet.data.sampling import crop_offsets, short_side_size
-
-MEAN = (0.45,) * 3
-STD = (0.225,) * 3
-
 
 Colors = tuple[float, ...]  # a value for red, green and blue, where 1 is full
 

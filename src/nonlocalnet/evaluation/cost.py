@@ -10,7 +10,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from nonlocalnet.blocks.norm import FrozenNorm
-from nonlocalnet.data.sampling import ClipSpec
+from nonlocalnet.clips import ClipSpec
 from nonlocalnet.detection.networks import DETECTORS
 from nonlocalnet.networks.registry import Network, create_model
 

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Literal
 
 from nonlocalnet.checkpoints.metadata import WeightsInfo
+from nonlocalnet.clips import ClipSpec
 from nonlocalnet.data.dataset import VideoDataset
 from nonlocalnet.data.formats.lists import VideoRecord
-from nonlocalnet.data.sampling import ClipSpec
 from nonlocalnet.data.transforms import TestTransform
 
 SIZED = 1000  # videos

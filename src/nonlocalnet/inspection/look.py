@@ -14,8 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from nonlocalnet.checkpoints.metadata import WeightsInfo
-from nonlocalnet.data.sampling import ClipSpec, clip_at
-from nonlocalnet.data.transforms import MEAN, STD, TestTransform, normalize
+from nonlocalnet.clips import MEAN, STD, ClipSpec
+from nonlocalnet.data.sampling import clip_at
+from nonlocalnet.data.transforms import TestTransform, normalize
 from nonlocalnet.data.video.reader import open_reader
 from nonlocalnet.detection.networks import is_detector
 from nonlocalnet.inspection.analysis import Analysis, Attention, BlockMap, analyze

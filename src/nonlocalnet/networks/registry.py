@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import fnmatch
 import inspect
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, TypeAlias
 
+from nonlocalnet.clips import ClipSpec
 from nonlocalnet.detection.networks import DETECTORS, create_detector
-from nonlocalnet.errors import check_choice, shown
+from nonlocalnet.errors import check_choice
 from nonlocalnet.networks.video_resnet import VideoResNet
 
 # A VideoResNet, or torchvision's MaskRCNN or KeypointRCNN: who asks by name knows which.
 Network: TypeAlias = Any
 
-CLIPS = ("8x8", "32x2", "32x4", "128x1")
 LONG_CLIP_GROUP = 4  # frames; official code, with frozen norm and in res3 only
 
 DEPTHS = {"r50": (3, 4, 6, 3), "r101": (3, 4, 23, 3)}
@@ -191,15 +190,11 @@ def resolve(name: str, *, clip: str = "8x8", crop: int = 224, **options: Any) ->
     check_choice("model", name, list_models())
     if name in DETECTORS:
         raise ValueError(f"{name} is a detector, not a video network")
-    match = re.fullmatch(r"([1-9]\d*)x([1-9]\d*)", clip)
-    if match is None:
-        raise ValueError(
-            f"clip must be FRAMESxRATE such as {', '.join(map(repr, CLIPS))}; got {shown(clip)}"
-        )
+    spec = ClipSpec.parse(clip)
     for option in options:
         check_choice("option", option, [k for k in DEFAULTS if k != "num_classes"])
     row = _TABLE[name] | options
-    dense = int(match[1]) >= 32 and int(match[2]) <= 2
+    dense = spec.frames >= 32 and spec.rate <= 2
     fields: dict[str, Any] = {"temporal_stride": 2 if dense else 1}
     if row.get("norm") == "frozen" and row.get("extent", "spacetime") == "spacetime":
         fields["temporal_group"] = LONG_CLIP_GROUP

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 
 from nonlocalnet.checkpoints.download import find_weights
 from nonlocalnet.checkpoints.metadata import read_classes
+from nonlocalnet.clips import ClipSpec
 from nonlocalnet.data.dataset import VideoDataset
 from nonlocalnet.data.datasets import read_dataset
 from nonlocalnet.data.formats.lists import VideoRecord
-from nonlocalnet.data.sampling import ClipSpec
 from nonlocalnet.data.transforms import TestTransform, TrainTransform
 from nonlocalnet.detection.find import FileKind, find_coco
 from nonlocalnet.errors import option, printable

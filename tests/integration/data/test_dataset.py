@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch.utils.data import ConcatDataset, DataLoader
 
+from nonlocalnet.clips import ClipSpec
 from nonlocalnet.data import dataset as module
 from nonlocalnet.data.dataset import VideoDataset, VideoRecord, read_folder
-from nonlocalnet.data.sampling import ClipSpec
 from nonlocalnet.data.transforms import TestTransform, TrainTransform
 from nonlocalnet.data.video.reader import VideoError, VideoReader
 from nonlocalnet.data.video.write import write_video

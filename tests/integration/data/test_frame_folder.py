@@ -9,11 +9,11 @@ import pytest
 import torch
 from PIL import Image
 
+from nonlocalnet.clips import ClipSpec
 from nonlocalnet.data.check import check_dataset, check_file
 from nonlocalnet.data.dataset import VideoDataset
 from nonlocalnet.data.datasets import read_dataset
 from nonlocalnet.data.resize import resize_dataset
-from nonlocalnet.data.sampling import ClipSpec
 from nonlocalnet.data.transforms import TestTransform
 from nonlocalnet.data.video.reader import VideoError, decode, decode_all, open_reader, probe
 

@@ -17,10 +17,10 @@ import av
 import numpy as np
 import pytest
 
+from nonlocalnet.clips import ClipSpec
 from nonlocalnet.data.check import CheckReport, check_dataset, check_file
 from nonlocalnet.data.dataset import VideoDataset, VideoRecord
 from nonlocalnet.data.datasets import read_dataset
-from nonlocalnet.data.sampling import ClipSpec
 from nonlocalnet.data.transforms import TestTransform, TrainTransform
 from nonlocalnet.data.video.reader import VideoError, VideoReader, decode, decode_all, probe
 from nonlocalnet.runtime.isolated import Failure, run_isolated

@@ -6,9 +6,9 @@ import torch
 
 import nonlocalnet as nl
 from nonlocalnet.checkpoints.load import WeightsInfo
+from nonlocalnet.clips import ClipSpec
 from nonlocalnet.data.dataset import VideoDataset
 from nonlocalnet.data.formats.lists import VideoRecord
-from nonlocalnet.data.sampling import ClipSpec
 from nonlocalnet.data.transforms import TestTransform, normalize
 from nonlocalnet.data.video.reader import VideoError, decode_all
 from nonlocalnet.data.video.write import write_video

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from nonlocalnet.clips import ClipSpec
 from nonlocalnet.data.dataset import VideoDataset
 from nonlocalnet.data.formats.lists import read_videos
-from nonlocalnet.data.sampling import ClipSpec
 from nonlocalnet.data.transforms import TrainTransform
 from nonlocalnet.training import loader as batches
 from nonlocalnet.training.config import TrainConfig

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from nonlocalnet.clips import ClipSpec
 from nonlocalnet.data import sampling
 from nonlocalnet.data.sampling import (
-    ClipSpec,
     center_clip,
     crop_offsets,
     random_clip,

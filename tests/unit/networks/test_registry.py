@@ -11,8 +11,8 @@ import nonlocalnet as nl
 from nonlocalnet.blocks import NonLocalBlock
 from nonlocalnet.blocks.non_local_block import Extent, SubsamplePosition
 from nonlocalnet.blocks.norm import FrozenNorm
+from nonlocalnet.clips import CLIPS
 from nonlocalnet.networks import VideoResNet, register
-from nonlocalnet.networks.registry import CLIPS
 from nonlocalnet.ops import Pairwise
 
 FORMS, EXTENTS, POSITIONS = (get_args(t) for t in (Pairwise, Extent, SubsamplePosition))

@@ -11,6 +11,7 @@ from nonlocalnet.checkpoints.files import Checkpoint
 from nonlocalnet.checkpoints.infer import infer
 from nonlocalnet.checkpoints.lazy_tensor import Entry
 from nonlocalnet.checkpoints.rules import AFFINE, BATCH_NORM, Rules, layer
+from nonlocalnet.clips import MEAN, STD, ClipSpec
 
 ORIGIN = "PySlowFast"
 PAIRWISE = {"softmax": "embedded_gaussian", "dot_product": "dot_product"}
@@ -175,8 +176,8 @@ def export(
     clip: str,
     *,
     short_side: int = 256,
-    mean: Sequence[float] = (0.45,) * 3,
-    std: Sequence[float] = (0.225,) * 3,
+    mean: Sequence[float] = MEAN,
+    std: Sequence[float] = STD,
     multi_label: bool = False,
 ) -> dict[str, Any]:
     """Put a network of ours in PySlowFast's layout: what its `save_checkpoint` writes.
@@ -226,13 +227,13 @@ def export(
         raise ValueError(f"PySlowFast's networks have nothing like {unknown[0]}")
     import yaml
 
-    frames, rate = map(int, clip.split("x"))
+    spec = ClipSpec.parse(clip)
     places = [list(arguments["non_local"].get(f"res{s}", ())) for s in (2, 3, 4, 5)]
     pool = list(arguments["subsample"] or (1, 1, 1))
     config = {
         "DATA": {
-            "NUM_FRAMES": frames,
-            "SAMPLING_RATE": rate,
+            "NUM_FRAMES": spec.frames,
+            "SAMPLING_RATE": spec.rate,
             "INPUT_CHANNEL_NUM": [3],
             "TRAIN_CROP_SIZE": arguments["crop"],
             "TEST_CROP_SIZE": short_side,
