@@ -1,7 +1,7 @@
 """Families of networks: where what differs between networks of videos and of images is found.
 
-Whoever trains, tests, counts or shows a network asks its family, by the name of the task; the code is
-imported on first use. Nothing else in the library asks what kind of network it has.
+Whoever trains, tests, counts or shows a network asks its family, by the name of the task; the code
+is imported on first use. Nothing else in the library asks what kind of network it has.
 """
 
 from __future__ import annotations

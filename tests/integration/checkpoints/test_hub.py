@@ -47,7 +47,7 @@ def test_to_a_folder_and_back(model, folder):
 def test_the_same_network_not_a_copy(model):
     hub = HubNetwork.of(model)
     assert hub is model
-    assert isinstance(hub, nl.models.VideoResNet)
+    assert isinstance(hub, nl.networks.VideoResNet)
 
 
 def test_a_network_without_description_takes_its_config(tmp_path):

@@ -189,11 +189,11 @@ class Killed(BaseException):
 @pytest.mark.parametrize(
     ("place", "call"),
     [
-        ("runtime.checkpoint.save_checkpoint", 1),  # the first one: nothing to go on from
-        ("runtime.checkpoint.save_checkpoint", 2),  # after the first validation
+        ("training.checkpoints.save_checkpoint", 1),  # the first one: nothing to go on from
+        ("training.checkpoints.save_checkpoint", 2),  # after the first validation
         ("training.classification.evaluate", 2),
-        ("training.loop.save_weights", 3),  # of the last checkpoint
-        ("runtime.checkpoint.save_checkpoint", 4),
+        ("training.trainer.save_weights", 3),  # of the last checkpoint
+        ("training.checkpoints.save_checkpoint", 4),
     ],
 )
 def test_a_kill_at_a_nasty_moment_leaves_no_trace(config, tmp_path, monkeypatch, place, call):
