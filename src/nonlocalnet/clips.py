@@ -34,9 +34,7 @@ class ClipSpec:
 
     def __post_init__(self) -> None:
         if self.frames < 1 or self.rate < 1:
-            raise ValueError(
-                f"a clip needs at least 1 frame and rate 1, got '{self}'"
-            )
+            raise ValueError(f"a clip needs at least 1 frame and rate 1, got '{self}'")
 
     @classmethod
     def parse(cls, text: str) -> ClipSpec:

@@ -17,7 +17,7 @@ from nonlocalnet.data.suffixes import SUFFIXES
 from nonlocalnet.data.video.reader import VideoError, probe
 from nonlocalnet.inspection.look import Look, look_at_clip, read_clip
 from nonlocalnet.networks.video_resnet import VideoResNet
-from nonlocalnet.runtime.isolated import IsolatedCall, Failure
+from nonlocalnet.runtime.isolated import Failure, IsolatedCall
 from nonlocalnet.runtime.log import status
 
 T = TypeVar("T")

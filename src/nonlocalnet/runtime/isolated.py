@@ -125,8 +125,8 @@ class IsolatedCall:
     """Call functions in a process of its own, one at a time, within limits of time and memory.
 
     The process is kept from call to call; one that died or was killed is replaced at the next. An
-    exception, a death or more than `time_limit` seconds is the result `Failure`, and so is every call
-    once it is closed.
+    exception, a death or more than `time_limit` seconds is the result `Failure`, and so is every
+    call once it is closed.
 
     Args:
         time_limit: seconds a call.

@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from nonlocalnet.runtime import isolated as module
-from nonlocalnet.runtime.isolated import IsolatedCall, Failure, run_isolated
+from nonlocalnet.runtime.isolated import Failure, IsolatedCall, run_isolated
 
 
 def test_errors_deaths_and_hanging_end_nothing():
