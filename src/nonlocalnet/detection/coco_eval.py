@@ -1,4 +1,4 @@
-"""COCO's average precision and recall of boxes, masks and keypoints, over many processes."""
+"""Compute COCO's average precision and recall of boxes, masks and keypoints."""
 
 from __future__ import annotations
 
@@ -6,10 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-import numpy as np
 import torch
 from faster_coco_eval import COCO, COCOeval_faster
-from faster_coco_eval.core import mask as run_lengths
 from torch import Tensor
 from torch.nn.functional import interpolate
 
@@ -22,8 +20,9 @@ from nonlocalnet.detection.annotations import (
     object_faults,
     read_annotations,
 )
+from nonlocalnet.detection.masks import encode_mask
 from nonlocalnet.errors import check_choice
-from nonlocalnet.runtime.distributed import gather
+from nonlocalnet.runtime.distributed import all_gather
 
 ScoreKind = Literal["bbox", "segm", "keypoints"]
 
@@ -35,25 +34,26 @@ PRECISIONS = ("AP", "AP50", "AP75")
 NAMES = (*PRECISIONS, "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
 KEYPOINT_NAMES = (*PRECISIONS, "APm", "APl", "AR", "AR50", "AR75", "ARm", "ARl")
 
-# COCO's spread of each keypoint between people who mark it, as a share of the object's size
+# COCO's standard deviation of each keypoint between annotators, relative to the object's size
 _TENTHS = (0.26, *(0.25, 0.35, 0.79, 0.72, 0.62, 1.07, 0.87, 0.89))  # nose, then left as right
 SIGMAS = {name: _TENTHS[(i + 1) // 2] / 10 for i, name in enumerate(PERSON_KEYPOINTS)}
-UNIFORM = 0.067  # their mean, for keypoints that COCO does not know
+UNIFORM = 0.067  # the mean, for keypoints that COCO does not have
 
 
 class CocoEvaluator:
-    """Collect the detections of images, then score them as COCO does.
+    """Collect detections of images and score them as COCO does.
 
-    All images of the annotations count: one that was never added has no detections. Each counts
-    once, as the first process of those that added it saw it. Scores are in percent, NaN where no
-    object of that size or kind is annotated (COCO's own program says -1).
+    All images of the annotations count: an image that is never added has no detections. An image
+    that several processes add counts once, with the detections of the first process. Scores are in
+    percent, and NaN if no object of that size or kind is annotated (COCO's own program gives -1).
 
-    Boxes and masks: AP, the mean over categories and the IoUs 0.5, 0.55, ... 0.95; AP50, AP75, at
-    one IoU; APs, APm, APl of objects below 32², between, and above 96² pixels; AR1, AR10, AR100,
-    the recall with so many detections an image; ARs, ARm, ARl. Keypoints, with their similarity
-    (OKS) for the IoU and at most 20 detections: AP, AP50, AP75, APm, APl, AR, AR50, AR75, ARm, ARl.
-    `sigmas` are those of the similarity, one for each keypoint that the categories name: COCO's for
-    COCO's names, 0.067 for all (the mean of COCO's) where a name is another; then `known` is False.
+    Boxes and masks: AP, the mean over categories and the IoUs 0.5, 0.55, ... 0.95; AP50 and AP75 at
+    one IoU; APs, APm and APl of objects below 32², between, and above 96² pixels; AR1, AR10 and
+    AR100, the recall with at most as many detections per image; ARs, ARm, ARl. Keypoints use object
+    keypoint similarity (OKS) instead of IoU and at most 20 detections: AP, AP50, AP75, APm, APl,
+    AR, AR50, AR75, ARm, ARl. `sigmas` holds the OKS constants, one for each keypoint that the
+    categories name: COCO's if COCO has all of the names, otherwise 0.067 (the mean of COCO's) for
+    all; then `known` is False.
 
     >>> import json
     >>> car = {"id": 1, "image_id": 7, "category_id": 3, "bbox": [4, 5, 10, 10]}
@@ -70,12 +70,12 @@ class CocoEvaluator:
     {'AP': 90, 'AP50': 100, 'AR1': 90}
 
     Args:
-        annotations: a file of COCO's format; with keypoints person_keypoints_*.json.
-        kinds: what is scored: "bbox", "segm", "keypoints".
+        annotations: a file in COCO's format; for keypoints person_keypoints_*.json.
+        kinds: kinds of scores: "bbox", "segm", "keypoints".
 
     Raises:
         ValueError: an unknown kind.
-        CocoError: the annotations cannot be read, or have an object without what is to be scored.
+        CocoError: the annotations cannot be read, or lack what a kind needs.
     """
 
     def __init__(
@@ -102,18 +102,18 @@ class CocoEvaluator:
         detections: Mapping[str, Tensor],
         size: tuple[int, int] | None = None,
     ) -> None:
-        """Add what a network found on an image, as torchvision's R-CNNs give it.
+        """Add the detections of an image, in the form of torchvision's R-CNNs.
 
         Args:
-            image_id: its id in the annotations; one that was added before is passed over.
-            detections: labels (N,), category ids or what stands for them (`coco_files.label_of`),
-                scores (N,), and what is scored: boxes (N, 4) x1, y1, x2, y2; masks (N, 1, H, W)
-                probabilities, above 0.5 is the object; keypoints (N, K, 3) x, y and anything.
-            size: (H, W) of the image that the network saw, if it was resized before: boxes, masks
+            image_id: id of the image in the annotations; an id that was added before is ignored.
+            detections: labels (N,), as `annotations.label_of` gives them; scores (N,); and for the
+                kinds, boxes (N, 4) x1, y1, x2, y2; masks (N, 1, H, W), probabilities with a
+                threshold of 0.5; keypoints (N, K, 3), of which x and y are used.
+            size: (H, W) of the image that the network saw, if it was resized before. Boxes, masks
                 and keypoints are scaled to the original.
 
         Raises:
-            ValueError: an unknown image, a field that is missing, of another shape or not finite,
+            ValueError: an unknown image; a field that is missing, of the wrong shape or not finite;
                 or masks of another size than the image.
         """
         image_id = int(image_id)
@@ -148,22 +148,26 @@ class CocoEvaluator:
         ]
 
     def detections(self, kind: ScoreKind | None = None) -> list[dict[str, Any]]:
-        """Give the detections of all processes in COCO's result format, ready for JSON.
+        """Return the detections of all processes in COCO's result format, ready for JSON.
 
-        One kind, as COCO's server takes them (areas are then those of the kind); without, all in
-        one list. In the order of image ids, and on an image in the network's. All processes must
-        call it.
+        All processes must call this method.
+
+        Args:
+            kind: the fields of one kind, as COCO's server expects them; None for all fields.
+
+        Returns:
+            Detections by ascending image id, and within an image in the network's order.
         """
         found: dict[int, list[dict[str, Any]]] = {}
-        for part in gather(self._found):
-            found = part | found  # whoever comes first stays
+        for part in all_gather(self._found):
+            found = part | found  # the first process counts
         rows = [row for image in sorted(found) for row in found[image]]
         return rows if kind is None else _only(rows, kind)
 
     def scores(self) -> dict[str, dict[str, float]]:
-        """Compute the 12 numbers of boxes and masks and the 10 of keypoints, {kind: {name: %}}.
+        """Compute the 12 scores of boxes and masks and the 10 of keypoints: {kind: {name: %}}.
 
-        All processes must call it, and get the same.
+        All processes must call this method; it returns the same to all.
         """
         rows = self.detections()
         return {kind: self._score(kind, _only(rows, kind)) for kind in self.kinds}
@@ -188,7 +192,7 @@ class CocoEvaluator:
 
 
 def _read(path: Path, kinds: Sequence[ScoreKind]) -> dict[str, Any]:
-    """Read what can be scored; refuse the rest."""
+    """Read annotations; raise a CocoError if an object cannot be scored."""
     content = read_annotations(path)
     parts = [FIELDS[kind] for kind in kinds]
     try:
@@ -199,21 +203,21 @@ def _read(path: Path, kinds: Sequence[ScoreKind]) -> dict[str, Any]:
     for number, annotation in enumerate(content["annotations"], 1):
         size = sizes.get(annotation["image_id"])
         if size is None:
-            continue  # it counts nowhere
+            continue  # it does not count
         for _, fault in object_faults(annotation, size, parts, keypoints, inside=False):
             raise CocoError(
                 path,
-                f"annotation {annotation['id']} cannot be scored: {fault}; take it out, "
-                "nonlocalnet data check lists all such",
+                f"annotation {annotation['id']} cannot be scored: {fault}; remove it "
+                "(nonlocalnet data check lists all of them)",
             )
         if "keypoints" in kinds:
             annotation.setdefault("num_keypoints", count_visible(annotation))
-        annotation["id"] = number  # 0 would count as never found, and ids may occur twice
+        annotation["id"] = number  # 0 would count as not found, and ids may occur twice
     return content
 
 
 def _only(rows: list[dict[str, Any]], kind: ScoreKind) -> list[dict[str, Any]]:
-    """Keep one kind: beside a box, a mask's or keypoints' area would be taken for the box's."""
+    """Keep the fields of one kind: with a box, the area of masks and keypoints would be its."""
     keys = ("image_id", "category_id", FIELDS[kind], "score")
     return [{key: row[key] for key in keys} for row in rows]
 
@@ -225,7 +229,7 @@ def _checked(
     size: tuple[int, int],
     keypoints: int,
 ) -> dict[str, Tensor]:
-    """The fields that are scored, on the CPU, of the right shapes and finite."""
+    """Return the fields to score on the CPU; raise a ValueError if one is unusable."""
     shapes = {
         "labels": (),
         "scores": (),
@@ -238,7 +242,7 @@ def _checked(
         if name not in detections:
             raise ValueError(
                 f"image {image_id}: the detections have no {name}, only {', '.join(detections)}; "
-                "score other kinds, or take a network that gives them"
+                "score other kinds, or use a network that predicts them"
             )
         field = fields[name] = detections[name].detach().cpu()
         wanted = (len(detections["labels"]), *shapes[name])
@@ -253,16 +257,10 @@ def _checked(
 
 
 def _encode(masks: Tensor, size: tuple[int, int]) -> list[dict[str, Any]]:
-    """Write masks (N, 1, H, W) as run lengths of an image of `size`."""
+    """Write masks (N, 1, H, W) as run lengths, resized to an image of `size`."""
     rows = []
-    for mask in masks:  # one at a time: a hundred resized ones are half a gigabyte
+    for mask in masks:  # one at a time: a hundred resized masks take half a gigabyte
         if tuple(mask.shape[1:]) != size:
             mask = interpolate(mask[None].float(), size, mode="bilinear")[0]
         rows.append(encode_mask(mask[0] > 0.5))
     return rows
-
-
-def encode_mask(mask: Tensor) -> dict[str, Any]:
-    """Write a mask, bool (H, W), as COCO's run lengths: {"size": [H, W], "counts": text}."""
-    coded = run_lengths.encode(np.asfortranarray(mask.numpy()[..., None].astype(np.uint8)))[0]
-    return {"size": list(mask.shape), "counts": coded["counts"].decode()}
