@@ -1,4 +1,4 @@
-"""One self-contained HTML file: text, tables and pictures, opened without a network."""
+"""Write a report as a self-contained HTML file: text, tables and pictures."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ STYLE = """
 body { font: 16px/1.55 system-ui, sans-serif; color: #1c1c1e; background: #fff;
        max-width: 60rem; margin: 2rem auto; padding: 0 1rem; }
 h1 { font-size: 1.6rem; } h2 { font-size: 1.15rem; margin-top: 2.2rem; }
-.wide { overflow-x: auto; } .wide img { min-width: 34rem; }  /* a phone scrolls it, not the page */
+.wide { overflow-x: auto; } .wide img { min-width: 34rem; }  /* on a phone, only it scrolls */
 table { border-collapse: collapse; margin: 1rem 0; }
 th, td { padding: .35rem .9rem; text-align: left; border-bottom: 1px solid #d1d1d6; }
 @media (max-width: 34rem) { th, td { padding: .35rem .4rem; font-size: .85rem; } }
@@ -28,17 +28,17 @@ figcaption { color: #55555a; font-size: .9rem; }
 
 
 def paragraph(text: str) -> str:
-    """Escape a text and make it a paragraph."""
+    """Return a paragraph with escaped text."""
     return f"<p>{html.escape(text)}</p>"
 
 
 def heading(text: str) -> str:
-    """Escape a text and make it a section's heading."""
+    """Return the heading of a section, escaped."""
     return f"<h2>{html.escape(text)}</h2>"
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Escape cells and make a table."""
+    """Return a table with escaped cells."""
     head = "".join(f"<th>{html.escape(cell)}</th>" for cell in header)
     body = "".join(
         "<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>" for row in rows
@@ -48,7 +48,7 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def picture(figure: Figure, caption: str) -> str:
-    """Embed a figure as PNG, with its caption as the alternative text too."""
+    """Return a figure as embedded PNG; its caption is the alternative text too."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png")
     data = base64.b64encode(buffer.getvalue()).decode()
@@ -59,8 +59,8 @@ def picture(figure: Figure, caption: str) -> str:
     )
 
 
-def page(title: str, parts: Sequence[str]) -> str:
-    """Join parts into a whole page."""
+def html_report(title: str, parts: Sequence[str]) -> str:
+    """Join parts into a complete HTML file."""
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
