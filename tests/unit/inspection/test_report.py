@@ -1,11 +1,11 @@
-from nonlocalnet.inspection.curves import curves
-from nonlocalnet.inspection.page import page, paragraph, picture, table
+from nonlocalnet.inspection.curves import panels
+from nonlocalnet.inspection.report import html_report, paragraph, picture, table
 
 
 def test_a_page_is_one_file_and_escapes_what_it_is_given():
-    figure = curves({"a": [([1], [1])]}, ylabel="%")
+    figure = panels({"%": {"a": ([1], [1])}}, xlabel="iteration")
     parts = [paragraph("<script>"), table(("<b>",), (("&",),)), picture(figure, 'say "x"')]
-    html = page("<title>", parts)
+    html = html_report("<title>", parts)
     assert "<script>" not in html
     assert "<b>" not in html
     assert "&lt;script&gt;" in html

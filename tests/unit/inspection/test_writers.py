@@ -16,7 +16,7 @@ def test_the_ending_says_what_is_written(found, tmp_path):
     with Image.open(found.save(tmp_path / "new" / "a.png", style="arrows")) as picture:
         assert picture.size[0] > 1000
     numbers = json.loads(found.save(tmp_path / "a.json").read_text())
-    assert numbers == json.loads(json.dumps(found.numbers()))
+    assert numbers == json.loads(json.dumps(found.statistics()))
     assert "one pixel" in found.save(tmp_path / "a.HTML").read_text()
     assert {path.name for path in tmp_path.iterdir()} == {"new", "a.json", "a.HTML"}
 

@@ -4,7 +4,9 @@ import pytest
 import torch
 
 import nonlocalnet as nl
-from nonlocalnet.inspection.even import EVEN, excess, uneven
+from nonlocalnet.inspection.analysis import analyze
+from nonlocalnet.inspection.attention import EVEN, excess, uneven
+from nonlocalnet.inspection.scene import Scene
 
 PAIRWISE = ["embedded_gaussian", "dot_product", "concatenation"]
 
@@ -51,7 +53,7 @@ def test_untrained_blocks_attend_evenly(pairwise):
     assert found.attention.attends_evenly
     assert found.evenly == "this layer attends evenly: there is nothing to see"
     assert not found.attention.light.any()
-    numbers = found.numbers()
+    numbers = found.statistics()
     assert numbers["point"]["evenly"]
     assert all(block["evenly"] for block in numbers["blocks"].values())
 
@@ -81,13 +83,10 @@ def test_a_point_can_be_even_where_its_layer_is_not():
     x = torch.zeros(2, 4, 3, 5)
     x[:, 1, 1, 1] = 3
     net = torch.nn.Sequential(nl.NonLocalBlock(2, 3, "gaussian", scale=None))
-    from nonlocalnet.inspection.analysis import analyze
-    from nonlocalnet.inspection.look import Look
-
-    look = Look(torch.zeros(4, 3, 3, 5, dtype=torch.uint8), analyze(net, x), at=(0.5, 0.5, 0.5))
-    assert not look.summaries["0"][0].evenly
-    assert look.evenly == "this point attends evenly: there is nothing to see from here"
-    bright = Look(look.frames, look.analysis, at=(1.5, 1.5, 1.5))
+    scene = Scene(torch.zeros(4, 3, 3, 5, dtype=torch.uint8), analyze(net, x), at=(0.5, 0.5, 0.5))
+    assert not scene.summaries["0"][0].evenly
+    assert scene.evenly == "this point attends evenly: there is nothing to see from here"
+    bright = Scene(scene.frames, scene.analysis, at=(1.5, 1.5, 1.5))
     assert bright.evenly == ""
     mass = math.exp(18)  # of its own key, the others have 1 each
     assert float(uneven(bright.attention.weights.flatten(), 60)) == pytest.approx(
