@@ -31,8 +31,8 @@ from torchvision.models.resnet import Bottleneck
 
 import nonlocalnet as nl
 from measure import in_a_process, machine, milliseconds, peak_mib
-from nonlocalnet.detection.networks import create_detector
 from nonlocalnet.evaluation.cost import cost as cost_of_network
+from nonlocalnet.networks import create_model
 
 IMAGE = 1, 3, 800, 1344
 OBJECTS = 10
@@ -63,8 +63,8 @@ def part_of(pair: str, name: str) -> tuple[nn.Module, tuple[int, ...]]:
     """The part of a network that is measured, and the size of its input."""
     torch.manual_seed(0)
     if pair == "block":
-        return nl.NonLocalBlock(1024, 2, norm=None, path=name), RES4
-    network = create_detector(name)
+        return nl.NonLocalBlock(1024, 2, norm=None, implementation=name), RES4
+    network = create_model(name)
     if pair == "head":
         return network.roi_heads.keypoint_head, REGIONS
     return network.backbone, IMAGE
@@ -89,7 +89,7 @@ def targets(keypoints: bool) -> list[dict[str, torch.Tensor]]:
 
 def work_of_network(name: str, step: str) -> Callable[[], None]:
     torch.manual_seed(0)
-    network, x = create_detector(name, box_score_thresh=0.0), torch.rand(3, 800, 1333)
+    network, x = create_model(name, box_score_thresh=0.0), torch.rand(3, 800, 1333)
     for module in network.backbone.modules():
         if isinstance(module, Bottleneck):
             module.bn3.weight.fill_(0.1)  # a hundred random layers else grow beyond all numbers

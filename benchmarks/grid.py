@@ -29,14 +29,14 @@ import tyro
 from nonlocalnet.checkpoints.load import load
 from nonlocalnet.clips import ClipSpec
 from nonlocalnet.data.dataset import VideoDataset
-from nonlocalnet.data.formats.lists import read_videos
+from nonlocalnet.data.datasets import read_dataset
 from nonlocalnet.data.transforms import TestTransform
 from nonlocalnet.data.video.reader import decode_all
 from nonlocalnet.data.video.write import write_video
+from nonlocalnet.evaluation.metrics import compute_metrics
 from nonlocalnet.evaluation.multiview import evaluate
 from nonlocalnet.runtime.log import console
 from nonlocalnet.training.config import TrainConfig
-from nonlocalnet.training.losses import make_labels
 from nonlocalnet.training.trainer import train
 
 TOP, LEFT, SIDE = 36, 24, 64  # the mouth in the 112 x 112 frames
@@ -197,7 +197,7 @@ def test_score(weights: Path, data: Path, root: Path | None, views: int) -> floa
     """Top-1 accuracy, or mean average precision, in percent."""
     model = load(weights)
     info = model.info
-    records, _ = read_videos(data, root=root, classes=info.classes)
+    records = read_dataset(data, root=root, classes=info.classes).train
     dataset = VideoDataset(
         records,
         len(info.classes),
@@ -208,7 +208,7 @@ def test_score(weights: Path, data: Path, root: Path | None, views: int) -> floa
         multi_label=info.multi_label,
     )
     found = evaluate(model, dataset, multi_label=info.multi_label)
-    scores = make_labels(info.multi_label).score(found.probabilities, found.target)
+    scores = compute_metrics(found.probabilities, found.target, multi_label=info.multi_label)
     return scores["map" if info.multi_label else "top1"]
 
 

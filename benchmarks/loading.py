@@ -28,8 +28,9 @@ from safetensors.torch import load_file
 import nonlocalnet as nl
 from measure import machine
 from nonlocalnet.checkpoints.formats import caffe2, mmaction2
-from nonlocalnet.checkpoints.lazy_tensor import Entry
-from nonlocalnet.checkpoints.load import WeightsInfo, export_weights, save_weights
+from nonlocalnet.checkpoints.lazy_tensor import LazyTensor
+from nonlocalnet.checkpoints.metadata import WeightsInfo
+from nonlocalnet.checkpoints.save import export_weights, save_weights
 
 MIB = 1 << 20
 NAME = "i3d_r101_nl5"
@@ -62,7 +63,7 @@ def write(folder: Path) -> None:
     """Write every kind of file."""
     model = nl.create_model(NAME, clip="32x2")
     entries = {
-        name: Entry(tuple(value.shape), value.dtype, lambda value=value: value)
+        name: LazyTensor(tuple(value.shape), value.dtype, lambda value=value: value)
         for name, value in model.state_dict().items()
     }
     blobs = caffe2.export(entries)

@@ -22,8 +22,8 @@ import tyro
 
 import nonlocalnet as nl
 from measure import machine
-from nonlocalnet.inspection.html_page import page
-from nonlocalnet.inspection.look import look_at_clip
+from nonlocalnet.inspection.clip import look_at_clip
+from nonlocalnet.inspection.html_page import render
 
 SIZE = 256, 340
 FOLLOW = """
@@ -85,7 +85,7 @@ def measure(name: str, clip: str) -> dict[str, float | str | dict]:
     block = found.analysis.block()
     row["positions"], row["keys"] = len(block.query_rows[0]), len(block.key_rows[0])
     began = time.monotonic()
-    text = page(found)
+    text = render(found)
     row["page_s"], row["page_mib"] = time.monotonic() - began, len(text) / 2**20
     row["coarser"] = "coarser grid" in text
     if shutil.which("chromium") and shutil.which("chromedriver"):

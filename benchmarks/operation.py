@@ -135,7 +135,7 @@ def main(options: Options) -> None:
             times = milliseconds({name: made[name][what] for name in names}, device)
             row |= {f"{name}_{what}_ms": times[name] for name in names}
         tensors, extra, _ = make(**case)
-        row["path"] = nl.explain(*tensors, form, **extra).path
+        row["implementation"] = nl.explain(*tensors, form, **extra).implementation
         for name in names:
             which = case | {"which": name}
             row[f"{name}_mib"] = (

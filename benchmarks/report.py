@@ -30,13 +30,14 @@ def memory(row: dict, rival: str) -> str:
 def operation(results: dict) -> str:
     """The table of benchmarks/operation.py."""
     lines = [
-        "| form | dtype | d = c | N, M | forward ms | forward + backward ms | peak MiB | path |",
+        "| form | dtype | d = c | N, M | forward ms | forward + backward ms | peak MiB "
+        "| implementation |",
         "|---|---|---|---|---|---|---|---|",
     ]
     for row in results["cases"]:
         cells = [row["form"], row["dtype"], row["d"], f"{row['n']}, {row['m']}"]
         cells += [ratio(row, what, "textbook") for what in ("forward", "both")]
-        cells += [memory(row, "textbook"), row["path"]]
+        cells += [memory(row, "textbook"), row["implementation"]]
         lines.append("| " + " | ".join(map(str, cells)) + " |")
     return "\n".join(lines)
 

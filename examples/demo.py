@@ -26,16 +26,17 @@ from torch import Tensor
 
 from nonlocalnet.checkpoints.load import load
 from nonlocalnet.clips import ClipSpec
-from nonlocalnet.data.dataset import VideoDataset, read_videos
+from nonlocalnet.data.dataset import VideoDataset
+from nonlocalnet.data.datasets import read_dataset
 from nonlocalnet.data.synthetic import CLASSES, write_same_color
 from nonlocalnet.data.transforms import TestTransform, normalize
 from nonlocalnet.data.video.reader import decode_all
 from nonlocalnet.evaluation.metrics import top_k_accuracy, wilson_interval
 from nonlocalnet.evaluation.multiview import evaluate
 from nonlocalnet.inspection.analysis import analyze
-from nonlocalnet.inspection.curves import curves
-from nonlocalnet.inspection.figure import figure3
-from nonlocalnet.inspection.page import heading, page, paragraph, picture, table
+from nonlocalnet.inspection.curves import Line, panels
+from nonlocalnet.inspection.figure import draw_figure
+from nonlocalnet.inspection.report import heading, html_report, paragraph, picture, table
 from nonlocalnet.runtime.log import console, read_metrics
 from nonlocalnet.training.config import TrainConfig
 from nonlocalnet.training.trainer import train
@@ -77,7 +78,7 @@ def main(options: Options) -> int:
     testing = write_same_color(out / "videos" / "test", test_videos, seed=1)
 
     accuracy: dict[str, list[float]] = {name: [] for name in MODELS}
-    lines: dict[str, list] = {label: [] for label in MODELS.values()}
+    lines: dict[str, Line] = {}
     for seed in seeds:
         for name, label in MODELS.items():
             run = out / "runs" / f"{name}_seed{seed}"
@@ -107,8 +108,9 @@ def main(options: Options) -> int:
             accuracy[name].append(test_accuracy(result.weights, testing))
             console.print(f"seed {seed}, {label}: test accuracy {accuracy[name][-1]:.1%}")
             logged = read_metrics(run / "metrics.jsonl", "train")
-            lines[label].append(
-                ([line["iteration"] for line in logged], [line["accuracy"] for line in logged])
+            lines[label if count == 1 else f"{label}, seed {seed}"] = (
+                [line["iteration"] for line in logged],
+                [line["accuracy"] for line in logged],
             )
     seconds = time.monotonic() - started
     report(out, accuracy, lines, seeds, testing, (train_videos, test_videos), iterations, seconds)
@@ -118,10 +120,9 @@ def main(options: Options) -> int:
 
 def test_accuracy(weights: Path, videos: Path) -> float:
     """Test a network on the held-out videos: one view each, it sees all 8 frames."""
-    records, classes = read_videos(videos)
-    data = VideoDataset(
-        records, len(classes), ClipSpec.parse(CLIP), TestTransform(SIDE, SIDE), train=False
-    )
+    found = read_dataset(videos)
+    views, clip = TestTransform(SIDE, SIDE), ClipSpec.parse(CLIP)
+    data = VideoDataset(found.train, len(found.classes), clip, views, train=False)
     predictions = evaluate(load(weights), data)
     return top_k_accuracy(predictions.probabilities, predictions.target)
 
@@ -129,7 +130,7 @@ def test_accuracy(weights: Path, videos: Path) -> float:
 def report(
     out: Path,
     accuracy: dict[str, list[float]],
-    lines: dict[str, list],
+    lines: dict[str, Line],
     seeds: Sequence[int],
     testing: Path,
     videos: tuple[int, int],
@@ -174,8 +175,8 @@ def report(
         table(header, rows),
         heading("Accuracy while training"),
         picture(
-            curves(lines, ylabel="training accuracy, %"),
-            "Each point is the mean over the updates since the one before; one line a seed.",
+            panels({"training accuracy, %": lines}, xlabel="iteration"),
+            "Each point is the mean over the updates since the point before.",
         ),
         heading("What the last square attends to"),
         picture(
@@ -194,7 +195,7 @@ def report(
             "3 points."
         ),
     ]
-    (out / "report.html").write_text(page("Local and non-local on the same videos", parts))
+    (out / "report.html").write_text(html_report("Local and non-local on the same videos", parts))
 
 
 def deviation(values: list[float]) -> float:
@@ -233,7 +234,7 @@ def attention_picture(weights: Path, videos: list[Path]) -> tuple[Figure, str]:
         f"The framed place, that of the last square, gives {weight:.1%} of its weight to the place "
         f"of the first square, where an even share is {1 / attention.weights.numel():.1%}."
     )
-    return figure3(frames, attention), caption
+    return draw_figure(frames, attention), caption
 
 
 def center_of_square(frame: Tensor) -> tuple[float, float]:

@@ -34,7 +34,7 @@ class Options:
 def main(options: Options) -> None:
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    side, updates = (64, 2) if options.smoke else (128, options.updates)
+    side, updates = (32, 2) if options.smoke else (128, options.updates)
     network = timm.create_model(options.model, pretrained=options.pretrained, num_classes=10)
     images = torch.randn(8, 3, side, side)
     before = network.eval()(images)

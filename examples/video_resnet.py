@@ -32,7 +32,7 @@ class Options:
 def main(options: Options) -> None:
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    clip = torch.randn(1, 3, 8, 56, 56) if options.smoke else torch.randn(1, 3, 16, 112, 112)
+    clip = torch.randn(1, 3, 4, 32, 32) if options.smoke else torch.randn(1, 3, 16, 112, 112)
     plain = r3d_18().eval()  # weights="DEFAULT" for those of Kinetics
     network = copy.deepcopy(plain)
     nl.add_non_local(

@@ -1,4 +1,5 @@
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -8,20 +9,45 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # the workers share the cores, torch's 
     torch.set_num_threads(1)
 
 
+GIVEN = Path(os.environ.get("NONLOCALNET_SHARED", Path(__file__).parents[2] / "shared"))
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.given = GIVEN  # for what is used where it is there, and made up where it is not
+
+
 @pytest.fixture(scope="session")
 def shared() -> Path:
-    """The folder of given data (videos, oracle), beside the repository."""
-    default = Path(__file__).parents[2] / "shared"
-    folder = Path(os.environ.get("NONLOCALNET_SHARED", default))
-    if not (folder / "data").is_dir():
-        pytest.skip(f"given data absent: no folder {folder / 'data'}; set NONLOCALNET_SHARED")
-    return folder
+    """The folder of given data beside the repository."""
+    if not (GIVEN / "data").is_dir():
+        pytest.skip(f"given data absent: no folder {GIVEN / 'data'}; set NONLOCALNET_SHARED")
+    return GIVEN
 
 
 @pytest.fixture(scope="session")
-def oracle(shared: Path) -> Path:
-    """The numbers of the official networks."""
-    folder = shared / "oracle"
-    if not folder.is_dir():
-        pytest.skip(f"oracle absent: no folder {folder}; set NONLOCALNET_SHARED")
-    return folder
+def coco(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """images, and instances and person_keypoints of train and val: COCO's, or else made up."""
+    if (GIVEN / "data/coco").is_dir():
+        return GIVEN / "data/coco"
+    pytest.importorskip("torchvision")
+    from ellipses import write_ellipses
+
+    return write_ellipses(tmp_path_factory.mktemp("coco") / "coco")
+
+
+@pytest.fixture(scope="session")
+def oracle() -> Path:
+    """The numbers of other people's networks that are part of the repository."""
+    return Path(__file__).parent / "golden" / "oracle"
+
+
+@pytest.fixture(scope="session")
+def oracle_with(oracle: Path, request: pytest.FixtureRequest) -> Callable[[str], Path]:
+    """oracle_with(file): the oracle of the repository, or the whole one where only that has it."""
+
+    def find(file: str) -> Path:
+        if (oracle / file).exists():
+            return oracle
+        return request.getfixturevalue("shared") / "oracle"
+
+    return find

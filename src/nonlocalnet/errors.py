@@ -16,9 +16,9 @@ LIMIT = 1000  # characters of what a file says, in a message
 PATH_LIMIT = 4096  # the longest that systems take
 JOINERS = "\u200c\u200d"  # invisible, and part of words of many languages
 
-# the extra that brings a package, where it is not "video"
+# The extra that installs a package; "video" installs the others.
 EXTRAS = {
-    "pycocotools": "coco",
+    "torchvision": "torchvision",
     "faster_coco_eval": "coco",
     "starlette": "explore",
     "uvicorn": "explore",
@@ -140,3 +140,19 @@ class FileError(ValueError):
         if not self.reason:
             return str(self.args[0])
         return f"{printable(self.path, PATH_LIMIT)}: {printable(self.reason)}"
+
+
+@contextlib.contextmanager
+def errors_about(path: str | os.PathLike[str]) -> Generator[None]:
+    """Name the file in every error about its content, whatever fails."""
+    try:
+        yield
+    except FileError:
+        raise
+    except ValueError as error:
+        if str(error).startswith(str(path)):
+            raise
+        raise FileError(path, str(error)) from None
+    except (TypeError, AttributeError, LookupError, ArithmeticError, RuntimeError) as error:
+        problem = printable(error, 200)
+        raise FileError(path, f"a value in its description makes no sense: {problem}") from None

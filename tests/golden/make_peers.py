@@ -3,21 +3,21 @@
     pip install --target PEERS --no-deps mmaction2==1.2.0 mmcv-lite==2.1.0 mmengine==0.10.7 \
         pytorchvideo==0.1.5 addict yapf platformdirs termcolor pyyaml opencv-python-headless \
         einops scipy decord fvcore iopath yacs tabulate portalocker parameterized
-    PYTHONPATH=PEERS python tests/golden/make_peers.py ORACLE
+    PYTHONPATH=PEERS python tests/golden/make_peers.py
 
-Parameters and clips come from the recipe of the oracle's peers (`peer_recipe.py`), times the gains
+Parameters and clips come from the recipe of the oracle (`recipe.py`), times the gains
 that each file records, so that attention is neither uniform nor one-hot. Nothing here is used by
 the tests but the files that it writes.
 """
 
 # ruff: noqa: C408 (settings as mmengine writes them)
-import importlib.util
 import json
 import sys
 import types
 from collections.abc import Callable
 from pathlib import Path
 
+import recipe
 import torch
 from torch import nn
 
@@ -29,13 +29,6 @@ FORMS = ("embedded_gaussian", "gaussian", "dot_product", "concatenation")
 PLACES = ((0, 0, 0), (0, 1, 0, 1), (0, 1, 0, 1, 0, 1), (0, 0, 0))
 PLACES_101 = ((0, 0, 0), (0, 1, 0, 0), (0,) * 6 + (1,) + (0,) * 16, (0, 0, 0))
 NORM = dict(type="BN3d", requires_grad=True)
-
-
-def recipe(oracle: Path) -> types.ModuleType:
-    spec = importlib.util.spec_from_file_location("peer", oracle / "peers" / "peer_recipe.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def gains(keys: list[str], form: str) -> dict[str, float]:
@@ -165,18 +158,17 @@ CASES: dict[str, Callable[[], tuple[nn.Module, dict]]] = {
 
 
 @torch.no_grad()
-def main(oracle: Path) -> None:
-    peer = recipe(oracle)
+def main() -> None:
     for name, make in CASES.items():
         network, meta = make()
         keys = {key: list(value.shape) for key, value in network.state_dict().items()}
         form = next((f for f in FORMS if f in name), "")
         gain = gains(list(keys), form)
-        state = {k: torch.as_tensor(peer.fill(k, s, gain.get(k, 1.0))) for k, s in keys.items()}
+        state = {k: torch.as_tensor(recipe.fill(k, s, gain.get(k, 1.0))) for k, s in keys.items()}
         network.load_state_dict(state)
         network.eval()
         shape = (1, 3, 8, 64, 64) if name.startswith("pytorchvideo") else (1, 3, 16, 64, 64)
-        clip = torch.from_numpy(peer.clip(shape))
+        clip = torch.from_numpy(recipe.clip(shape))
         logits = network(clip)
         exact = network.double()(clip.double())
         print(name, f"std {logits.std():.3g}, fp32 error {(logits - exact).abs().max():.1e}")
@@ -192,4 +184,4 @@ def main(oracle: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main()

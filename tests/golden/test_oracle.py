@@ -1,7 +1,6 @@
-"""The official networks' numbers, computed by the official code (shared/oracle/README.md)."""
+"""The official networks' numbers, computed by the official code (oracle/README.md)."""
 
 import gc
-import importlib.util
 import json
 import pickle
 import pickletools
@@ -9,10 +8,10 @@ import re
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 import pytest
+import recipe
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -20,7 +19,7 @@ from torch.nn import functional as F
 import nonlocalnet as nl
 from nonlocalnet.checkpoints.formats import caffe2
 from nonlocalnet.checkpoints.formats.caffe2 import RULES
-from nonlocalnet.checkpoints.resolve import resolved
+from nonlocalnet.checkpoints.resolve import find_arguments
 
 # These run by default: both norms, both forms, both depths, both splits.
 GATE = {
@@ -51,13 +50,6 @@ RUNS = [
 
 # README, "Tolerances (fp32)": logits / s, softmax, summaries / std, affinity / max, weights.
 TOLERANCES = {50: (1e-4, 2e-5, 5e-4, 5e-5, 1e-5), 101: (5e-4, 1e-4, 3e-3, 5e-5, 1e-5)}
-
-
-def read_recipe(oracle: Path) -> ModuleType:
-    spec = importlib.util.spec_from_file_location("oracle_recipe", oracle / "recipe.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def manifest_of(oracle: Path, name: str) -> dict:
@@ -120,18 +112,18 @@ class Network:
     """One configuration: loaded from a file of the official format, and what it must give."""
 
     def __init__(self, oracle: Path, name: str, arguments: Callable, folder: Path) -> None:
-        self.recipe, self.manifest = read_recipe(oracle), manifest_of(oracle, name)
+        self.manifest = manifest_of(oracle, name)
         self.arguments = arguments(self.manifest["effective"])
         self.expected = np.load(oracle / "expected" / f"{name}.npz", allow_pickle=False)
         self.tolerances = TOLERANCES[self.manifest["effective"]["MODEL.DEPTH"]]
-        blobs = self.recipe.parameters(self.manifest)
+        blobs = recipe.parameters(self.manifest)
         frozen = self.manifest["effective"]["MODEL.USE_AFFINE"]
         if name.endswith("32f"):  # the classifier of the test net, of the same numbers
             blobs["pred_w"] = blobs["pred_w"].reshape(*blobs["pred_w"].shape, 1, 1, 1)
         path = folder / f"{name}.pkl"
         path.write_bytes((python2_text if frozen else python2_training)(blobs))
         # what no official file says, and its name is not that of a release
-        arguments = resolved(self.arguments)
+        arguments = find_arguments(self.arguments)
         said = {option: arguments[option] for option in caffe2.UNSAID}
         said |= {"clip": self.arguments["clip"], "mean": (0.45,) * 3, "std": (0.225,) * 3}
         with warnings.catch_warnings():
@@ -153,13 +145,13 @@ class Network:
 
     def clip(self, split: str) -> Tensor:
         given = self.manifest["input"][split]
-        clip = self.recipe.clip(given["shape"])
-        assert self.recipe.fingerprint(clip) == given["crc32"]
+        clip = recipe.clip(given["shape"])
+        assert recipe.fingerprint(clip) == given["crc32"]
         return torch.from_numpy(clip)
 
 
 @pytest.fixture(scope="module")
-def network(oracle, create_arguments, tmp_path_factory):
+def network(oracle_with, create_arguments, tmp_path_factory):
     """network(name): the last one asked for is kept; parametrized tests ask in that order."""
     kept: dict[str, Network] = {}
 
@@ -168,6 +160,7 @@ def network(oracle, create_arguments, tmp_path_factory):
             kept.clear()
             gc.collect()
             folder = tmp_path_factory.mktemp("oracle")
+            oracle = oracle_with(f"manifests/{name}.json")
             kept[name] = Network(oracle, name, create_arguments, folder)
         return kept[name]
 
@@ -200,7 +193,15 @@ def test_names_of_the_rules_are_all_used(oracle):
 
 
 def test_every_configuration_of_the_oracle_is_here(oracle):
-    assert {path.stem for path in (oracle / "manifests").glob("*.json")} == set(CONFIGURATIONS)
+    here = {path.stem for path in (oracle / "manifests").glob("*.json")}
+    assert here == {name for name, _ in GATE}
+
+
+def test_the_whole_oracle_is_run_and_this_one_is_a_part_of_it(oracle, shared):
+    whole = shared / "oracle"
+    assert {path.stem for path in (whole / "manifests").glob("*.json")} == set(CONFIGURATIONS)
+    for path in (p for p in oracle.rglob("*") if p.is_file() and p.name != "README.md"):
+        assert path.read_bytes() == (whole / path.relative_to(oracle)).read_bytes(), path.name
 
 
 def ours(label: str) -> str:

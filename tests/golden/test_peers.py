@@ -1,6 +1,5 @@
 """Networks of other code bases: file in, their own logits out (oracle/peers, make_peers.py)."""
 
-import importlib.util
 import json
 import warnings
 from collections import OrderedDict
@@ -9,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import recipe
 import torch
 
 import nonlocalnet as nl
@@ -67,14 +67,6 @@ RESNET:
 """
 
 
-@pytest.fixture(scope="module")
-def peer(oracle):
-    spec = importlib.util.spec_from_file_location("peer", oracle / "peers" / "peer_recipe.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 def tensors(arrays) -> OrderedDict:
     return OrderedDict((key, torch.tensor(value)) for key, value in arrays.items())
 
@@ -100,7 +92,7 @@ def error(logits, expected, of: str = "") -> float:
 
 @pytest.mark.parametrize("name", ["pyslowfast_C2D_8x8_R50", "pyslowfast_I3D_NLN_8x8_R50"])
 @torch.no_grad()
-def test_pyslowfast(oracle, peer, tmp_path, name):
+def test_pyslowfast(oracle, tmp_path, name):
     manifest = json.loads((oracle / "peers" / f"{name}.json").read_text())
     expected = np.load(oracle / "peers" / f"{name}.npz")
     blocks = "NLN" in name
@@ -110,7 +102,7 @@ def test_pyslowfast(oracle, peer, tmp_path, name):
         location="[[[]], [[1, 3]], [[1, 3, 5]], [[]]]" if blocks else "[[[]], [[]], [[]], [[]]]",
     )
     path = tmp_path / "checkpoint_epoch_00001.pyth"
-    state = tensors(peer.state(manifest))
+    state = tensors(recipe.parameters(manifest))
     torch.save({"epoch": 0, "model_state": state, "optimizer_state": {}, "cfg": cfg}, path)
     model = load_quietly(path)
     assert model.config == {
@@ -120,9 +112,9 @@ def test_pyslowfast(oracle, peer, tmp_path, name):
         "crop": 224,
         "stem_padding": 1,
     }
-    logits = model(torch.from_numpy(peer.clip(manifest["input"]["shape"])))
+    logits = model(torch.from_numpy(recipe.clip(manifest["input"]["shape"])))
     assert error(logits, expected["logits"], name) <= WITHIN["r50"]
-    clip = torch.from_numpy(peer.clip(manifest["crop256"]["shape"]))
+    clip = torch.from_numpy(recipe.clip(manifest["crop256"]["shape"]))
     windows = model.logits_map(clip).permute(0, 2, 3, 1)[0]
     assert error(windows, expected["crop256_logits"], f"{name} 256") <= WITHIN["r50"]
     p = model.probabilities(clip).numpy()
@@ -130,18 +122,18 @@ def test_pyslowfast(oracle, peer, tmp_path, name):
 
 
 @torch.no_grad()
-def test_mmaction2(oracle, peer, tmp_path):
+def test_mmaction2(oracle, tmp_path):
     name = "mmaction2_i3d_r50_32x2_nl_embedded_gaussian"
     manifest = json.loads((oracle / "peers" / f"{name}.json").read_text())
     expected = np.load(oracle / "peers" / f"{name}.npz")
     path = tmp_path / "x.pth"
-    torch.save({"meta": {}, "state_dict": tensors(peer.state(manifest))}, path)
+    torch.save({"meta": {}, "state_dict": tensors(recipe.parameters(manifest))}, path)
     with (
         pytest.warns(UserWarning, match="temporal_stride=2 is assumed"),
         pytest.warns(UserWarning, match="scale=None, .* are assumed"),
     ):
         model = nl.load(path, clip="32x2", pairwise="embedded_gaussian")
-    logits = model(torch.from_numpy(peer.clip(manifest["input"]["shape"])))
+    logits = model(torch.from_numpy(recipe.clip(manifest["input"]["shape"])))
     assert error(logits, expected["logits"], name) <= WITHIN["r50"]
 
 
@@ -155,12 +147,12 @@ def golden(name: str) -> dict:
     return json.loads((HERE / f"{name}.json").read_text())
 
 
-def narrow_state(peer, name) -> OrderedDict:
-    return tensors({key: peer.fill(key, size, g) for key, size, g in golden(name)["params"]})
+def narrow_state(name) -> OrderedDict:
+    return tensors({key: recipe.fill(key, size, g) for key, size, g in golden(name)["params"]})
 
 
-def narrow_file(peer, name, path) -> Path:
-    state, meta = narrow_state(peer, name), golden(name)["meta"]
+def narrow_file(name, path) -> Path:
+    state, meta = narrow_state(name), golden(name)["meta"]
     pytorchvideo = name.startswith("pytorchvideo")
     torch.save(
         {"model_state": state} if pytorchvideo else {"meta": meta, "state_dict": state}, path
@@ -168,8 +160,8 @@ def narrow_file(peer, name, path) -> Path:
     return path
 
 
-def load_narrow(peer, name, tmp_path, **options):
-    path = narrow_file(peer, name, tmp_path / "x.pth")
+def load_narrow(name, tmp_path, **options):
+    path = narrow_file(name, tmp_path / "x.pth")
     if name.startswith("pytorchvideo"):
         said = {"temporal_stride": 1, "pool2_time": 2, "multi_label": False}
         said |= {"mean": (0.45,) * 3, "std": (0.225,) * 3}
@@ -182,9 +174,9 @@ def load_narrow(peer, name, tmp_path, **options):
 
 @pytest.mark.parametrize("name", NARROW)
 @torch.no_grad()
-def test_narrow_networks(peer, tmp_path, name):
-    model = load_narrow(peer, name, tmp_path)
-    clip = torch.from_numpy(peer.clip(golden(name)["clip"]))
+def test_narrow_networks(tmp_path, name):
+    model = load_narrow(name, tmp_path)
+    clip = torch.from_numpy(recipe.clip(golden(name)["clip"]))
     depth = name.split("_")[2]
     assert error(model(clip)[0], golden(name)["logits"], f"narrow {name}") <= WITHIN[depth]
 
@@ -215,21 +207,21 @@ WRONG = [
 
 @pytest.mark.parametrize(("name", "change"), WRONG)
 @torch.no_grad()
-def test_the_numbers_would_tell(peer, tmp_path, name, change):
-    right = load_narrow(peer, name, tmp_path)
+def test_the_numbers_would_tell(tmp_path, name, change):
+    right = load_narrow(name, tmp_path)
     wrong = nl.create_model(**(right.config | change))
     wrong.load_state_dict(right.state_dict())
-    clip = torch.from_numpy(peer.clip(golden(name)["clip"]))
+    clip = torch.from_numpy(recipe.clip(golden(name)["clip"]))
     assert error(wrong.eval()(clip)[0], golden(name)["logits"]) > 10 * WITHIN["r50"]
 
 
-def test_what_a_file_says_cannot_be_contradicted(peer, tmp_path):
+def test_what_a_file_says_cannot_be_contradicted(tmp_path):
     with pytest.raises(ValueError, match="file's network has stem_padding=1, this one 0"):
-        load_narrow(peer, "mmaction2_i3d_r50", tmp_path, stem_padding=0)
+        load_narrow("mmaction2_i3d_r50", tmp_path, stem_padding=0)
 
 
-def test_input_comes_with_the_network(peer, tmp_path):
-    model = load_narrow(peer, "mmaction2_i3d_r50_nl_gaussian", tmp_path)
+def test_input_comes_with_the_network(tmp_path):
+    model = load_narrow("mmaction2_i3d_r50_nl_gaussian", tmp_path)
     assert model.info.mean == pytest.approx((0.485, 0.456, 0.406), abs=1e-9)
     assert model.info.std == pytest.approx((58.395 / 255, 57.12 / 255, 57.375 / 255))
     assert (model.config["clip"], model.info.short_side) == ("32x2", 256)

@@ -1,4 +1,4 @@
-"""The non-local block and the bottleneck it goes between."""
+"""The non-local block, its insertion into networks, and other layers of the video networks."""
 
 from nonlocalnet.blocks.non_local_block import NonLocalBlock
 

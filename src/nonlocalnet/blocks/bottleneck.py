@@ -1,4 +1,4 @@
-"""The bottleneck of the paper's video ResNets."""
+"""Bottleneck, the residual block of the paper's video ResNets."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from nonlocalnet.blocks.convolution import Conv3d
-from nonlocalnet.blocks.norm import Norm, make_norm, norm_relu
+from nonlocalnet.blocks.norm import make_norm, norm_relu
+from nonlocalnet.options import Norm
 
 
 class Bottleneck(nn.Module):

@@ -1,4 +1,4 @@
-"""The convolutions of video networks, which on a CPU are products of matrices and of frames."""
+"""3-D convolutions of video networks, faster on a CPU as matrix products and 2-D convolutions."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from nonlocalnet.ops.precision import autocast_dtype, product_dtype, without_aut
 
 
 class Conv3d(nn.Conv3d):
-    """`nn.Conv3d` without groups and dilation, computed by `conv3d` unless it gets them later.
+    """`nn.Conv3d` without groups and dilation, computed by `conv3d`.
 
     >>> import torch
     >>> Conv3d(4, 8, (1, 3, 3), padding=(0, 1, 1))(torch.randn(2, 4, 3, 5, 5)).shape
@@ -34,7 +34,7 @@ class Conv3d(nn.Conv3d):
         """(B, in, T, H, W) -> (B, out, T', H', W')."""
         padding = self.padding
         plain = self.groups == 1 and self.dilation == (1, 1, 1) and self.padding_mode == "zeros"
-        if not plain or isinstance(padding, str):  # changed since it was made
+        if not plain or isinstance(padding, str):  # the attributes were changed after construction
             return super().forward(input)
         return conv3d(input, self.weight, self.bias, self.stride, padding)
 
@@ -46,14 +46,14 @@ def conv3d(
     stride: Sequence[int] = (1, 1, 1),
     padding: Sequence[int] = (0, 0, 0),
 ) -> Tensor:
-    """Compute `F.conv3d`; on a CPU by what is fast there.
+    """Compute `F.conv3d`, with faster methods on a CPU.
 
     x (B, in, T, H, W), weight (out, in, k, h, w), bias (out,) -> (B, out, T', H', W').
 
-    A CPU gets the result in the memory format channels_last_3d, whatever x has: 1x1x1 and 3x1x1 are
-    a matrix product there, for all taps at once, 1xhxw a 2-D convolution of the frames.
-    Half precision that the CPU has no units for is multiplied in float32. Results are those of
-    `F.conv3d` up to rounding (docs/results.md has the gains).
+    On a CPU the result is always in the memory format channels_last_3d. There, 1x1x1 and 3x1x1
+    kernels are one matrix product for all taps, and 1xhxw kernels a 2-D convolution of the frames.
+    Half precision is multiplied in float32 if the CPU has no units for it. Results equal those of
+    `F.conv3d` up to rounding (docs/results.md has the speed-ups).
     """
     device = x.device.type
     if device != "cpu":
@@ -78,7 +78,7 @@ def conv3d(
 def _over_time(x: Tensor, weight: Tensor, bias: Tensor | None, stride: Sequence[int]) -> Tensor:
     """Convolve with weight (out, in, k, 1, 1), k = 1 or 3: y_t = Σ_i W_i x_{t + i - k // 2} + bias.
 
-    All W_i x are one product; the sum shifts them, which is cheaper than to shift x.
+    All W_i x are one product. Shifting its parts is cheaper than shifting x.
     """
     rows = x.permute(0, 2, 3, 4, 1)[:, :, :: stride[0], :: stride[1]]  # (B, T, H', W', in)
     if weight.shape[2] == 1:

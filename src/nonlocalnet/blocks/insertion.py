@@ -1,4 +1,4 @@
-"""Non-local blocks put into a finished network, and taken out again."""
+"""Insert non-local blocks into an existing network, and remove them."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from nonlocalnet.errors import check_choice
 
 Layout = Literal["channels_first", "channels_last", "tokens", "tokens_first"]
 
-LAYOUTS: dict[str, tuple[int, int]] = {  # the axes of the batch and of the channels
+LAYOUTS: dict[str, tuple[int, int]] = {  # batch axis, channel axis
     "channels_first": (0, 1),
     "channels_last": (0, -1),
     "tokens": (0, -1),
@@ -34,16 +34,16 @@ LAYOUTS: dict[str, tuple[int, int]] = {  # the axes of the batch and of the chan
 
 @dataclass(frozen=True)
 class Place:
-    """A module of a network, by path, and the block that now stands after it.
+    """A module of a network and the block that was inserted after it.
 
     Attributes:
-        path: the module's; the block is `path.non_local`.
-        shape: of its output in the example, without the batch, as the module gives it.
-        layout: "channels_first" (C, ...), "channels_last" (..., C), "tokens" (N, C) or
-            "tokens_first", which is tokens whose batch is the axis after them.
+        path: path of the module; the block is `path.non_local`.
+        shape: shape of the module's output for the example, without the batch.
+        layout: "channels_first" (C, ...), "channels_last" (..., C), "tokens" (N, C), or
+            "tokens_first", tokens followed by the batch axis.
         channels: C.
         inner_channels: d of the block.
-        parameters: of the block.
+        parameters: number of parameters of the block.
     """
 
     path: str
@@ -55,7 +55,7 @@ class Place:
 
 
 class Inserted(tuple[Place, ...]):
-    """The places of new blocks, in the network's order; str() is a table of them."""
+    """Places of new blocks, in the order of the network; str() gives a table."""
 
     def __str__(self) -> str:
         rows = [("after", "output", "layout", "dims", "channels", "inner", "parameters")]
@@ -75,18 +75,18 @@ class Inserted(tuple[Place, ...]):
 
 
 class InsertedBlock(NonLocalBlock):
-    """A block that `add_non_local` put in, so that `remove_non_local` knows it.
+    """A block that `add_non_local` inserted and `remove_non_local` recognizes.
 
-    Its hooks turn what it is given to (B, C, ...), and what it gives back again.
+    For layouts other than channels first, hooks convert its input and output.
     """
 
     layout: str = "channels_first"
-    # Kept also because pickling them keeps the hooks' numbers taken: without them, other hooks in
-    # the process that loads the network could replace these.
+    # Handles must be pickled with the network: they reserve the ids of their hooks. Otherwise new
+    # hooks in the process that loads the network could replace these.
     hooks: tuple[RemovableHandle, ...] = ()
 
-    def turn(self, layout: str) -> None:
-        """Take and give maps of another layout."""
+    def set_layout(self, layout: str) -> None:
+        """Accept and return maps of this layout."""
         self.layout = layout
         if LAYOUTS[layout] != (0, 1):
             self.hooks = (
@@ -111,40 +111,41 @@ def add_non_local(
     verbose: bool = True,
     **options: Any,
 ) -> Inserted:
-    """Put a non-local block after each of the named modules, in place.
+    """Insert a non-local block after each of the named modules, in place.
 
-    Until they are trained the blocks are the identity. The names of the network's own weights stay,
-    so its checkpoints load as before (with `strict=False` once the blocks are in); a block's
-    are `layer2.1.non_local.theta.weight` and so on.
+    Until they are trained, the blocks are the identity. The network's own weights keep their names,
+    so its checkpoints load as before (with `strict=False` once the blocks are in). The weights of a
+    block are `layer2.1.non_local.theta.weight` and so on.
 
     Args:
-        network: any network; not compiled or wrapped for many GPUs yet, which comes after.
-        after: module paths as in `network.named_modules()`; each part may be a pattern:
-            "layer3.*" is layer3.0, layer3.1, ... A module with two paths gets one block.
-        example: what the network takes: a tuple is its arguments, a dictionary its arguments by
-            name, anything else (a tensor, a list of tensors) its only argument; `({...},)` is a
-            dictionary as the only one. The network runs on it and on shorter or longer ones, in
-            evaluation mode, to see what the modules give. None is zeros for its first
-            convolution, 64 positions a side and 8 frames.
-        layout: of the modules' outputs: "channels_first" (B, C, ...), "channels_last"
+        network: any network. Compile it or wrap it for many GPUs afterwards.
+        after: module paths as in `network.named_modules()`. Each part may be a pattern: "layer3.*"
+            is layer3.0, layer3.1, ... A module with two paths gets one block.
+        example: an input of the network: a tuple holds its arguments, a dictionary its keyword
+            arguments, and anything else (a tensor, a list of tensors) is its only argument; write
+            `({...},)` if that is a dictionary. The network runs in evaluation mode on the example
+            and on shorter or longer ones, which shows the shapes of its modules' outputs. None
+            makes zeros for its first convolution, with sides of 64 and 8 frames.
+        layout: layout of the modules' outputs: "channels_first" (B, C, ...), "channels_last"
             (B, ..., C), "tokens" (B, N, C) or "tokens_first" (N, B, C). None finds it: axes that
-            change with the size of the input are positions, and the one that stays is channels.
-            To be told only where that cannot be seen, and for tokens, over which a block is 1-D.
+            change with the size of the input are positions, and the constant one is channels.
+            Pass it for tokens, which get a 1-D block, and where an error asks for it.
         verbose: print the places.
-        options: of `NonLocalBlock`: pairwise, subsample, ... `channels` and `dims` are found.
+        options: options of `NonLocalBlock`, such as pairwise and subsample; `channels` and `dims`
+            are found.
 
     Returns:
         The places: a tuple whose str() is a table.
 
     Raises:
-        ValueError: no such module, a place that cannot take a block, a network that does not run
-            on the example, an option that does not fit. The network is then as it was.
+        ValueError: there is no such module, a module cannot be followed by a block, the network
+            does not run on the example, or an option does not fit. The network is unchanged then.
 
     Source: paper, section 4 ("we convert an existing network into non-local").
 
-    In an nn.Sequential the block is one more child at the end, which its len() counts; after any
-    other module, a forward hook runs it. `torch.fx` must take a block whole:
-    `tracer_kwargs={"leaf_modules": [nl.NonLocalBlock]}` in torchvision's feature extraction.
+    In an nn.Sequential the block becomes the last child, which len() counts; after any other
+    module, a forward hook runs it. `torch.fx` must treat a block as a leaf: pass
+    `tracer_kwargs={"leaf_modules": [nl.NonLocalBlock]}` to torchvision's feature extraction.
 
     >>> import torch, nonlocalnet as nl
     >>> conv = torch.nn.Sequential(torch.nn.Conv1d(3, 32, 5, padding=2), torch.nn.ReLU())
@@ -160,12 +161,12 @@ def add_non_local(
     for name in ("channels", "dims"):
         if name in options:
             raise ValueError(
-                f"{name} is found from what each module gives; got {name}={options[name]!r}: "
+                f"{name} is found from each module's output; got {name}={options[name]!r}: "
                 "leave it out"
             )
     if layout is not None:
         check_choice("layout", layout, LAYOUTS)
-    _check_bare(network)
+    _check_unwrapped(network)
     places = _find(network, [after] if isinstance(after, str) else after)
     evidence = probe(network, places, example)
     layouts = {path: _find_layout(path, known, layout) for path, known in evidence.items()}
@@ -182,12 +183,12 @@ def add_non_local(
 
 
 def remove_non_local(network: nn.Module) -> tuple[str, ...]:
-    """Take out the blocks that `add_non_local` put into a network or what it was copied from.
+    """Remove all blocks that `add_non_local` inserted, also from copies of the network.
 
-    Blocks that stand there otherwise stay.
+    Blocks that are part of the network's own definition stay.
 
     Returns:
-        Paths of the modules that they stood after; none if there was no such block.
+        Paths of the modules that had a block; empty if there was none.
     """
     removed = []
     for path, module in list(network.named_modules()):
@@ -200,8 +201,8 @@ def remove_non_local(network: nn.Module) -> tuple[str, ...]:
     return tuple(removed)
 
 
-# Hooks: functions of this file and of the module they are called with, so that a network can be
-# copied, pickled and replicated with them.
+# Hooks are module-level functions that depend only on the module they are called with, so that a
+# network can be copied, pickled and replicated with them.
 def _run_block(module: nn.Module, args: object, output: Tensor) -> Tensor:
     return getattr(module, CHILD)(output)
 
@@ -218,7 +219,7 @@ def _from_channels_first(block: InsertedBlock, args: object, z: Tensor) -> Tenso
 def _make(output: Tensor, layout: str, options: dict[str, Any]) -> InsertedBlock:
     channels = output.shape[LAYOUTS[layout][1]]
     block = InsertedBlock(channels, output.ndim - 2, **options).to(output)
-    block.turn(layout)
+    block.set_layout(layout)
     return block
 
 
@@ -230,17 +231,17 @@ def _describe(path: str, block: InsertedBlock, known: Evidence) -> Place:
 
 
 def _find_layout(path: str, known: Evidence, asked: str | None) -> str:
-    """Name the layout of a place's output, or refuse."""
-    layout = _see_layout(path, known) if asked is None else _check_layout(path, known, asked)
+    """Return the layout of a place's output, or raise."""
+    layout = _infer_layout(path, known) if asked is None else _check_layout(path, known, asked)
     if len({output.shape[LAYOUTS[layout][1]] for output in known.outputs}) > 1:
         refuse_calls(path, known.outputs)
     return layout
 
 
-def _see_layout(path: str, known: Evidence) -> str:
-    """Take the layout that is certain and needs no word from the user."""
-    shape, stay = tuple(known.outputs[0].shape), known.stay()
-    last, batch, channels = len(shape) - 1, known.batch_axis(), known.channels()
+def _infer_layout(path: str, known: Evidence) -> str:
+    """Return the layout if it is certain and the user need not confirm it, or raise."""
+    shape, stay = tuple(known.outputs[0].shape), known.fixed_axes()
+    last, batch, channels = len(shape) - 1, known.batch_axis(), known.channel_axis()
     if not stay:
         refuse(path, f"every axis of its output {shape} changes with the input's: no channels")
     if channels is None:
@@ -269,8 +270,8 @@ def _see_layout(path: str, known: Evidence) -> str:
 
 
 def _check_layout(path: str, known: Evidence, asked: str) -> str:
-    """Refuse a layout against which the evidence speaks."""
-    shape, stay, batch = tuple(known.outputs[0].shape), known.stay(), known.batch_axis()
+    """Raise if the evidence contradicts the layout that was passed."""
+    shape, stay, batch = tuple(known.outputs[0].shape), known.fixed_axes(), known.batch_axis()
     if "tokens" in asked and len(shape) != 3:
         refuse(path, f"layout={asked!r} is of outputs with 3 axes; it gives {shape}")
     channels = LAYOUTS[asked][1] % len(shape)
@@ -289,8 +290,8 @@ def _check_layout(path: str, known: Evidence, asked: str) -> str:
     return asked
 
 
-def _check_bare(network: nn.Module) -> None:
-    """Refuse what would go on without the new blocks, or without their gradients."""
+def _check_unwrapped(network: nn.Module) -> None:
+    """Raise for wrappers that would ignore the new blocks or their gradients."""
     wrappers = (nn.DataParallel, nn.parallel.DistributedDataParallel, torch.jit.ScriptModule)
     for module in network.modules():
         compiled = hasattr(module, "_orig_mod") or module._compiled_call_impl is not None
@@ -298,12 +299,12 @@ def _check_bare(network: nn.Module) -> None:
             given = "a compiled one" if compiled else type(module).__name__
             raise ValueError(
                 f"network must not be compiled or wrapped yet; got {given}: "
-                "add the blocks first, to the network within"
+                "add the blocks first, to the network inside"
             )
 
 
 def _find(network: nn.Module, patterns: Sequence[str]) -> dict[str, nn.Module]:
-    """Find the modules that the patterns name, by path and in the network's order."""
+    """Find the modules that match the patterns, in the order of the network."""
     blocks = [module for module in network.modules() if isinstance(module, InsertedBlock)]
     ours = {id(module) for block in blocks for module in block.modules()}
     paths = {

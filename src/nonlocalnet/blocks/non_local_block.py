@@ -1,4 +1,4 @@
-"""The non-local block, z = W_z y + x, to be put into any network."""
+"""The non-local block, z = W_z y + x, for any network."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from nonlocalnet.blocks.norm import BlockNorm, as_affine, make_norm
+from nonlocalnet.blocks.pooling import pooling, unchanged
 from nonlocalnet.blocks.projection import (
     CONV,
     is_product,
@@ -17,22 +18,22 @@ from nonlocalnet.blocks.projection import (
     project_to_score,
     score,
 )
-from nonlocalnet.blocks.rows import from_rows, pooling, to_rows, unchanged
+from nonlocalnet.blocks.rows import from_rows, to_rows
 from nonlocalnet.errors import check_choice
-from nonlocalnet.ops import PAIRWISE, Pairwise, affinity, explain, non_local
-from nonlocalnet.ops.pairwise import SOFTMAX_FORMS
-from nonlocalnet.ops.plan import Path, Plan, check_path
+from nonlocalnet.ops import affinity, explain, non_local
+from nonlocalnet.ops.pairwise import FUNCTIONS
+from nonlocalnet.ops.plan import Implementation, Plan, check_implementation
+from nonlocalnet.options import Extent, Pairwise
 
-Extent = Literal["spacetime", "space", "time"]
 SubsamplePosition = Literal["before", "after"]
 
 
 class NonLocalBlock(nn.Module):
-    """Add to each position what all positions tell it: z = W_z y + x.
+    """Add to each position a weighted sum over all positions: z = W_z y + x.
 
-    y_i = 1/C(x) · Σ_j f(x_i, x_j) g(x_j), with θ, φ and g projections (1x1x1 convolutions) of x
-    to `inner_channels`. The block is the identity at start whatever the options, so it can be
-    put into a pretrained network.
+    y_i = 1/C(x) · Σ_j f(x_i, x_j) g(x_j), where θ, φ and g are projections (1x1x1 convolutions) of
+    x to `inner_channels`. With any options, a new block is the identity, so it can be put into a
+    pretrained network.
 
     Args:
         channels: C, the channels of x.
@@ -41,25 +42,26 @@ class NonLocalBlock(nn.Module):
             "dot_product", "concatenation".
         inner_channels: d, by default C // 2 as in the paper (at least 1).
         subsample: factors of the max-pooling of the keys, one per axis or one for all, for
-            example (1, 2, 2); None is none. Sizes are floored; an axis shorter than its factor
-            becomes 1.
-        subsample_position: "before" the projections φ and g, as the official code and its
-            weights, or "after" them, as the paper's text. The two are different functions.
-        norm: what follows W_z: "batch" or "group" (gamma starts at 0), "frozen" or None (W_z
+            example (1, 2, 2); None means no pooling. Sizes are rounded down; an axis shorter than
+            its factor becomes 1.
+        subsample_position: "before" the projections φ and g, as in the official code and its
+            weights, or "after" them, as in the paper's text. The two are different functions.
+        norm: the norm after W_z: "batch" or "group" (gamma starts at 0), "frozen" or None (W_z
             starts at 0). A group norm has 32 groups, or the most that divide both 32 and the
-            channels; it suits small batches, and has the same statistics in training and after.
+            channels. It suits small batches, and works the same in training and evaluation.
         scale: factor of the exponent in the softmax forms; "auto" is inner_channels ** -0.5 there
-            (official code) and None elsewhere; None is no scaling (the paper's text).
-        extent: which positions a position sees (paper, table 2d): "spacetime", those of its own
-            frame ("space"), or those at its own place in all frames ("time"). For dims=3.
-        temporal_group: cut time into consecutive groups of that many frames, each seeing only
-            itself: the memory saver of the official long-clip networks. For dims=3.
-        bias: whether the four projections have one; the official ones do.
-        path, memory_budget: how the operation is computed, as in `nl.non_local`; `explain` tells.
+            (official code) and None elsewhere; None means no scaling (the paper's text).
+        extent: which positions a position attends to (paper, table 2d): all of them
+            ("spacetime"), those of its own frame ("space"), or those at its own place in all
+            frames ("time"). The last two need dims=3.
+        temporal_group: split time into groups of so many consecutive frames, which attend only to
+            themselves, to save memory as in the official long-clip networks. Needs dims=3.
+        bias: whether the four projections have a bias; the official ones do.
+        implementation, memory_budget: how the operation is computed, as in `nl.non_local`.
             Neither changes parameters, checkpoints, or results beyond rounding.
 
     Raises:
-        ValueError: an option that does not exist or does not fit the others.
+        ValueError: an option has an unknown value or does not fit the others.
 
     Source: paper, sections 3.2 and 3.3; official code `lib/models/nonlocal_helper.py`. Projections
     start from a normal distribution with standard deviation 0.01, as there.
@@ -85,12 +87,12 @@ class NonLocalBlock(nn.Module):
         extent: Extent = "spacetime",
         temporal_group: int | None = None,
         bias: bool = True,
-        path: Path = "auto",
+        implementation: Implementation = "auto",
         memory_budget: int | None = None,
     ) -> None:
         super().__init__()
         check_choice("dims", dims, CONV)
-        check_choice("pairwise", pairwise, PAIRWISE)
+        check_choice("pairwise", pairwise, FUNCTIONS)
         check_choice("subsample_position", subsample_position, get_args(SubsamplePosition))
         check_choice("norm", norm, (*get_args(BlockNorm), None))
         check_choice("extent", extent, get_args(Extent))
@@ -106,26 +108,25 @@ class NonLocalBlock(nn.Module):
         self.subsample_position = subsample_position
         self.extent = extent
         self.temporal_group = _check_group(temporal_group, dims, extent, self.subsample)
-        check_path(pairwise, path, memory_budget)
-        self.path, self.memory_budget = path, memory_budget
+        check_implementation(pairwise, implementation, memory_budget)
+        self.implementation, self.memory_budget = implementation, memory_budget
 
         conv = CONV[dims]
-        embedded = pairwise != "gaussian"
-        self.theta = conv(channels, inner, 1, bias=bias) if embedded else None
-        self.phi = conv(channels, inner, 1, bias=bias) if embedded else None
+        function = FUNCTIONS[pairwise]
+        self.theta = conv(channels, inner, 1, bias=bias) if function.embedded else None
+        self.phi = conv(channels, inner, 1, bias=bias) if function.embedded else None
         self.g = conv(channels, inner, 1, bias=bias)
-        concatenation = pairwise == "concatenation"
-        self.w_f = nn.Parameter(torch.empty(2 * inner)) if concatenation else None
+        self.w_f = nn.Parameter(torch.empty(2 * inner)) if function.concatenated else None
         self.w_z = conv(inner, channels, 1, bias=bias)
         self.norm: Any = None if norm is None else make_norm(norm, channels, dims)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Start afresh: projections N(0, 0.01), biases 0, and the block the identity.
+        """Reset the parameters: projections N(0, 0.01), biases 0, and the block is the identity.
 
         Raises:
-            ValueError: a projection whose weight is not its own parameter (pruned, parametrized,
-                wrapped), so that nothing can be put into it.
+            ValueError: the weight of a projection is not its own parameter (pruned, parametrized,
+                wrapped) and cannot be set.
         """
         for name in ("theta", "phi", "g", "w_z"):
             module = getattr(self, name)
@@ -145,17 +146,17 @@ class NonLocalBlock(nn.Module):
 
         Args:
             x: (B, C, ...) with `dims` more axes, any floating dtype, any memory format.
-            mask: (B, ...) booleans over the same axes, True = a real position. Padding is seen by
-                nobody; what z holds at padding means nothing. A subsampled cell is real if one
-                of its positions is. Padding still counts in the statistics of a batch or group
-                norm, and must be finite for these and when gradients are wanted.
+            mask: (B, ...) booleans over the same axes, True = a real position. No position attends
+                to padding, and z has no meaning there. A subsampled cell is real if one of its
+                positions is. Padding still enters the statistics of a batch or group norm; for
+                these, and for gradients, it must be finite.
 
         Returns:
-            z, of the shape of x.
+            z, with the shape of x.
 
         Raises:
-            ValueError: a wrong number of axes or channels, a frame count that the temporal
-                groups do not divide, a mask that does not fit.
+            ValueError: x has a wrong number of axes or channels, its frames cannot be divided into
+                the temporal groups, or the mask does not fit.
         """
         theta, phi, g, rest = self.embed(x, mask)
         weight, bias, norm = self._output()
@@ -165,7 +166,7 @@ class NonLocalBlock(nn.Module):
             g,
             self.pairwise,
             w_z=weight,
-            path=self.path,
+            implementation=self.implementation,
             memory_budget=self.memory_budget,
             **rest,
         )  # (B', N', C), or (B', N', c) where W_z is called
@@ -174,18 +175,18 @@ class NonLocalBlock(nn.Module):
             z = self.w_z(z)
         elif bias is not None:
             z = z + bias.to(z.dtype).view(-1, *[1] * self.dims)
-        # x first: the sum has its memory format, and later layers round as without the block
+        # x first: the sum gets its memory format, so later layers round as without the block
         return x + (z if norm is None else norm(z))
 
     def explain(self, x: Tensor, mask: Tensor | None = None) -> Plan:
-        """Tell which path `forward` takes for this input, and why: see `nl.explain`."""
+        """Tell which implementation `forward` takes for this input, and why: see `nl.explain`."""
         theta, phi, g, rest = self.embed(x, mask)
         return explain(
             theta,
             phi,
             g,
             self.pairwise,
-            path=self.path,
+            implementation=self.implementation,
             memory_budget=self.memory_budget,
             **rest,
         )
@@ -193,21 +194,21 @@ class NonLocalBlock(nn.Module):
     def affinity(
         self, x: Tensor, queries: Tensor | None = None, mask: Tensor | None = None
     ) -> Tensor:
-        """Compute the weights with which chosen positions see the keys.
+        """Compute the weights with which chosen positions attend to the keys.
 
         Args:
             x, mask: as in `forward`.
-            queries: (Q,) or (B', Q) positions within the extent, flattened; None is all.
+            queries: (Q,) or (B', Q) flattened positions within the extent; None is all.
 
         Returns:
             (B', Q, M'). B' is the batch times the number of frames (extent "space"), of places
-            ("time") or of temporal groups; the last axis is the flattened subsampled positions.
+            ("time") or of temporal groups. The last axis is the flattened subsampled positions.
         """
         theta, phi, _, rest = self.embed(x, mask)
         return affinity(theta, phi, self.pairwise, queries=queries, **rest)
 
     def key_size(self, size: Sequence[int]) -> tuple[int, ...]:
-        """Give the size of the map of keys for an x whose last axes have that size."""
+        """Return the size of the map of keys, given the size of x without batch and channels."""
         if self.subsample is None:
             return tuple(size)
         return tuple(max(s // k, 1) for s, k in zip(size, self.subsample, strict=True))
@@ -221,11 +222,14 @@ class NonLocalBlock(nn.Module):
         )
 
     def embed(self, x: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor, dict]:
-        """Project x to rows theta (B', N', d), phi (B', M', d), g (B', M', c), and give what
-        belongs to them: scale, the keys' mask (B', M'), w_f.
+        """Project x to the arguments of `nl.non_local`.
 
-        Concatenation uses two numbers of theta and phi, w_theta · θ_i and w_phi · φ_j. These are
-        projected from x, where that is the same, with d = 1 and w_f = (1, 1).
+        Concatenation needs only the numbers w_theta · θ_i and w_phi · φ_j. They are computed
+        directly from x where the result is the same; then d = 1 and w_f = (1, 1).
+
+        Returns:
+            theta (B', N', d), phi (B', M', d), g (B', M', c), and a dictionary of scale, w_f and
+            mask, that of the keys (B', M').
         """
         self._check_input(x, mask)
         group = self.temporal_group
@@ -260,14 +264,14 @@ class NonLocalBlock(nn.Module):
         if pool is unchanged:
             (g,) = project_each(x, self.g)
             return project_to_score(x, self.phi, w_phi), g, mask
-        # of the pooled phi: a maximum does not commute with w_phi
+        # after pooling phi: a maximum does not commute with w_phi
         phi, g = project_each(x, self.phi, self.g, then=pool)
         return score(phi, w_phi), g, mask
 
     def _output(self) -> tuple[Tensor | None, Tensor | None, nn.Module | None]:
-        """Give W_z (C, c), its bias (C,) and the norm, which is folded into them if constant.
+        """Return W_z (C, c), its bias (C,) and the norm, which is folded into them if constant.
 
-        W_z is None where the module w_z must be called.
+        W_z is None if the module w_z must be called.
         """
         if not is_product(self.w_z, self.dims):
             return None, None, self.norm
@@ -302,14 +306,14 @@ def _own(module: nn.Module, name: str, key: str) -> nn.Parameter:
     value = getattr(module, key, None)
     if not isinstance(value, nn.Parameter):
         raise ValueError(
-            f"{name} must have its {key} as a parameter of its own to start afresh; got "
-            f"{type(module).__name__} without: take off what was put on or around it first"
+            f"{name} must have its {key} as its own parameter to be reset; got a "
+            f"{type(module).__name__} without one: remove what was attached to it first"
         )
     return value
 
 
 def _check_scale(scale: float | str | None, pairwise: str, inner: int) -> float | None:
-    softmax = pairwise in SOFTMAX_FORMS
+    softmax = FUNCTIONS[pairwise].softmax
     if scale == "auto":
         return inner**-0.5 if softmax else None
     if isinstance(scale, str) or (scale is not None and not softmax):
@@ -330,11 +334,9 @@ def _check_subsample(
             f"got {subsample!r}"
         )
     if extent == "space" and factors[0] != 1:
-        raise ValueError(f"extent='space' keeps every frame: subsample[0] must be 1; got {factors}")
+        raise ValueError(f"subsample[0] must be 1 for extent='space'; got {factors}")
     if extent == "time" and factors[1:] != (1, 1):
-        raise ValueError(
-            f"extent='time' keeps every place: subsample[1:] must be (1, 1); got {factors}"
-        )
+        raise ValueError(f"subsample[1:] must be (1, 1) for extent='time'; got {factors}")
     return factors
 
 
@@ -345,14 +347,14 @@ def _check_group(
         return None
     if dims != 3 or extent != "spacetime":
         raise ValueError(
-            f"temporal_group goes with dims=3 and extent='spacetime'; "
+            f"temporal_group needs dims=3 and extent='spacetime'; "
             f"got dims={dims}, extent={extent!r}"
         )
     if group < 1:
         raise ValueError(f"temporal_group must be at least 1; got {group}")
     if subsample is not None and group % subsample[0]:
         raise ValueError(
-            f"subsample[0] must divide temporal_group, or a key would lie in two groups; "
+            f"subsample[0] must divide temporal_group, so that no key lies in two groups; "
             f"got subsample={subsample}, temporal_group={group}"
         )
     return group

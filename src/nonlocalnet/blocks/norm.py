@@ -1,4 +1,4 @@
-"""Norms by the number of axes, and the frozen norm of the long-clip networks."""
+"""Normalization layers by number of axes, and the frozen norm of the long-clip networks."""
 
 from __future__ import annotations
 
@@ -10,18 +10,17 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from nonlocalnet.blocks.frames import from_frames, to_frames
-from nonlocalnet.blocks.plain import is_plain, kinds
+from nonlocalnet.blocks.plain import is_plain, known_types
 from nonlocalnet.errors import check_choice
 from nonlocalnet.ops.precision import wide
 
-Norm = Literal["batch", "frozen"]  # of a network
 BlockNorm = Literal["batch", "frozen", "group"]  # of a non-local block
 EPS = 1.0000001e-5  # the official code's
-GROUPS = 32  # of a group norm, as its authors have it; fewer where these do not divide the channels
+GROUPS = 32  # of a group norm, as in its paper; fewer where 32 does not divide the channels
 
 
 class BatchNorm3d(nn.BatchNorm3d):
-    """`nn.BatchNorm3d`; on a CPU, of frames where channels lie last.
+    """`nn.BatchNorm3d`, which treats frames as samples on a CPU where channels are last.
 
     torch's backward for channels last is 8 times as fast with four axes as with five
     (docs/results.md).
@@ -36,7 +35,7 @@ class BatchNorm3d(nn.BatchNorm3d):
         return from_frames(super().forward(to_frames(input)), batch, time)
 
     def _check_input_dim(self, input: Tensor) -> None:
-        """Frames are fine; `forward` has checked the clip."""
+        """Accept frames; `forward` has checked the clip."""
 
 
 BATCH_NORM = {1: nn.BatchNorm1d, 2: nn.BatchNorm2d, 3: BatchNorm3d}
@@ -65,7 +64,7 @@ class FrozenNorm(nn.Module):
         self.register_buffer("bias", torch.zeros(channels))
 
     def reset_parameters(self) -> None:
-        """Start afresh: scale 1, shift 0."""
+        """Reset to scale 1 and shift 0."""
         self.weight.fill_(1)
         self.bias.zero_()
 
@@ -79,7 +78,7 @@ class FrozenNorm(nn.Module):
 
 
 def make_norm(norm: BlockNorm, channels: int, dims: int = 3) -> nn.Module:
-    """Make the norm layer of that name for (B, C, and `dims` more axes)."""
+    """Make a norm layer by name, for (B, C, ...) with `dims` more axes."""
     check_choice("norm", norm, get_args(BlockNorm))
     if norm == "group":
         return nn.GroupNorm(math.gcd(GROUPS, channels), channels)
@@ -87,15 +86,16 @@ def make_norm(norm: BlockNorm, channels: int, dims: int = 3) -> nn.Module:
 
 
 KNOWN = {
-    dims: kinds(FrozenNorm, BATCH_NORM[dims], torch_norm, nn.SyncBatchNorm)
+    dims: known_types(FrozenNorm, BATCH_NORM[dims], torch_norm, nn.SyncBatchNorm)
     for dims, torch_norm in {1: nn.BatchNorm1d, 2: nn.BatchNorm2d, 3: nn.BatchNorm3d}.items()
 }
 
 
 def as_affine(norm: Any, dims: int) -> tuple[Tensor, Tensor] | None:
-    """Give the norm's scale and shift (C,), y = scale · x + shift, where they are constants.
+    """Return the norm's constant scale and shift (C,), y = scale · x + shift.
 
-    None is a batch norm that takes the statistics of its batch, and whatever must be called.
+    None for a batch norm that uses the statistics of its batch, and for a module that must be
+    called.
     """
     if not is_plain(norm, KNOWN[dims]) or norm.weight is None:
         return None
@@ -109,5 +109,5 @@ def as_affine(norm: Any, dims: int) -> tuple[Tensor, Tensor] | None:
 
 
 def norm_relu(norm: Any, x: Tensor) -> Tensor:
-    """Compute relu(norm(x)), in place of the norm's result where nothing else may hold that."""
+    """Compute relu(norm(x)), in place if nothing else can hold the norm's result."""
     return F.relu(norm(x), inplace=is_plain(norm, KNOWN[x.ndim - 2]))

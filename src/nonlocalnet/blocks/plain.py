@@ -1,8 +1,8 @@
-"""Where a module may be passed by: its numbers read, and the same computed faster than it does.
+"""Decide where faster code can replace the call of a submodule without any visible difference.
 
-Whatever is attached to a module or put in its place (hooks, adapters, parametrizations, pruning,
-sharding, quantization) takes effect where the module is called. It is therefore called unless
-nothing can tell the difference, and `is_plain` is the one place that decides so.
+Anything attached to a module or put in its place (hooks, adapters, parametrizations, pruning,
+sharding, quantization) takes effect when the module is called. It is therefore called unless
+nothing could notice the difference. `is_plain` alone decides this.
 """
 
 from __future__ import annotations
@@ -15,28 +15,28 @@ from torch.nn.modules import module as every_module
 
 from nonlocalnet.ops.plan import recording
 
-Kinds = Mapping[type[nn.Module], tuple[Callable, frozenset[str]]]
+KnownTypes = Mapping[type[nn.Module], tuple[Callable, frozenset[str]]]
 
-PLAIN_TENSORS = (Tensor, nn.Parameter)  # other classes (sharded, quantized) have ways of their own
+PLAIN_TENSORS = (Tensor, nn.Parameter)  # subclasses (sharded, quantized) compute differently
 CALL = nn.Module.__call__
 STATE = ("weight", "bias", "running_mean", "running_var")
 
 
-def kinds(*types: type[nn.Module]) -> Kinds:
-    """Remember types as they are now, for `is_plain`."""
+def known_types(*types: type[nn.Module]) -> KnownTypes:
+    """Record types as they are now, for `is_plain`: their forward, and names that they define."""
     return {kind: (kind.forward, frozenset((*dir(kind), *STATE))) for kind in types}
 
 
-def is_plain(module: Any, known: Kinds) -> bool:
-    """Tell whether a module is of a known type, and nothing could tell if it were not called.
+def is_plain(module: Any, known: KnownTypes) -> bool:
+    """Tell whether a module is of a known type and nothing could notice that it is not called.
 
-    False for subclasses, hooks (the module's own, and those of all modules, as of profilers and
-    FLOP counters), methods replaced on the module or its class, weights that are no parameters
-    (old spectral and weight norm, pruning) or of another tensor class, and in an export or trace,
+    False for subclasses; with hooks, on the module or on all modules (profilers, FLOP counters);
+    with methods replaced on the module or its class; with weights that are not parameters (old
+    spectral and weight norm, pruning) or of another tensor class; and during an export or trace,
     whose programs consist of modules.
 
     >>> import torch
-    >>> linear, known = torch.nn.Linear(2, 2), kinds(torch.nn.Linear)
+    >>> linear, known = torch.nn.Linear(2, 2), known_types(torch.nn.Linear)
     >>> is_plain(linear, known)
     True
     >>> handle = linear.register_forward_hook(print)
@@ -60,7 +60,7 @@ def is_plain(module: Any, known: Kinds) -> bool:
         or every_module._global_backward_pre_hooks
     ):
         return False
-    # an attribute of the module alone hides what its class has: forward, a parameter
+    # an attribute of the instance hides what its class has, such as forward or a parameter
     if not taken.isdisjoint(module.__dict__):
         return False
     for tensors in (module._parameters, module._buffers):

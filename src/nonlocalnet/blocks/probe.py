@@ -1,8 +1,8 @@
-"""Run a network on an example, to see what its modules give and which axes are what.
+"""Find the channel and batch axes of modules' outputs by running the network on examples.
 
-Axes that change with the input's size are positions, and the one that stays is channels: so the
-network runs on the example and then on smaller or larger ones, until every place is decided. Where
-it takes one size alone, its norms and convolutions may tell. Nothing is guessed.
+Axes that change with the input's size are positions, and the one that does not is channels. So the
+network runs on the example and then on smaller or larger ones, until every place is decided. If it
+accepts only one size, its norms and convolutions may show the channels. Nothing is guessed.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ CHILD = "non_local"
 EXAMPLE_SIZE = {1: (64,), 2: (64, 64), 3: (8, 64, 64)}
 PASS_EXAMPLE = "pass example=, a tensor or a tuple or dictionary of arguments that it takes"
 
-# modules whose axis 1 is channels, wherever they stand
+# modules whose axis 1 is always channels
 CHANNELS_FIRST = (
     conv._ConvNd,
     batchnorm._NormBase,
@@ -38,7 +38,7 @@ Shape = tuple[int, ...]
 
 
 class PlaceError(ValueError):
-    """A place that cannot take a block."""
+    """A module that no block can follow."""
 
 
 def refuse(path: str, why: str) -> NoReturn:
@@ -47,53 +47,55 @@ def refuse(path: str, why: str) -> NoReturn:
 
 @dataclass(eq=False)
 class Evidence:
-    """What is known of the axes of a place's output.
+    """What is known about the axes of a place's output.
 
     Attributes:
-        outputs: in the example, one per call of the module: empty tensors like them.
-        said, said_batch: axes that modules take for channels and for the batch.
+        outputs: empty tensors like its outputs for the example, one per call of the module.
+        declared, declared_batch: axes that layers (norms, convolutions, attention) use as
+            channels and as batch.
         size, batch: axes that change with the input's size and with its batch.
-        broken: axes that change with the input's size, where the network failed later on.
+        broken: axes that changed with the input's size in runs that failed later.
     """
 
     outputs: list[Tensor]
-    said: set[int]
-    said_batch: set[int]
+    declared: set[int]
+    declared_batch: set[int]
     size: set[int] = field(default_factory=set)
     batch: set[int] = field(default_factory=set)
     broken: set[int] = field(default_factory=set)
 
-    def stay(self) -> list[int]:
-        """List the axes that may be channels."""
+    def fixed_axes(self) -> list[int]:
+        """List the axes that never changed, which may be channels."""
         return [k for k in range(1, self.outputs[0].ndim) if k not in self.size | self.batch]
 
-    def channels(self) -> int | None:
-        """Tell which axis is channels, if that is certain."""
-        stay = set(self.stay())
+    def channel_axis(self) -> int | None:
+        """Return the axis of the channels, if it is certain."""
+        stay = set(self.fixed_axes())
         if len(stay) > 1:
-            stay = self.said if len(self.said & stay) == len(self.said) == 1 else stay - self.broken
+            certain = len(self.declared) == 1 and self.declared <= stay
+            stay = self.declared if certain else stay - self.broken
         return next(iter(stay)) if len(stay) == 1 else None
 
     def batch_axis(self) -> int:
-        """Tell which axis is the batch: 0 unless another is seen to be."""
-        return min(self.said_batch if len(self.said_batch) == 1 else self.batch, default=0)
+        """Return the axis of the batch, which is 0 unless another was found."""
+        return min(self.declared_batch if len(self.declared_batch) == 1 else self.batch, default=0)
 
 
 @dataclass
 class Run:
-    """What one run showed: outputs of places, axes by shape as in `Evidence`, how it broke off."""
+    """Results of one run: outputs by place, declared axes by shape, and the error, if any."""
 
     outputs: dict[str, list[Tensor]] = field(default_factory=lambda: defaultdict(list))
-    said: dict[Shape, set[int]] = field(default_factory=lambda: defaultdict(set))
-    said_batch: dict[Shape, set[int]] = field(default_factory=lambda: defaultdict(set))
+    declared: dict[Shape, set[int]] = field(default_factory=lambda: defaultdict(set))
+    declared_batch: dict[Shape, set[int]] = field(default_factory=lambda: defaultdict(set))
     error: Exception | None = None
 
 
 def probe(network: nn.Module, places: dict[str, nn.Module], example: object) -> dict[str, Evidence]:
-    """Look at what the places give. Network, example and random state are left as they were."""
+    """Collect evidence on each place, leaving network, example and random state unchanged."""
     if example is None:
         example = _zeros(network)
-    with _ready(network, places) as run:
+    with _runner(network, places) as run:
         first = run(example)
         if first.error is not None:
             _refuse_example(first.error, example)
@@ -102,8 +104,8 @@ def probe(network: nn.Module, places: dict[str, nn.Module], example: object) -> 
             outputs = first.outputs[path]
             _check_calls(path, place, outputs)
             shape = tuple(outputs[0].shape)
-            evidence[path] = Evidence(outputs, first.said[shape], first.said_batch[shape])
-        _vary(run, example, evidence)
+            evidence[path] = Evidence(outputs, first.declared[shape], first.declared_batch[shape])
+        _run_other_sizes(run, example, evidence)
     return evidence
 
 
@@ -115,16 +117,16 @@ def runs_new_children(module: nn.Module) -> bool:
 
 
 @contextmanager
-def _ready(network: nn.Module, places: dict[str, nn.Module]) -> Generator[Callable[[object], Run]]:
-    """Give a function that runs the network on an example."""
+def _runner(network: nn.Module, places: dict[str, nn.Module]) -> Generator[Callable[[object], Run]]:
+    """Yield a function that runs the network on an example and records what happens."""
     current = Run()
 
-    def look(path: str) -> Callable[..., None]:
+    def keep(path: str) -> Callable[..., None]:
         return lambda _, __, output: current.outputs[path].append(_check_output(path, output))
 
-    def ask(module: nn.Module, args: tuple[Any, ...], output: object) -> None:
+    def note(module: nn.Module, args: tuple[Any, ...], output: object) -> None:
         for items in (args, output if isinstance(output, tuple) else (output,)):
-            _ask(module, items[0] if items else None, current)
+            _note_declared(module, items[0] if items else None, current)
 
     def run(example: object) -> Run:
         nonlocal current
@@ -140,12 +142,12 @@ def _ready(network: nn.Module, places: dict[str, nn.Module]) -> Generator[Callab
     with ExitStack() as undo:
         for module in network.modules():
             undo.callback(setattr, module, "training", module.training)
-            module.training = False  # not by eval(), which a network may have made its own
-            undo.enter_context(module.register_forward_hook(ask))
+            module.training = False  # not by eval(), which a network may override
+            undo.enter_context(module.register_forward_hook(note))
         for path, place in places.items():
-            undo.enter_context(place.register_forward_hook(look(path)))
+            undo.enter_context(place.register_forward_hook(keep(path)))
             if not runs_new_children(place):
-                place.add_module(CHILD, _Bystander(path))
+                place.add_module(CHILD, _Placeholder(path))
                 undo.callback(delattr, place, CHILD)
         undo.enter_context(torch.no_grad())
         cuda = {parameter.device for parameter in network.parameters() if parameter.is_cuda}
@@ -153,19 +155,19 @@ def _ready(network: nn.Module, places: dict[str, nn.Module]) -> Generator[Callab
         yield run
 
 
-class _Bystander(nn.Module):
-    """What is where the block will be, to see that nothing but the hook would run it."""
+class _Placeholder(nn.Module):
+    """Stands where the block will be, and fails if anything but the hook would run it."""
 
     def __init__(self, path: str) -> None:
         super().__init__()
         self.path = path
 
     def forward(self, *args: object, **kwargs: object) -> NoReturn:
-        refuse(self.path, "its forward goes over all its children, and would take in the block")
+        refuse(self.path, "its forward runs all its children, and would run the block too")
 
 
-def _ask(module: nn.Module, item: object, run: Run) -> None:
-    """Note which axes of what a module takes or gives are channels and the batch to it."""
+def _note_declared(module: nn.Module, item: object, run: Run) -> None:
+    """Record which axes of an input or output a layer uses as channels and as batch."""
     if not isinstance(item, Tensor) or item.is_nested or item.ndim < 3:
         return
     shape, width = tuple(item.shape), None
@@ -174,22 +176,24 @@ def _ask(module: nn.Module, item: object, run: Run) -> None:
     elif isinstance(module, nn.LayerNorm | nn.RMSNorm) and len(module.normalized_shape) == 1:
         width = module.normalized_shape[0]  # not the last axis: a subclass may move it
     if width is not None and shape[1:].count(width) == 1:
-        run.said[shape].add(shape.index(width, 1))
+        run.declared[shape].add(shape.index(width, 1))
     if isinstance(module, nn.RNNBase | nn.MultiheadAttention) and len(shape) == 3:
-        run.said_batch[shape].add(0 if module.batch_first else 1)
+        run.declared_batch[shape].add(0 if module.batch_first else 1)
 
 
 # Inputs of other sizes
 
 
-def _vary(run: Callable[[object], Run], example: object, evidence: dict[str, Evidence]) -> None:
+def _run_other_sizes(
+    run: Callable[[object], Run], example: object, evidence: dict[str, Evidence]
+) -> None:
     """Run the network on inputs of other sizes, until every place is decided."""
-    for pick, of_batch, seen in _variations(example):
+    for pick, of_batch, always in _variations(example):
         for factor in (0.5, 2):  # the smaller first: it takes less time
             undecided = {
                 path
                 for path, known in evidence.items()
-                if len(known.stay()) > 1 and (seen or known.channels() is None)
+                if len(known.fixed_axes()) > 1 and (always or known.channel_axis() is None)
             }
             other = _resized(example, pick, factor) if undecided else None
             if other is None:
@@ -215,12 +219,12 @@ def _changed(outputs: list[Tensor], others: list[Tensor]) -> set[int]:
 
 
 def _variations(example: object) -> Generator[tuple[Callable[[Tensor, int], bool], bool, bool]]:
-    """Tell which axes to change together, whether they are the batch, and whether only to trust
-    what is seen.
+    """Yield which axes to change together, whether they are the batch, and whether to go on
+    where declared axes already decide.
 
-    Axes of one size change together, in all tensors of the example: height and width of a square,
-    an image and its mask. Axis 0 is the batch, if it is as long as that of the first tensor. Last,
-    each axis alone, counted from the end.
+    Axes of equal size change together in all tensors of the example: height and width of a square,
+    an image and its mask. Axis 0 is the batch if it is as long as that of the first tensor. At the
+    end, each axis changes alone, counted from the last one.
     """
     tensors = _tensors(example)
     batch = next((tensor.shape[0] for tensor in tensors), None)
@@ -240,7 +244,7 @@ def _variations(example: object) -> Generator[tuple[Callable[[Tensor, int], bool
 
 
 def _resized(example: object, pick: Callable[[Tensor, int], bool], factor: float) -> object | None:
-    """Shorten or lengthen axes, by values that the example has; None if that changes nothing."""
+    """Shorten or lengthen axes by repeating the example's values; None if nothing changes."""
     changeable = {id(tensor) for tensor in _tensors(example)}
     resized = False
 
@@ -271,7 +275,7 @@ def _zeros(network: nn.Module) -> Tensor:
 
 
 def _arguments(example: object) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Take a tuple for the arguments, a dictionary for those by name, all else for the only one."""
+    """Split into arguments (a tuple, or a single object) and keyword arguments (a dictionary)."""
     if isinstance(example, tuple):
         return example, {}
     if isinstance(example, Mapping):
@@ -291,11 +295,11 @@ def _refuse_example(error: Exception, example: object) -> NoReturn:
 
 
 def _map(change: Callable[[Tensor], object], item: Any) -> Any:
-    """Copy tuples, lists and dictionaries, nested in any way, with every tensor changed."""
+    """Copy nested tuples, lists and dictionaries, with every tensor changed."""
     if isinstance(item, Tensor):
         return change(item)
     if isinstance(item, Mapping):
-        # a copy of another class might share what it holds
+        # copy.copy of other classes might share their content
         new: Any = copy.copy(item) if isinstance(item, dict | UserDict) else dict(item)
         for key, value in item.items():
             new[key] = _map(change, value)
@@ -309,7 +313,7 @@ def _map(change: Callable[[Tensor], object], item: Any) -> Any:
 
 
 def _tensors(example: object) -> list[Tensor]:
-    """List the tensors whose axes can change."""
+    """List the tensors whose axes can be resized."""
     tensors: list[Tensor] = []
     _map(tensors.append, example)
     return [t for t in tensors if not t.is_nested and t.layout is torch.strided and t.ndim]
@@ -319,7 +323,7 @@ def _tensors(example: object) -> list[Tensor]:
 
 
 def _check_output(path: str, output: object) -> Tensor:
-    """Give an empty tensor like the output, if a block can take that."""
+    """Return an empty tensor like the output, or raise if a block cannot take it."""
     if not isinstance(output, Tensor):
         refuse(
             path, f"it gives a {type(output).__name__}, not a tensor: name a module that gives one"

@@ -1,4 +1,4 @@
-"""A folder of downloaded files: gone on with when cut, whole or not there, and known by sha256."""
+"""Download cache: resumable, atomic, verified by SHA-256."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ try:
 except ModuleNotFoundError:  # Windows
     fcntl = None
 
-LIMIT = 4 << 30  # bytes; what is released has a tenth of it
+LIMIT = 4 << 30  # bytes; ten times the largest release
 BLOCK = 1 << 16
 TIMEOUT = 30.0  # seconds without a byte
 HASHES = "hashes.json"
 MIRROR = (
-    "`nonlocalnet zoo get NAME --mirror PLACE` takes it from a local file, a folder that has it, "
-    "or another base URL"
+    "`nonlocalnet zoo get NAME --mirror PLACE` takes it from a local file, from a folder that "
+    "contains it, or from another base URL"
 )
-AGAIN = "the same command goes on from there"
-HANDLERS = (  # http and https alone: no redirect leads elsewhere
+AGAIN = "run the same command to continue from there"
+HANDLERS = (  # http and https only: no redirect leads elsewhere
     web.ProxyHandler,
     web.HTTPHandler,
     web.HTTPSHandler,
@@ -45,35 +45,35 @@ Report = Callable[[int, int | None], None]
 
 
 def sha256_of(path: str | os.PathLike) -> str:
-    """Give a file's sha256 in hexadecimal digits."""
+    """Compute the SHA-256 of a file, in hexadecimal digits."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def ensure(path: Path, source: str | Path, sha256: str | None, report: Report) -> None:
-    """Have a file at `path`, from a URL or a local file if it is not there, and check its sha256.
+    """Make sure that a file is at `path`, and check its SHA-256; download or copy it if necessary.
 
     Args:
-        path: the file, in a folder that keeps the hashes of all its files.
-        source: where it comes from.
-        sha256: as many of its digits as are known beforehand; None is none.
-        report: called with the bytes that are there and all, or None where that is unknown.
+        path: the file; its folder stores the hashes of all files in it.
+        source: a URL or a local file to get it from.
+        sha256: the first digits of the hash, as many as are known; None if none are.
+        report: called with the bytes so far and the size, or None if the size is unknown.
 
     Raises:
-        ValueError: another sha256 than the known or the recorded one; too many bytes.
-        OSError: the server or the folder refuses, or the connection ends early.
+        ValueError: the SHA-256 is not the known or the recorded one; there are too many bytes.
+        OSError: the server or the folder cannot be used, or the connection ends early.
     """
     folder = path.parent
     try:
         if not path.is_file():
             folder.mkdir(parents=True, exist_ok=True)
             with _alone(folder):
-                if not path.is_file():  # nobody got it while we waited
+                if not path.is_file():  # no other process downloaded it in the meantime
                     _fetch(path, source, sha256, report)
                     return
-        digest = _check(path, path.name, sha256, f"{path} has changed, delete it to get it again")
+        digest = _check(path, path.name, sha256, f"{path} has changed; delete it to get it again")
         if path.name not in _hashes(folder):
-            with contextlib.suppress(OSError), _alone(folder):  # unless it may only be read
+            with contextlib.suppress(OSError), _alone(folder):  # unless the folder is read-only
                 _record(path, digest)
     except OSError as error:
         raise _in_words(error, folder, source) from None
@@ -81,10 +81,10 @@ def ensure(path: Path, source: str | Path, sha256: str | None, report: Report) -
 
 @contextlib.contextmanager
 def _alone(folder: Path) -> Generator[None]:
-    """Write to a folder alone: wait until no other process does.
+    """Lock a folder: wait until no other process writes to it.
 
-    The system drops its lock when a process ends, however it ends. Where it has none (Windows, some
-    networks), a file stands for the lock, and is not waited for.
+    The system releases its lock when a process ends, for any reason. Where there is no such lock
+    (Windows, some network drives), a file is the lock, and a second process gets an error.
     """
     with (folder / ".lock").open("a") as file, contextlib.ExitStack() as then:
         if not _lock(file):
@@ -92,7 +92,7 @@ def _alone(folder: Path) -> Generator[None]:
             try:
                 held.touch(exist_ok=False)
             except FileExistsError:
-                wait = f"wait for it, or delete {held} if none does"
+                wait = f"wait until it ends, or delete {held} if no process is running"
                 raise OSError(f"another process writes to {folder}; {wait}") from None
             then.callback(held.unlink)
         yield
@@ -111,15 +111,15 @@ def _lock(file: IO[str]) -> bool:
 def _fetch(path: Path, source: str | Path, sha256: str | None, report: Report) -> None:
     part, note, copy = (path.with_name(path.name + end) for end in (".part", ".part.json", ".copy"))
     if isinstance(source, Path):
-        fresh = copy  # beside what a cut download left
+        fresh = copy  # beside an interrupted download
         shutil.copyfile(source, fresh)
         report(fresh.stat().st_size, fresh.stat().st_size)
     else:
         fresh = part
         _download(source, part, note, report)
-    _hashes(path.parent)  # if damaged, that is no fault of the file
+    _hashes(path.parent)  # raises if damaged, before the file is blamed
     try:
-        digest = _check(fresh, path.name, sha256, f"{source} gave another file, it is not kept")
+        digest = _check(fresh, path.name, sha256, f"{source} is another file, which is not kept")
     except ValueError:
         fresh.unlink()
         raise
@@ -130,10 +130,10 @@ def _fetch(path: Path, source: str | Path, sha256: str | None, report: Report) -
 
 
 def _download(url: str, part: Path, note: Path, report: Report) -> None:
-    """Write what a URL has to `part`; `note` says which version and size its bytes are of."""
+    """Download a URL to `part`; `note` stores the version and the size of the whole."""
     kept, seen = _kept(part, note)
     if kept and kept == seen.get("size"):
-        return  # it is all there
+        return  # complete
     for start in (kept, 0):
         response = _open(url, start)
         first, whole = _extent(response)
@@ -142,16 +142,18 @@ def _download(url: str, part: Path, note: Path, report: Report) -> None:
             break
         if response.status == 206 and start and (first, whole) == (start, seen):
             break
-        response.close()  # of another version: all of it again
+        response.close()  # another version: start again
     else:
-        raise OSError(f"{url}: the server answers {response.status}, which is no file; {MIRROR}")
+        raise OSError(f"{url}: the server answers {response.status} instead of a file; {MIRROR}")
     size, done = whole["size"], start
     most = LIMIT if size is None else size
     with response:
         if response.headers.get_content_type() == "text/html":
-            raise OSError(f"{url}: the server sends a web page, not the file; {MIRROR}")
+            raise OSError(f"{url}: the server sends a web page instead of the file; {MIRROR}")
         if most > LIMIT:
-            raise ValueError(f"{url}: {size:,} bytes are more than any release has, not taken")
+            raise ValueError(
+                f"{url}: {size:,} bytes are more than any release has; nothing was downloaded"
+            )
         with part.open("ab" if start else "wb") as file:
             if not start:
                 note.write_text(json.dumps(whole))
@@ -163,13 +165,15 @@ def _download(url: str, part: Path, note: Path, report: Report) -> None:
                 report(done, size)
     if done > most:
         part.unlink()
-        raise ValueError(f"{url}: there came more than {most:,} bytes, not kept; try again")
+        raise ValueError(
+            f"{url}: the server sent more than {most:,} bytes, which are not kept; try again"
+        )
     if done < (size or 1):
         raise ConnectionError(f"{url} ended after {done:,} of {size or 1:,} bytes; {AGAIN}")
 
 
 def _kept(part: Path, note: Path) -> tuple[int, dict[str, Any]]:
-    """How many bytes a cut download left, and of what."""
+    """Return how many bytes an interrupted download left, and of which version."""
     try:
         return part.stat().st_size, dict(json.loads(note.read_text()))
     except (FileNotFoundError, ValueError, TypeError):
@@ -186,7 +190,7 @@ def _open(url: str, start: int) -> HTTPResponse:
     try:
         return opener.open(web.Request(url, headers=headers), timeout=TIMEOUT)
     except HTTPError as error:
-        if error.code == 416 and start:  # it has become shorter
+        if error.code == 416 and start:  # the file has become shorter
             return _open(url, 0)
         said = f"the server answers {error.code} {error.reason}"
         raise OSError(f"{url}: {said}; {MIRROR}") from None
@@ -196,7 +200,7 @@ def _open(url: str, start: int) -> HTTPResponse:
 
 
 def _extent(response: HTTPResponse) -> tuple[int | None, dict[str, Any]]:
-    """The first byte of an answer, and the version and the size of the whole."""
+    """Return the first byte of a response, and version and size of the whole."""
     first, size = 0, response.headers["Content-Length"]
     if response.status == 206:
         span = re.fullmatch(r"bytes (\d+)-\d+/(\d+)", response.headers["Content-Range"] or "")
@@ -219,7 +223,7 @@ def _reason(error: Exception) -> object:
 
 
 def _check(path: Path, name: str, sha256: str | None, problem: str) -> str:
-    """Give a file's sha256, if it is the known and the recorded one of that name."""
+    """Return the SHA-256 of a file, after comparing it with the known and the recorded one."""
     digest = sha256_of(path)
     place = path.parent / HASHES
     for known, whose in (
@@ -239,7 +243,7 @@ def _hashes(folder: Path) -> dict[str, str]:
     except ValueError:
         hashes = None
     if not isinstance(hashes, dict) or not all(isinstance(v, str) for v in hashes.values()):
-        raise ValueError(f"{folder / HASHES} is damaged: delete it, and hashes are recorded anew")
+        raise ValueError(f"{folder / HASHES} is damaged: delete it, then hashes are recorded again")
     return hashes
 
 
@@ -251,10 +255,10 @@ def _record(path: Path, digest: str) -> None:
 
 
 def _in_words(error: OSError, folder: Path, source: str | Path) -> OSError:
-    """The system's errors about the folder as sentences; ours are sentences already."""
+    """Turn system errors about the folder into sentences; our own already are."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return OSError(f"no space is left in {folder}; make room, and {AGAIN}")
     if error.errno is None or error.filename == str(source):
         return error
-    other = "choose another folder, as with $NONLOCALNET_CACHE"
+    other = "choose another folder with $NONLOCALNET_CACHE"
     return type(error)(f"cannot use {folder}: {error.strerror}; {other}")

@@ -1,8 +1,8 @@
-"""A checksum inside a file: whichever bit of it changes later, the change is found.
+"""Store a checksum in a file, so that a change of any bit is found.
 
-The file says `crc32:` and eight hexadecimal digits: the CRC-32 of all of its bytes, where the
-digits themselves count as zeros. In a zip file, such as torch's, it is the comment at the end; in a
-safetensors file the value of `checksum` in the metadata. Both stay what any other reader expects.
+The file contains `crc32:` and eight hexadecimal digits: the CRC-32 of all its bytes, with these
+digits counted as zeros. In a zip file, such as torch's, it is the comment at the end; in a
+safetensors file it is the value of `checksum` in the metadata. Other readers are not affected.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from collections.abc import Mapping
 KEY = "checksum"  # in the metadata of a safetensors file
 MARK = b"crc32:"
 EMPTY = b"0" * 8
-UNSIGNED = (MARK + EMPTY).decode()  # what a file says before it is signed
+UNSIGNED = (MARK + EMPTY).decode()  # what a file contains before it is signed
 ZIP = b"PK\x03\x04"
 
 
 def sign(path: str | os.PathLike) -> None:
-    """Write its checksum into a file: a zip file, or a safetensors file that says `UNSIGNED`."""
+    """Write the checksum into a zip file, or a safetensors file that contains `UNSIGNED`."""
     with open(path, "r+b") as file:
         if file.read(len(ZIP)) == ZIP:
             file.seek(-2, os.SEEK_END)  # the length of the comment, and no comment yet
@@ -33,10 +33,10 @@ def sign(path: str | os.PathLike) -> None:
 
 
 def check(path: str | os.PathLike) -> bool:
-    """Tell whether a file has a checksum.
+    """Tell whether a file has a checksum, and check it.
 
     Raises:
-        ValueError: it has one, of other bytes.
+        ValueError: the checksum does not match.
     """
     with open(path, "rb") as file:
         if not os.fstat(file.fileno()).st_size:
@@ -51,12 +51,12 @@ def check(path: str | os.PathLike) -> bool:
 
 
 def is_named(meta: Mapping[str, str]) -> bool:
-    """Tell whether metadata have a checksum, or what is left of one."""
+    """Tell whether metadata contain a checksum, or a damaged one."""
     return KEY in meta or any(value.startswith(MARK.decode()) for value in meta.values())
 
 
 def _find(data: mmap.mmap) -> int | None:
-    """Say where the digits are."""
+    """Find the offset of the digits."""
     length = len(MARK) + len(EMPTY)
     if data[: len(ZIP)] == ZIP:
         return len(data) - len(EMPTY) if data[-length:].startswith(MARK) else None

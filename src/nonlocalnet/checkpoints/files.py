@@ -1,4 +1,4 @@
-"""A checkpoint file, whatever wrote it: found out by its content, read tensor by tensor."""
+"""Open checkpoint files of any container safely; tensors are read one at a time, when needed."""
 
 from __future__ import annotations
 
@@ -13,17 +13,18 @@ from typing import Any, BinaryIO
 import torch
 from safetensors import SafetensorError, safe_open
 
-from nonlocalnet.checkpoints.lazy_tensor import LARGEST_SIZE, Entry, Refused, Storage
+from nonlocalnet.checkpoints import checksum
+from nonlocalnet.checkpoints.lazy_tensor import MAX_SIZE, LazyTensor, Refused, Storage
 from nonlocalnet.checkpoints.pickles import read_pickle, text_of
-from nonlocalnet.errors import FileError, printable
+from nonlocalnet.checkpoints.zoo import RELEASES
+from nonlocalnet.errors import FileError, errors_about, printable
 
-LONGEST_NAME = 200  # characters
-SAID = 200  # of what a library says of a damaged file
-MOST_TENSORS = 20_000  # a ResNet-101 with its momentum has under 1,000
-LARGEST_PICKLE = (
-    8 << 30
-)  # bytes of a pickle, which is read as a whole; the largest known has 0.5 GB
-TORCH_MAGIC = 0x1950A86A20F9469CFC6C  # first number of torch's files before version 1.6
+KEY = "nonlocalnet"  # of the description in the metadata of our files
+MAX_NAME = 200  # characters
+MAX_MESSAGE = 200  # characters of what a library says about a damaged file
+MAX_TENSORS = 20_000  # a ResNet-101 with its momentum has under 1,000
+MAX_PICKLE = 8 << 30  # bytes; a pickle is read as a whole, the largest known has 0.5 GB
+TORCH_MAGIC = 0x1950A86A20F9469CFC6C  # first number in torch's files before version 1.6
 TORCH_PROTOCOL = 1001
 ST_DTYPES = {
     "F16": torch.float16,
@@ -37,14 +38,14 @@ ST_DTYPES = {
     "U8": torch.uint8,
     "BOOL": torch.bool,
 }
-# What people have instead of a checkpoint, by its first bytes.
+# Files that people mistake for a checkpoint, by their first bytes.
 OTHERS = {
     b"": "is empty",
     b"version https://git-lfs": "is a Git LFS pointer: fetch the file itself with `git lfs pull`",
     b"<": "is a web page, not weights: the download went wrong",
     b"\x1f\x8b": "is an archive: unpack it and name the file in it",
     b"BZh": "is an archive: unpack it and name the file in it",
-    b"\x89HDF": "is HDF5 (Keras), which is not read here",
+    b"\x89HDF": "is HDF5 (Keras), which is not supported",
     b"\x89PNG": "is a picture",
     b"\xff\xd8\xff": "is a picture",
     b"{": "is JSON, not weights",
@@ -53,40 +54,49 @@ OTHERS = {
 
 @dataclass
 class Checkpoint:
-    """Tensors by name as the file has them, and the other things in it.
+    """The content of a checkpoint file.
 
     Attributes:
+        path: of the file.
         container: "safetensors", "torch" or "pickle".
-        entries: name -> tensor; anything that is not one, such as a counter, in `others`.
-        others: name -> number, text, list or dict, from the same level.
-        meta: what stands beside the tensors: training state, the configuration.
-        beside: other copies of the weights in the file, and why they are not taken.
+        tensors: name -> tensor.
+        others: name -> number, text, list or dict at the same level.
+        meta: what is stored beside the tensors: training state, configuration, metadata.
+        beside: other copies of the weights in the file -> why they are not used.
     """
 
     path: Path
     container: str
-    entries: dict[str, Entry]
+    tensors: dict[str, LazyTensor]
     others: dict[str, Any] = field(default_factory=dict)
     meta: dict[str, Any] = field(default_factory=dict)
     beside: dict[str, str] = field(default_factory=dict)
 
 
 def read_checkpoint(path: str | os.PathLike) -> Checkpoint:
-    """Open a checkpoint; tensors are read when they are asked for.
+    """Open a checkpoint.
+
+    A file with a checksum, as ours have, must consist of the bytes that the checksum was made of.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: it is no checkpoint, is damaged, or holds what is not needed to hold weights.
+        ValueError: the file is not a checkpoint, is damaged, or contains something that weights
+            never need.
     """
     path = Path(path)
     if not path.is_file():
-        run = path / "best.safetensors"
-        hint = f": it is a run, its weights are {run}" if run.is_file() else ""
+        hint, run = "", path / "best.safetensors"
+        if run.is_file():
+            hint = f": it is the folder of a run, whose weights are {run}"
+        elif any(release.name == os.fspath(path) for release in RELEASES):
+            hint = f"; it is a release: `nonlocalnet zoo get {path}` downloads it"
         raise FileNotFoundError(f"no weights file at {path}{hint}")
-    try:
-        return _read(path)
-    except ValueError as error:
-        raise FileError(path, str(error)) from None
+    with errors_about(path):
+        checkpoint = _read(path)
+        signed = checkpoint.container != "pickle" and checksum.check(path)
+        if KEY in checkpoint.meta and not signed and checksum.is_named(checkpoint.meta):
+            raise ValueError("it is damaged: its checksum cannot be read")
+        return checkpoint
 
 
 def _read(path: Path) -> Checkpoint:
@@ -103,9 +113,9 @@ def _read(path: Path) -> Checkpoint:
             raise ValueError(
                 "it is no weights file: neither safetensors, nor torch's, nor a pickle of arrays"
             )
-        if path.stat().st_size > LARGEST_PICKLE:
+        if path.stat().st_size > MAX_PICKLE:
             raise ValueError(
-                f"it has over {LARGEST_PICKLE >> 30} GiB, more than any known network needs"
+                f"it has over {MAX_PICKLE >> 30} GiB, more than any known network needs"
             )
         file.seek(0)
         first = read_pickle(file)
@@ -118,25 +128,25 @@ def _read(path: Path) -> Checkpoint:
 
 
 def _checkpoint(path: Path, container: str, content: Any, meta: Mapping[str, Any]) -> Checkpoint:
-    if not isinstance(content, dict) or not any(isinstance(v, Entry) for v in content.values()):
+    if not _has_tensors(content):
         raise ValueError("it holds no arrays by name")
-    entries, others = {}, {}
+    tensors, others = {}, {}
     for name, value in _names(content).items():
-        (entries if isinstance(value, Entry) else others)[name] = value
+        (tensors if isinstance(value, LazyTensor) else others)[name] = value
     _check_count(len(content))
-    return Checkpoint(path, container, entries, others, dict(meta))
+    return Checkpoint(path, container, tensors, others, dict(meta))
 
 
 def _check_count(tensors: int) -> None:
-    if tensors > MOST_TENSORS:
+    if tensors > MAX_TENSORS:
         raise ValueError(f"it has {tensors:,} tensors, more than any known network")
 
 
 def _name(key: Any) -> str:
-    """The name of a tensor, fit to be printed."""
+    """Return the name of a tensor, which must be printable."""
     name = str(key) if type(key) is int else text_of(key)
-    if len(name) > LONGEST_NAME or not name.isprintable():
-        raise ValueError(f"it has a name that is none: {name[:40]!r}")
+    if len(name) > MAX_NAME or not name.isprintable():
+        raise ValueError(f"it has a name that cannot be one: {name[:40]!r}")
     return name
 
 
@@ -154,7 +164,7 @@ def _names(content: dict[Any, Any]) -> dict[str, Any]:
 
 
 def _is_safetensors(head: bytes, path: Path) -> bool:
-    """A header's length in eight bytes, then the header, which is JSON."""
+    """Look for the length of the header in eight bytes, then the header, which is JSON."""
     return head[8:9] == b"{" and int.from_bytes(head[:8], "little") < path.stat().st_size
 
 
@@ -162,26 +172,27 @@ def _safetensors(path: Path) -> Checkpoint:
     try:
         file = safe_open(path, framework="pt")
     except SafetensorError as error:
-        raise ValueError(f"it is a damaged safetensors file: {printable(error, SAID)}") from None
-    entries = {}
+        problem = printable(error, MAX_MESSAGE)
+        raise ValueError(f"it is a damaged safetensors file: {problem}") from None
+    tensors = {}
     _check_count(len(file.keys()))
     for name in map(_name, file.keys()):
         part = file.get_slice(name)
         dtype = ST_DTYPES.get(part.get_dtype())
         if dtype is None:
-            raise ValueError(f"{name!r} is {part.get_dtype()}, which no network here has")
+            raise ValueError(f"{name!r} is {part.get_dtype()}, which no network here uses")
 
         def read(name: str = name) -> torch.Tensor:
             return file.get_tensor(name)
 
-        entries[name] = Entry(tuple(part.get_shape()), dtype, read)
-    return Checkpoint(path, "safetensors", entries, meta=dict(file.metadata() or {}))
+        tensors[name] = LazyTensor(tuple(part.get_shape()), dtype, read)
+    return Checkpoint(path, "safetensors", tensors, meta=dict(file.metadata() or {}))
 
 
 # --- torch's files: a zip since version 1.6, pickles and raw numbers before
 
 
-# How a damaged zip fails: cut off, an unknown method, a password, names in no encoding ...
+# Errors of damaged zip files: cut off, an unknown method, a password, undecodable names ...
 ZIP_ERRORS = (
     zipfile.BadZipFile,
     NotImplementedError,
@@ -198,7 +209,7 @@ def _torch_zip(path: Path) -> Checkpoint:
     try:
         return _read_zip(path, zipfile.ZipFile(path))
     except ZIP_ERRORS as error:
-        raise ValueError(f"it is a damaged zip file: {printable(error, SAID)}") from None
+        raise ValueError(f"it is a damaged zip file: {printable(error, MAX_MESSAGE)}") from None
 
 
 def _read_zip(path: Path, archive: zipfile.ZipFile) -> Checkpoint:
@@ -208,9 +219,9 @@ def _read_zip(path: Path, archive: zipfile.ZipFile) -> Checkpoint:
         raise ValueError("it is a TorchScript program: save the network's state_dict instead")
     pickles = [name for name in by_name if name.endswith("data.pkl")]
     if len(pickles) != 1:
-        raise ValueError("it is a zip file, but none of torch's")
+        raise ValueError("it is a zip file, but not one of torch's")
     if len(by_name) != len(members):
-        raise ValueError("its zip directory names a file twice")
+        raise ValueError("its zip directory lists a file twice")
     if any(m.compress_type != zipfile.ZIP_STORED for m in members):
         raise ValueError("it is compressed, which torch's files never are")
     if sum(m.file_size for m in members) > path.stat().st_size:
@@ -218,7 +229,7 @@ def _read_zip(path: Path, archive: zipfile.ZipFile) -> Checkpoint:
     root = pickles[0].removesuffix("data.pkl")
     order = f"{root}byteorder"
     if order in by_name and archive.read(order) != b"little":
-        raise ValueError("its numbers are big-endian, which is not read here")
+        raise ValueError("its numbers are big-endian, which is not supported")
 
     def persistent_load(pid: Any) -> Storage:
         dtype, key, numel = _storage_id(pid)
@@ -227,7 +238,7 @@ def _read_zip(path: Path, archive: zipfile.ZipFile) -> Checkpoint:
             raise Refused(f"its storage {key[:20]!r} is missing or has another size than it says")
 
         def read() -> bytearray:
-            return _fill(lambda: archive.open(member), member.file_size, path)
+            return _read_bytes(lambda: archive.open(member), member.file_size, path)
 
         return Storage(dtype, numel, read)
 
@@ -236,12 +247,12 @@ def _read_zip(path: Path, archive: zipfile.ZipFile) -> Checkpoint:
 
 
 def _torch_legacy(path: Path, file: BinaryIO) -> Checkpoint:
-    storages: dict[str, list] = {}  # key -> dtype, numel, place; the place is known last
+    storages: dict[str, list] = {}  # key -> dtype, numel, offset; the offset is known last
 
     def persistent_load(pid: Any) -> Storage:
         dtype, key, numel = _storage_id(pid)
         if len(pid) > 5 and pid[5] is not None:
-            raise Refused("it has views of storages, which torch wrote long ago")
+            raise Refused("it has views of storages, a format that torch gave up long ago")
         known = storages.setdefault(key, [dtype, numel, None])
         if known[:2] != [dtype, numel]:
             raise Refused(f"its storage {key[:20]!r} has two sizes")
@@ -252,28 +263,28 @@ def _torch_legacy(path: Path, file: BinaryIO) -> Checkpoint:
                 again.seek(known[2])
                 return again
 
-            return _fill(there, numel * dtype.itemsize, path)
+            return _read_bytes(there, numel * dtype.itemsize, path)
 
         return Storage(dtype, numel, read)
 
     if read_pickle(file) != TORCH_PROTOCOL:
-        raise ValueError("it is torch's, in an unknown protocol")
+        raise ValueError("it is a torch file of an unknown protocol")
     system = read_pickle(file)
     if not isinstance(system, dict) or not system.get(
         "little_endian", system.get(b"little_endian")
     ):
-        raise ValueError("its numbers are big-endian, which is not read here")
+        raise ValueError("its numbers are big-endian, which is not supported")
     content = read_pickle(file, persistent_load)
     keys = read_pickle(file)
     size, place = path.stat().st_size, file.tell()
     names = [_name(key) for key in keys] if isinstance(keys, list) else []
     if sorted(names) != sorted(storages):
-        raise ValueError("its list of storages is not that of its tensors")
+        raise ValueError("its list of storages does not match its tensors")
     for key in names:
         dtype, numel, _ = storages[key]
         file.seek(place)
         if int.from_bytes(file.read(8), "little") != numel:
-            raise ValueError("it is cut off, or its storages have other sizes than they say")
+            raise ValueError("it is cut off, or its storages have other sizes than stated")
         storages[key][2] = place + 8
         place += 8 + numel * dtype.itemsize
     if place > size:
@@ -288,14 +299,14 @@ def _storage_id(pid: Any) -> tuple[torch.dtype, str, int]:
         and text_of(pid[0]) == "storage"
         and isinstance(pid[1], torch.dtype)
         and type(pid[4]) is int
-        and 0 <= pid[4] < LARGEST_SIZE
+        and 0 <= pid[4] < MAX_SIZE
     ):
-        raise Refused("it refers to data in a way that torch does not")
+        raise Refused("it refers to data in a way that torch never does")
     return pid[1], text_of(pid[2]), pid[4]
 
 
-def _fill(start: Callable[[], Any], size: int, path: Path) -> bytearray:
-    """Read that many bytes, or say that they are not what they were."""
+def _read_bytes(start: Callable[[], Any], size: int, path: Path) -> bytearray:
+    """Read `size` bytes; raise if they are missing or have changed."""
     data = bytearray(size)
     view, done = memoryview(data), 0
     try:
@@ -303,7 +314,7 @@ def _fill(start: Callable[[], Any], size: int, path: Path) -> bytearray:
             while done < size and (count := file.readinto(view[done:])):
                 done += count
             if done == size:
-                file.read(1)  # the end of a zip's member: there its checksum is compared
+                file.read(1)  # at the end of a member, zipfile compares its checksum
     except ZIP_ERRORS:
         done = -1
     if done != size:
@@ -311,7 +322,7 @@ def _fill(start: Callable[[], Any], size: int, path: Path) -> bytearray:
     return data
 
 
-# Where projects keep the parameters in their files; running averages last.
+# Where projects store the parameters in their files; running averages last.
 LEVELS = (
     "model_state",
     "state_dict",
@@ -332,15 +343,15 @@ def _unwrap(path: Path, content: Any) -> Checkpoint:
     if not isinstance(content, dict):
         raise ValueError("it holds no arrays by name")
     content = _names(content)
-    levels = [level for level in LEVELS if _has_entries(content.get(level))]
+    levels = [level for level in LEVELS if _has_tensors(content.get(level))]
     if not levels:
         return _checkpoint(path, "torch", content, {})
     level, *others = levels
     meta = {key: value for key, value in content.items() if key != level}
     checkpoint = _checkpoint(path, "torch", content[level], meta)
-    checkpoint.beside = dict.fromkeys(others, f"another copy of the weights; {level!r} is taken")
+    checkpoint.beside = dict.fromkeys(others, f"another copy of the weights; {level!r} is used")
     return checkpoint
 
 
-def _has_entries(value: Any) -> bool:
-    return isinstance(value, dict) and any(isinstance(v, Entry) for v in value.values())
+def _has_tensors(value: Any) -> bool:
+    return isinstance(value, dict) and any(isinstance(v, LazyTensor) for v in value.values())

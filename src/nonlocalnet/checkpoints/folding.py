@@ -1,30 +1,29 @@
-"""Batch norms folded into constants, for networks whose norms are frozen."""
+"""Fold batch norms into constants, for networks whose norms are frozen."""
 
 from __future__ import annotations
 
 from torch import Tensor
 
-from nonlocalnet.checkpoints.converted import Converted
-from nonlocalnet.checkpoints.lazy_tensor import Entry
-from nonlocalnet.checkpoints.rules import COUNTER
+from nonlocalnet.checkpoints.lazy_tensor import LazyTensor
+from nonlocalnet.checkpoints.translate import COUNTER, Translated
 
-EPS = 1e-5  # the official code's, in folding
+EPS = 1e-5  # as the official code folds
 
 
-def fold_norms(converted: Converted) -> None:
+def fold_norms(translated: Translated) -> None:
     """Turn every batch norm of a file into a scale and a shift, as in evaluation mode.
 
-    scale = gamma / √(var + eps), shift = beta - mean · scale. In a non-local block, whose frozen
-    form has no norm, they go into W_z and its bias. Statistics become ignored keys.
+    scale = gamma / √(var + eps), shift = beta - mean · scale. The frozen form of a non-local block
+    has no norm, so there they are folded into W_z and its bias. Statistics become ignored keys.
 
     Source: official code, `convert_models`; paper, section 4.1 ("we freeze the BN layers").
     """
-    tensors = converted.tensors
+    tensors = translated.tensors
     for key in [key for key in tensors if key.endswith(".running_var")]:
         norm = key.removesuffix(".running_var")
         parts = [f"{norm}.{kind}" for kind in ("weight", "bias", "running_mean", "running_var")]
         if not all(part in tensors for part in parts):
-            continue  # the missing part will be reported
+            continue  # the missing part is reported later
         gamma, beta, mean, variance = (tensors[part] for part in parts)
         scale, shift = _constants(gamma, beta, mean, variance)
         gone = [*parts[2:], f"{norm}.{COUNTER}"]
@@ -39,29 +38,31 @@ def fold_norms(converted: Converted) -> None:
         for name in gone:
             if name in tensors:
                 del tensors[name]
-                theirs = converted.names.pop(name, name)
-                converted.ignored[theirs] = "folded into a scale and a shift: the norm is frozen"
-    converted.fields |= {"norm": "frozen", "block_norm": None}
+                theirs = translated.names.pop(name, name)
+                translated.ignored[theirs] = "folded into a scale and a shift: the norm is frozen"
+    translated.fields |= {"norm": "frozen", "block_norm": None}
 
 
-def _constants(gamma: Entry, beta: Entry, mean: Entry, variance: Entry) -> tuple[Entry, Entry]:
+def _constants(
+    gamma: LazyTensor, beta: LazyTensor, mean: LazyTensor, variance: LazyTensor
+) -> tuple[LazyTensor, LazyTensor]:
     def scale() -> Tensor:
         return gamma.read().double() / (variance.read().double() + EPS).sqrt()
 
     def shift() -> Tensor:
         return beta.read().double() - mean.read().double() * scale()
 
-    return Entry(gamma.shape, gamma.dtype, scale), Entry(beta.shape, beta.dtype, shift)
+    return LazyTensor(gamma.shape, gamma.dtype, scale), LazyTensor(beta.shape, beta.dtype, shift)
 
 
-def _product(weight: Entry, scale: Entry) -> Entry:
+def _product(weight: LazyTensor, scale: LazyTensor) -> LazyTensor:
     return weight.map(
         weight.shape, lambda w: w.double() * scale.read().view(-1, *[1] * (len(weight.shape) - 1))
     )
 
 
-def _affine(bias: Entry | None, scale: Entry, shift: Entry) -> Entry:
+def _affine(bias: LazyTensor | None, scale: LazyTensor, shift: LazyTensor) -> LazyTensor:
     def read() -> Tensor:
         return shift.read() if bias is None else bias.read() * scale.read() + shift.read()
 
-    return Entry(shift.shape, shift.dtype, read)
+    return LazyTensor(shift.shape, shift.dtype, read)

@@ -1,4 +1,4 @@
-"""Networks on the Hugging Face Hub; needs the extra `hub`."""
+"""Share networks on the Hugging Face Hub; needs the extra `hub`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ from typing import Any
 
 from huggingface_hub import ModelHubMixin, hf_hub_download
 
-from nonlocalnet.checkpoints.load import WeightsInfo, load, save_weights
+from nonlocalnet.checkpoints.load import load
+from nonlocalnet.checkpoints.metadata import WeightsInfo
+from nonlocalnet.checkpoints.save import save_weights
 from nonlocalnet.networks.video_resnet import VideoResNet
 
 FILE = "model.safetensors"
@@ -36,11 +38,11 @@ class HubNetwork(
     paper_url="https://arxiv.org/abs/1711.07971",
     model_card_template=CARD,
 ):
-    """A network that goes to the Hub and comes from it, by huggingface_hub's mixin.
+    """A network that can be pushed to the Hub and loaded from it, by huggingface_hub's mixin.
 
-    `HubNetwork.from_pretrained("USER/NAME")` gives what `nl.load` gives, from a repository or a
-    folder; `HubNetwork.of(model).push_to_hub("USER/NAME")` sends a network with its description,
-    `.save_pretrained(folder)` writes the same files. Only our safetensors are read, so nothing in a
+    `HubNetwork.from_pretrained("USER/NAME")` returns what `nl.load` returns, from a repository or a
+    folder. `HubNetwork.of(model).push_to_hub("USER/NAME")` uploads a network and its description;
+    `.save_pretrained(folder)` writes the same files. Only our safetensors are read, so no code in a
     repository is run.
 
     Raises:
@@ -50,7 +52,7 @@ class HubNetwork(
 
     @classmethod
     def of(cls, model: VideoResNet) -> HubNetwork:
-        """Give the same network, not a copy, with the Hub's methods."""
+        """Return the same network, not a copy, with the methods of the Hub."""
         model.__class__ = cls
         assert isinstance(model, cls)
         return model

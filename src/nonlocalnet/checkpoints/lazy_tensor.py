@@ -1,4 +1,4 @@
-"""A tensor in a file: what it is, and how to read it; nothing is read before it is needed."""
+"""A tensor in a file: shape and dtype are known at once, its numbers are read when needed."""
 
 from __future__ import annotations
 
@@ -10,26 +10,31 @@ from typing import Any
 import torch
 from torch import Tensor
 
-MAX_AXES = 8
-LARGEST_SIZE = 1 << 48  # of a size; beyond it even messages would be long
+MAX_DIMS = 8
+MAX_SIZE = 1 << 48  # no real tensor is larger; without a limit even messages would be long
 
 
 @dataclass(frozen=True)
-class Entry:
-    """A tensor of a file: what it is, and how to read it when it is needed."""
+class LazyTensor:
+    """A tensor in a file.
+
+    Attributes:
+        shape, dtype: of the tensor.
+        read: reads its numbers from the file.
+    """
 
     shape: tuple[int, ...]
     dtype: torch.dtype
     read: Callable[[], Tensor]
 
-    def map(self, shape: tuple[int, ...], change: Callable[[Tensor], Tensor]) -> Entry:
-        """The same tensor, changed as it is read."""
-        return Entry(shape, self.dtype, lambda: change(self.read()))
+    def map(self, shape: tuple[int, ...], change: Callable[[Tensor], Tensor]) -> LazyTensor:
+        """Return the tensor that `change` makes of this one when it is read."""
+        return LazyTensor(shape, self.dtype, lambda: change(self.read()))
 
 
 @dataclass(frozen=True)
 class Storage:
-    """Numbers in a row, somewhere in the file."""
+    """A run of numbers in a file; tensors are views of it."""
 
     dtype: torch.dtype
     numel: int
@@ -37,45 +42,39 @@ class Storage:
 
 
 class Refused(ValueError):
-    """What the file asks for is not admitted."""
+    """The file contains something that weights never need."""
 
 
 def sizes(values: Any) -> tuple[int, ...]:
-    """Check that these are the sizes or steps of a tensor: few, whole, and of this world."""
+    """Check that the values can be the sizes or strides of a tensor."""
     if (
         not isinstance(values, (tuple, list))
-        or len(values) > MAX_AXES
-        or not all(type(n) is int and 0 <= n < LARGEST_SIZE for n in values)
+        or len(values) > MAX_DIMS
+        or not all(type(n) is int and 0 <= n < MAX_SIZE for n in values)
     ):
         raise Refused("it has a tensor that makes no sense")
     return tuple(values)
 
 
-def _overlap(shape: tuple[int, ...], stride: tuple[int, ...]) -> bool:
-    """Tell whether two elements may lie in one place: a step within what smaller steps reach."""
-    reach = 0
-    for step, n in sorted((step, n) for n, step in zip(shape, stride, strict=True) if n > 1):
-        if step <= reach:
-            return True
-        reach += (n - 1) * step
-    return False
+def view(storage: Storage, offset: int, shape: Any, stride: Any) -> LazyTensor:
+    """Return a strided view of a storage.
 
-
-def view(storage: Storage, offset: int, shape: Any, stride: Any) -> Entry:
-    """A strided view of a storage; every element must lie in it."""
+    Raises:
+        Refused: the view is larger than the storage, or two of its elements may share a place.
+    """
     shape, stride, (offset,) = sizes(shape), sizes(stride), sizes((offset,))
     if not isinstance(storage, Storage) or len(shape) != len(stride):
         raise Refused("it has a tensor that makes no sense")
     last = offset + sum((n - 1) * step for n, step in zip(shape, stride, strict=True))
     numel = math.prod(shape)
-    if math.prod(n or 1 for n in shape) >= LARGEST_SIZE:  # an empty one has other sizes too
+    if math.prod(n or 1 for n in shape) >= MAX_SIZE:  # an empty tensor has other sizes too
         raise Refused(f"it has a tensor {shape}, which makes no sense")
     if numel and (last >= storage.numel or numel > storage.numel):
         raise Refused(f"it has a tensor {shape} of more numbers than the file holds for it")
-    if numel and _overlap(shape, stride):
+    if numel and _may_overlap(shape, stride):
         raise Refused(
-            f"it has a tensor {shape} with steps {stride}: its numbers share places, as those of "
-            "weights never do"
+            f"it has a tensor {shape} with strides {stride}: several of its numbers share one "
+            "place, which never happens in weights"
         )
 
     def read() -> Tensor:
@@ -84,4 +83,14 @@ def view(storage: Storage, offset: int, shape: Any, stride: Any) -> Entry:
         flat = torch.frombuffer(storage.read(), dtype=storage.dtype)
         return flat.as_strided(shape, stride, offset)
 
-    return Entry(shape, storage.dtype, read)
+    return LazyTensor(shape, storage.dtype, read)
+
+
+def _may_overlap(shape: tuple[int, ...], stride: tuple[int, ...]) -> bool:
+    """Tell whether a stride is within the range that smaller strides reach."""
+    reach = 0
+    for step, n in sorted((step, n) for n, step in zip(shape, stride, strict=True) if n > 1):
+        if step <= reach:
+            return True
+        reach += (n - 1) * step
+    return False

@@ -1,116 +1,100 @@
-"""Weights on disk: ours, which say what they are for, and those of other code bases."""
+"""Load weights: read the file, translate it, resolve its network, build it, fill it."""
 
 from __future__ import annotations
 
-import json
 import os
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any
 
-import torch
-from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import nn
 
-from nonlocalnet.checkpoints import checksum
-from nonlocalnet.checkpoints.converted import Converted
-from nonlocalnet.checkpoints.formats import caffe2
-from nonlocalnet.checkpoints.formats import pyslowfast as slowfast
-from nonlocalnet.checkpoints.formats.torchvision_rcnn import as_backbone
-from nonlocalnet.checkpoints.lazy_tensor import Entry
+from nonlocalnet.checkpoints.files import KEY, read_checkpoint
+from nonlocalnet.checkpoints.formats.native import read_description
 from nonlocalnet.checkpoints.metadata import WeightsInfo
-from nonlocalnet.checkpoints.report import LoadReport, check_numbers, compare, differ, fill, refuse
-from nonlocalnet.checkpoints.resolve import (
-    KEY,
-    assumptions,
-    check_size,
-    classes_of,
-    describe_file,
-    in_one_sentence,
-    in_our_terms,
-    open_weights,
-    own_info,
-)
+from nonlocalnet.checkpoints.report import LoadReport, check, compare, differ, fill
+from nonlocalnet.checkpoints.resolve import name_classes, resolve_network
+from nonlocalnet.checkpoints.translate import Translated, translate
 from nonlocalnet.clips import MEAN, STD
-from nonlocalnet.detection.networks import is_detector
-from nonlocalnet.errors import check_choice
-from nonlocalnet.networks.registry import DEFAULTS, Network, create_model
-from nonlocalnet.networks.video_resnet import VideoResNet
+from nonlocalnet.errors import errors_about
+from nonlocalnet.networks.registry import Network, create_model, family_of
 from nonlocalnet.ops.pairwise import SOFTMAX_FORMS
+from nonlocalnet.runtime.device import meta_device
 
 
-def save_weights(model: nn.Module, path: str | os.PathLike, info: WeightsInfo) -> None:
-    """Write the model's parameters and buffers, with `info` and a checksum in the metadata."""
-    tensors = {key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}
-    meta = {KEY: json.dumps(vars(info)), checksum.KEY: checksum.UNSIGNED}
-    save_file(tensors, path, metadata=meta)
-    checksum.sign(path)
+def load(path: str | os.PathLike, *, clip: str | None = None, **options: Any) -> Network:
+    """Build the network that a weights file is for, and fill it.
 
-
-Layout = Literal["caffe2", "pyslowfast"]
-
-
-def export_weights(model: VideoResNet, path: str | os.PathLike, layout: Layout) -> list[str]:
-    """Write a network in the layout of another code base: a pickle of Caffe2's, a .pyth.
-
-    Reading it back gives the same numbers, bit for bit; counters of batches, which Caffe2 lacks,
-    become zero.
+    Args:
+        path: a file of any known format; see `load_weights`.
+        clip: "FRAMESxRATE", if the file does not say it.
+        options: arguments of `create_model` that the file does not say or that are to be changed;
+            mean, std and multi_label of the input, if the file does not say them; `classes`, their
+            names.
 
     Returns:
-        What the file cannot say, and `load` will ask for or assume.
+        The network, in evaluation mode. Its `.info` is the `WeightsInfo` of the file: where it
+        comes from, and the normalization and size of the input.
 
     Raises:
-        ValueError: an unknown layout; a network that the other code base cannot express.
+        FileNotFoundError, ValueError: as `load_weights`; or the file does not say which network it
+            is for, with the arguments to pass.
+
+    Warns:
+        UserWarning: something was assumed because the file does not say it.
     """
-    check_choice("layout", layout, get_args(Layout))
+    plan = plan_load(path, clip=clip, **options)
+    for note in plan.assumptions:
+        warnings.warn(f"{path}: {note}", stacklevel=2)
+    return plan.run()
+
+
+@dataclass
+class LoadPlan:
+    """What `load` is about to do.
+
+    Attributes:
+        path: the file.
+        translated: its content.
+        info: the network that it is for, and its input.
+        report: what will happen to every key.
+        assumptions: what was assumed because the file does not say it.
+    """
+
+    path: Path
+    translated: Translated
+    info: WeightsInfo
+    report: LoadReport
+    assumptions: list[str]
+
+    def run(self) -> Network:
+        """Build the network and fill it.
+
+        Raises:
+            ValueError: the file does not fit the network, or is damaged.
+        """
+        check(self.path, self.translated, self.report)
+        model = create_model(**self.info.config)
+        model.info = self.info
+        fill(model, self.translated, self.report)
+        return model.eval()
+
+
+def plan_load(path: str | os.PathLike, *, clip: str | None = None, **options: Any) -> LoadPlan:
+    """Do all that `load` does before it takes memory for the network.
+
+    The network is built on the meta device and compared with the file, so a description of a
+    network that is larger than the file costs nothing. Arguments and errors are those of `load`.
+    """
     path = Path(path)
-    if is_detector(model):
-        raise ValueError(f"{model.config['name']} is a detector: {layout} has no layout for it")
-    arguments, clip = model.arguments, model.config["clip"]
-    state = {name: _entry(value) for name, value in model.state_dict().items()}
-    if layout == "caffe2":
-        blobs = caffe2.export(state)
-        with path.open("wb") as file:
-            caffe2.write(file, blobs)
-        return [
-            f"{name}={value!r}"
-            for name, value in {"clip": clip, **arguments}.items()
-            if name == "clip" or (name in caffe2.UNSAID and value != DEFAULTS[name])
-        ]
-    info = getattr(model, "info", None) or WeightsInfo(config=model.config)
-    content = slowfast.export(
-        arguments | {"crop": model.config["crop"]},
-        state,
-        clip,
-        short_side=info.short_side,
-        mean=info.mean,
-        std=info.std,
-        multi_label=info.multi_label,
-    )
-    content["model_state"] = {k: v.read() for k, v in content["model_state"].items()}
-    torch.save(content, path)
-    return []
-
-
-def _entry(value: Tensor) -> Entry:
-    return Entry(tuple(value.shape), value.dtype, lambda: value.detach().cpu().contiguous())
-
-
-def read_info(path: str | os.PathLike) -> WeightsInfo:
-    """Read what a weights file of ours says about itself.
-
-    Raises:
-        FileNotFoundError: no such file.
-        ValueError: no checkpoint, or not one of ours.
-    """
-    checkpoint = open_weights(path)
-    if KEY not in checkpoint.meta:
-        raise ValueError(
-            f"{path} does not say which network it is for: it was not written by nonlocalnet"
-        )
-    return own_info(checkpoint)
+    translated = translate(read_checkpoint(path))
+    with errors_about(path):
+        info, assumptions = resolve_network(path, translated, clip=clip, **options)
+        with meta_device():
+            model = create_model(**info.config)
+        return LoadPlan(path, translated, info, compare(model, translated), assumptions)
 
 
 def load_weights(
@@ -121,117 +105,87 @@ def load_weights(
     new_blocks: bool = False,
     new_parts: Sequence[str] = (),
 ) -> LoadReport:
-    """Fill a model from a file of any known format; nothing is left or unused silently.
+    """Fill a model from a file of any known format; no key is left out silently.
 
-    Formats are told by content: ours, the official Caffe2 pickles, PySlowFast, MMAction2,
-    PyTorchVideo, torchvision's Mask and Keypoint R-CNN, and 2-D ImageNet ResNets of torchvision,
-    timm and Caffe2, which are inflated, or fill a detector's backbone.
+    The format is detected from the content: ours, the official Caffe2 pickles, PySlowFast,
+    MMAction2, PyTorchVideo, torchvision's Mask and Keypoint R-CNN, and 2-D ImageNet ResNets of
+    torchvision, timm and Caffe2, which are inflated or fill the backbone of a detector.
 
     Args:
         model: the network.
         path: the file.
-        new_classifier: leave what depends on the classes as it is, for others: `fc`, of a detector
+        new_classifier: keep the layers that depend on the classes as they are: `fc`; of a detector
             the box predictor and the last layer of the mask predictor.
-        new_blocks: leave non-local blocks of which the file has nothing as they are, the identity
-            at start, as when a network starts from one without them (paper, section 4.1).
-        new_parts: parts of the network, such as "res5", of which the file may lack all or some;
-            what it lacks is left as it is.
+        new_blocks: keep non-local blocks that the file lacks as they are. New blocks are the
+            identity, so the network can start from one without them (paper, section 4.1).
+        new_parts: parts of the network, such as "res5", that the file may lack in whole or in part;
+            what it lacks is kept as it is.
 
     Returns:
-        What became of every key.
+        What happened to every key.
 
     Raises:
-        FileNotFoundError: no such file.
-        ValueError: no checkpoint; keys that are missing, unknown or of another shape, each named;
-            a network that pads or pools otherwise than the file's. The model is then unchanged.
+        FileNotFoundError: there is no such file.
+        ValueError: the file is not a checkpoint; keys are missing, unknown or of another shape,
+            each named; the network pads or pools in another way than the file's. The model is then
+            unchanged.
 
     Warns:
-        UserWarning: the network pads or compares otherwise than such files nearly always do.
+        UserWarning: the network pads or compares in another way than such files nearly always do.
 
-    Source: docs/weights.md says what differs between the origins.
+    Source: docs/weights.md lists the differences between the origins.
     """
-    converted = in_our_terms(open_weights(path))
-    if converted.flat and is_detector(model):
-        converted = as_backbone(converted)
+    translated = translate(read_checkpoint(path))
+    if translated.flat:
+        translated = family_of(model).load("weights").use_classifier(translated)
     report = compare(
-        model, converted, new_classifier=new_classifier, new_blocks=new_blocks, new_parts=new_parts
+        model, translated, new_classifier=new_classifier, new_blocks=new_blocks, new_parts=new_parts
     )
-    refuse(path, report)
+    check(path, translated, report)
     own = getattr(model, "arguments", getattr(model, "config", {}))
-    for name, (value, why) in converted.assumed.items():
+    for name, (value, why) in translated.assumed.items():
         given = own.get(name, value)
-        scaled = name != "scale" or own.get("pairwise") in SOFTMAX_FORMS
-        if differ(given, value) and scaled:
+        is_used = name != "scale" or own.get("pairwise") in SOFTMAX_FORMS
+        if differ(given, value) and is_used:
             warnings.warn(f"{path}: {name}={given!r} here, {value!r} {why}", stacklevel=2)
-    check_numbers(path, converted)  # all of them, before the first is taken
-    fill(model, converted, report)
+    fill(model, translated, report)
     return report
 
 
-def load(path: str | os.PathLike, *, clip: str | None = None, **options: Any) -> Network:
-    """Build the network that a weights file is for, and fill it.
-
-    Args:
-        path: a file of any known format; see `load_weights`.
-        clip: "FRAMESxRATE", where the file does not say it.
-        options: arguments of `create_model` that the file does not say, or to be changed; of its
-            input, what the file does not say of mean, std and multi_label; `classes`, their names.
-
-    Returns:
-        The network, in evaluation mode; `.info` is the file's `WeightsInfo`, with the
-        normalization and size of the input, and where it comes from.
+def read_info(path: str | os.PathLike) -> WeightsInfo:
+    """Read the description in a weights file of ours.
 
     Raises:
-        FileNotFoundError, ValueError: as `load_weights`; or the file does not say what network it
-            is for, and what to pass.
-
-    Warns:
-        UserWarning: what was assumed, since the file does not say it.
+        FileNotFoundError: there is no such file.
+        ValueError: the file is not a checkpoint, or not one of ours.
     """
-    model, converted, report = examine(path, clip=clip, **options)
-    for note in assumptions(model, report):
-        warnings.warn(f"{path}: {note}", stacklevel=2)
-    refuse(path, report)
-    check_numbers(path, converted)
-    fill(model, converted, report)
-    return model.eval()
-
-
-def examine(
-    path: str | os.PathLike, *, clip: str | None = None, **options: Any
-) -> tuple[Network, Converted, LoadReport]:
-    """Build the network that a file is for, and tell what would become of every key.
-
-    `refuse` and `fill` do the rest. Arguments and errors are those of `load`.
-    """
-    checkpoint = open_weights(path)
-    converted = in_our_terms(checkpoint)
-    with in_one_sentence(path):
-        info = describe_file(checkpoint, converted, clip=clip, **options)
-        check_size(info.config, converted)
-        model = create_model(**info.config)
-    model.info = info
-    return model, converted, compare(model, converted)
+    checkpoint = read_checkpoint(path)
+    if KEY not in checkpoint.meta:
+        raise ValueError(
+            f"{path} does not say which network it is for: it was not written by nonlocalnet"
+        )
+    return read_description(checkpoint)
 
 
 @dataclass(frozen=True)
-class Start:
-    """What a file of weights fixes for a training that starts from it."""
+class Pretrained:
+    """What a training takes over from the file that it starts from, besides the weights.
+
+    Attributes:
+        mean, std: normalization of the input.
+        classes: their names, if known.
+    """
 
     mean: tuple[float, ...] = MEAN
     std: tuple[float, ...] = STD
     classes: list[str] = field(default_factory=list)
 
 
-def read_start(path: str | os.PathLike) -> Start:
-    """Read the normalization and the classes that a file's weights were trained with.
+def read_pretrained(path: str | os.PathLike) -> Pretrained:
+    """Read the normalization and the classes that the weights in a file were trained with.
 
     Raises:
         FileNotFoundError, ValueError: as `load_weights`.
     """
-    checkpoint = open_weights(path)
-    if KEY in checkpoint.meta:
-        info = own_info(checkpoint)
-        return Start(info.mean, info.std, info.classes)
-    converted = in_our_terms(checkpoint)
-    return Start(converted.mean, converted.std, classes_of(checkpoint.path, converted))
+    translated = translate(read_checkpoint(path))
+    return Pretrained(translated.mean, translated.std, name_classes(Path(path), translated))

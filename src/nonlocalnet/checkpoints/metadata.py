@@ -1,9 +1,8 @@
-"""What a weights file says about itself, and names of classes."""
+"""The description in a weights file, and the class names of Kinetics-400."""
 
 from __future__ import annotations
 
 import math
-import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,15 +13,15 @@ from nonlocalnet.errors import printable, shown
 
 @dataclass
 class WeightsInfo:
-    """What a weights file says about itself.
+    """The description of a network in its weights file.
 
     Attributes:
         config: arguments of `create_model`.
-        classes: names in label order; empty if none were given.
-        multi_label: whether a video has many labels (sigmoid) or one (softmax).
-        short_side: pixels; test frames are scaled to it, and the test crop is that wide.
-        mean, std: of each color (red, green, blue; values from 0 to 1), to normalize the input.
-        facts: anything else: where it comes from, iterations, scores reported and measured.
+        classes: names in label order; empty if unknown.
+        multi_label: whether a video may have several labels (sigmoid) or has one (softmax).
+        short_side: in pixels; test frames are resized to it, and it is the size of the test crop.
+        mean, std: for each color (red, green, blue; values from 0 to 1), to normalize the input.
+        facts: anything else: origin, iterations, reported and measured scores.
     """
 
     config: dict[str, Any]
@@ -51,7 +50,7 @@ class WeightsInfo:
             raise TypeError("config and facts must be tables")
 
     def class_name(self, label: int) -> str:
-        """Name a label, fit to be printed; its number where no names are known."""
+        """Return the printable name of a class, or its number if it has no name."""
         return printable(self.classes[label], 200) if label < len(self.classes) else str(label)
 
 
@@ -60,34 +59,5 @@ def _is_number(value: Any) -> bool:
 
 
 def kinetics_classes() -> list[str]:
-    """Name the classes of Kinetics-400, in the alphabetical order that all releases have."""
+    """List the classes of Kinetics-400, in the alphabetical order of all releases."""
     return (Path(__file__).parent / "kinetics400.txt").read_text().splitlines()
-
-
-def coco_classes(num_classes: int) -> list[str]:
-    """Name the labels of COCO's detectors, of 91 or 2 classes; no names for other numbers.
-
-    Label 0 is "__background__", labels that COCO does not use are "N/A".
-    """
-    from torchvision.models.detection import (
-        KeypointRCNN_ResNet50_FPN_Weights,
-        MaskRCNN_ResNet50_FPN_Weights,
-    )
-
-    if num_classes == 91:
-        return list(MaskRCNN_ResNet50_FPN_Weights.COCO_V1.meta["categories"])
-    if num_classes == 2:
-        return ["__background__", *KeypointRCNN_ResNet50_FPN_Weights.COCO_V1.meta["categories"][1:]]
-    return []
-
-
-def read_classes(path: str | os.PathLike) -> list[str]:
-    """Read class names, one a line, in label order.
-
-    Raises:
-        ValueError: the file is empty.
-    """
-    names = [line.strip() for line in Path(path).read_text().splitlines() if line.strip()]
-    if not names:
-        raise ValueError(f"{path} has no class names; write one a line, in label order")
-    return names

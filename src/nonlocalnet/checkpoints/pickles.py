@@ -1,7 +1,9 @@
-"""Pickles from the net, read without running anything that is in them.
+"""Read untrusted pickles without running any code in them.
 
-A pickle is a program. Only what rebuilds arrays is admitted here, by name, and each of those names
-stands for a plain description of our own; memory is taken for no array that the file does not hold.
+A pickle is a program. Only the functions that rebuild arrays are allowed, by name, and each name
+stands for a harmless function of our own. No memory is allocated for numbers that the file does
+not contain, and every dictionary key is checked before it is hashed. torch's own reader
+(`weights_only`) does not guarantee this: it hashes nested tuples, which can take forever.
 """
 
 from __future__ import annotations
@@ -15,7 +17,14 @@ from typing import IO, Any, ClassVar
 
 import torch
 
-from nonlocalnet.checkpoints.lazy_tensor import LARGEST_SIZE, Entry, Refused, Storage, sizes, view
+from nonlocalnet.checkpoints.lazy_tensor import (
+    MAX_SIZE,
+    LazyTensor,
+    Refused,
+    Storage,
+    sizes,
+    view,
+)
 
 DTYPES = {
     "f2": torch.float16,
@@ -28,7 +37,7 @@ DTYPES = {
     "u1": torch.uint8,
     "b1": torch.bool,
 }
-MOST_STEPS = 2_000_000  # a ResNet-101 with its momentum has 33,000
+MAX_STEPS = 2_000_000  # a ResNet-101 with its momentum has 33,000
 WHOLE = (
     "; if it is a whole network, of torch.save(model), save its parameters where it was made: "
     "torch.save(model.state_dict(), file)"
@@ -48,17 +57,17 @@ STORAGES = {
 
 
 def read_pickle(file: IO[bytes], persistent_load: Callable[[tuple], Storage] | None = None) -> Any:
-    """Read the next pickle of an open file; its arrays become `Entry`.
+    """Read the next pickle in an open file. Arrays become `LazyTensor`.
 
     Strings of Python 2 stay bytes. Containers are plain dicts, lists and tuples.
 
     Args:
-        file: positioned at the pickle; afterwards behind it.
-        persistent_load: what torch's persistent ids stand for; None refuses them.
+        file: positioned at the pickle; afterwards it is positioned after it.
+        persistent_load: looks up torch's persistent ids; None refuses them.
 
     Raises:
-        ValueError: the file is cut off or damaged, or holds anything but arrays, numbers, strings
-            and containers; the first such thing is named.
+        ValueError: the file is cut off or damaged, or contains something other than arrays,
+            numbers, strings and containers, which is named.
     """
     try:
         return _Unpickler(file, persistent_load).load()
@@ -66,44 +75,44 @@ def read_pickle(file: IO[bytes], persistent_load: Callable[[tuple], Storage] | N
         raise ValueError(str(error)) from None
     except EOFError:
         raise ValueError("it is cut off") from None
-    except Exception as error:  # a damaged program fails in any way
+    except Exception as error:  # a damaged pickle can fail in any way
         raise ValueError(f"it is damaged ({type(error).__name__}: {str(error)[:80]})") from None
 
 
 def text_of(value: Any) -> str:
-    """Give a string of Python 2 or 3; nothing else is put into words, it could be endless."""
+    """Decode a string of Python 2 or 3; refuse anything else, whose text could be endless."""
     if not isinstance(value, (str, bytes)):
-        raise Refused(f"it has a {type(value).__name__} in the place of a word")
+        raise Refused(f"it has a {type(value).__name__} where a string belongs")
     return value.decode("latin1") if isinstance(value, bytes) else value
 
 
 class _Dtype:
-    """numpy.dtype: a kind and a byte order."""
+    """Stand for numpy.dtype: a kind and a byte order."""
 
     def __init__(self, name: Any, *_: Any) -> None:
         self.name, self.little = text_of(name).lstrip("<=|"), True
         if self.name.startswith(">"):
             self.name, self.little = self.name[1:], False
         if self.name not in DTYPES:
-            raise Refused(f"it has an array of {self.name[:20]!r}; only plain numbers are admitted")
+            raise Refused(f"it has an array of {self.name[:20]!r}; only plain numbers are allowed")
 
     def __setstate__(self, state: tuple) -> None:
         self.little = text_of(state[1]) != ">"
 
 
 class _Array:
-    """numpy.ndarray: shape, dtype, order, and its bytes."""
+    """Stand for numpy.ndarray: shape, dtype, order and bytes."""
 
-    entry: Entry | None = None
+    entry: LazyTensor | None = None
 
     def __setstate__(self, state: tuple) -> None:
         _, shape, dtype, fortran, raw = state
         self.entry = _array(raw, dtype, shape, fortran)
 
 
-def _array(raw: Any, dtype: Any, shape: Any, fortran: Any) -> Entry:
+def _array(raw: Any, dtype: Any, shape: Any, fortran: Any) -> LazyTensor:
     if not isinstance(dtype, _Dtype) or not isinstance(raw, (bytes, bytearray, memoryview)):
-        raise Refused("it has an array of Python objects; only plain numbers are admitted")
+        raise Refused("it has an array of Python objects; only plain numbers are allowed")
     kind = DTYPES[dtype.name]
 
     def read() -> bytearray:
@@ -124,12 +133,12 @@ def _array(raw: Any, dtype: Any, shape: Any, fortran: Any) -> Entry:
     numel, rest = divmod(len(raw), kind.itemsize)
     if rest or numel != math.prod(shape):
         raise Refused(f"it has an array {shape} of {len(raw)} bytes, which does not fit")
-    stride = [min(step, LARGEST_SIZE - 1) for step in stride]  # of an empty array they mean nothing
+    stride = [min(step, MAX_SIZE - 1) for step in stride]  # strides of an empty array mean nothing
     return view(Storage(kind, numel, read), 0, shape, stride if fortran else stride[::-1])
 
 
 class _Forgotten:
-    """Bookkeeping of a trainer: admitted, and dropped as it is read."""
+    """Stand for objects of trainers that are allowed and ignored."""
 
     def __init__(self, *_: Any) -> None: ...
     def __setstate__(self, state: Any) -> None: ...
@@ -141,23 +150,23 @@ def _encode(text: str, encoding: Any = "latin1", *_: Any) -> bytes:
     return text.encode("latin1")
 
 
-def _reconstruct(*_: Any) -> _Array:  # the shape given here may be a trap: it takes memory
+def _reconstruct(*_: Any) -> _Array:  # the shape given here could allocate any amount of memory
     return _Array()
 
 
-def _frombuffer(raw: Any, dtype: Any, shape: Any, order: Any) -> Entry:
+def _frombuffer(raw: Any, dtype: Any, shape: Any, order: Any) -> LazyTensor:
     return _array(raw, dtype, shape, text_of(order) == "F")
 
 
-def _scalar(dtype: Any, raw: Any = b"") -> Entry:
+def _scalar(dtype: Any, raw: Any = b"") -> LazyTensor:
     return _array(raw, dtype, (), False)
 
 
-def _rebuild_tensor(storage: Any, offset: Any, shape: Any, stride: Any, *_: Any) -> Entry:
+def _rebuild_tensor(storage: Any, offset: Any, shape: Any, stride: Any, *_: Any) -> LazyTensor:
     return view(storage, offset, shape, stride)
 
 
-def _rebuild_parameter(data: Any, *_: Any) -> Entry:
+def _rebuild_parameter(data: Any, *_: Any) -> LazyTensor:
     return data
 
 
@@ -173,11 +182,13 @@ def _ordered(pairs: Any = ()) -> OrderedDict:
 
 
 def _set(target: Any, key: Any, value: Any) -> None:
-    """Add to a dictionary; keys are words and numbers, whose hash is soon found."""
+    """Set an item; keys must be strings or integers, which are hashed in a short time."""
     if not isinstance(target, dict):
         raise Refused(f"it changes a {type(target).__name__}, which weights never do")
     if type(key) not in (str, bytes, int):
-        raise Refused(f"it has a {type(key).__name__} for a key; only words and numbers are")
+        raise Refused(
+            f"it has a {type(key).__name__} as a key; only strings and integers are allowed"
+        )
     if key in target:
         name = key.decode("latin1") if isinstance(key, bytes) else key
         raise Refused(f"it has {str(name)[:80]!r} twice")
@@ -199,7 +210,7 @@ def _names(modules: tuple[str, ...], name: str, value: Any) -> dict[tuple[str, s
 
 
 _MULTIARRAY = ("numpy.core.multiarray", "numpy._core.multiarray")
-ADMITTED: dict[tuple[str, str], Any] = {
+ALLOWED: dict[tuple[str, str], Any] = {
     **_names(_MULTIARRAY, "_reconstruct", _reconstruct),
     **_names(_MULTIARRAY, "scalar", _scalar),
     **_names(("numpy.core.numeric", "numpy._core.numeric"), "_frombuffer", _frombuffer),
@@ -223,7 +234,7 @@ ADMITTED: dict[tuple[str, str], Any] = {
 }
 
 
-class _Unpickler(pickle._Unpickler):  # the one in Python: the one in C takes memory on its word
+class _Unpickler(pickle._Unpickler):  # in Python: the one in C allocates what the file claims
     dispatch: ClassVar[dict] = dict(pickle._Unpickler.dispatch)
     steps = 0
     stack: list[Any]
@@ -239,11 +250,11 @@ class _Unpickler(pickle._Unpickler):  # the one in Python: the one in C takes me
         return _plain(super().load())
 
     def find_class(self, module: str, name: str) -> Any:
-        if (module, name) not in ADMITTED:
+        if (module, name) not in ALLOWED:
             what = f"it asks for {module[:60]}.{name[:60]}, which is not needed to hold weights"
             hint = WHOLE if name[:1].isupper() else ""  # a class, not a function
             raise Refused(f"{what}; nothing in it was run{hint}")
-        return ADMITTED[module, name]
+        return ALLOWED[module, name]
 
     def persistent_load(self, pid: Any) -> Storage:
         if self._load_persistent is None:
@@ -254,12 +265,12 @@ class _Unpickler(pickle._Unpickler):  # the one in Python: the one in C takes me
         state, target = self.stack.pop(), self.stack[-1]
         if isinstance(target, (_Array, _Dtype, _Forgotten)):
             target.__setstate__(state)
-        elif not isinstance(target, OrderedDict):  # whose attributes are torch's versions: dropped
+        elif not isinstance(target, OrderedDict):  # its attributes are versions of torch: ignored
             raise Refused(f"it changes a {type(target).__name__}, which weights never do")
 
     dispatch[pickle.BUILD[0]] = load_build
 
-    def load_bytearray8(self) -> None:  # Python's takes the memory first
+    def load_bytearray8(self) -> None:  # Python's allocates the memory first
         size = int.from_bytes(self.read(8), "little")
         self.append(bytearray(self.read(size)))
 
@@ -293,12 +304,12 @@ class _Unpickler(pickle._Unpickler):  # the one in Python: the one in C takes me
 
 
 def _counted(step: Callable[[Any], None]) -> Callable[[Any], None]:
-    """An instruction that counts; a byte each, they could make objects without end."""
+    """Count an instruction: instructions of one byte could create endless objects."""
 
     def counted(self: _Unpickler) -> None:
         self.steps += 1
-        if self.steps > MOST_STEPS:
-            raise Refused(f"it has over {MOST_STEPS:,} instructions, more than any known file")
+        if self.steps > MAX_STEPS:
+            raise Refused(f"it has over {MAX_STEPS:,} instructions, more than any known file")
         step(self)
 
     return counted
@@ -308,7 +319,7 @@ _Unpickler.dispatch = {code: _counted(step) for code, step in _Unpickler.dispatc
 
 
 class _Bounded:
-    """A file that is never asked for more than it has."""
+    """A file from which no more is requested than it has."""
 
     def __init__(self, file: IO[bytes]) -> None:
         self.file = file
@@ -331,7 +342,7 @@ def _left(file: IO[bytes]) -> int:
 
 
 def _plain(value: Any) -> Any:
-    """Put what stood for arrays away, once, without following an object into itself."""
+    """Replace stand-ins by arrays, once each, also where an object contains itself."""
     done: dict[int, Any] = {}
 
     def walk(value: Any) -> Any:

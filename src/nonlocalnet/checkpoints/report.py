@@ -1,4 +1,4 @@
-"""What becomes of every key of a file and of a network, told before anything is changed."""
+"""Compare a file with a network, report what happens to every key, and fill the network."""
 
 from __future__ import annotations
 
@@ -11,21 +11,17 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from nonlocalnet.checkpoints.converted import Converted
 from nonlocalnet.checkpoints.folding import fold_norms
-from nonlocalnet.checkpoints.formats.torchvision import inflate
-from nonlocalnet.checkpoints.formats.torchvision_rcnn import BACKBONE
-from nonlocalnet.checkpoints.rules import COUNTER
-from nonlocalnet.detection.networks import is_detector
+from nonlocalnet.checkpoints.lazy_tensor import LazyTensor
+from nonlocalnet.checkpoints.translate import COUNTER, Translated
 
-# What a network computes and no shape shows: file and network must agree.
+# Arguments that no shape shows but change the result: file and network must agree.
 CONVENTIONS = ("stem_padding", "pool1_time", "pool2_time")
 BLOCK_CONVENTIONS = ("pairwise", "scale", "subsample", "subsample_position", "extent")
 
-
-# What depends on the classes.
+# Keys that depend on the classes.
 CLASSIFIERS = ("fc.", "roi_heads.box_predictor.", "roi_heads.mask_predictor.mask_fcn_logits.")
-KEYPOINTS = "roi_heads.keypoint_predictor."  # depends on how many there are
+KEYPOINTS = "roi_heads.keypoint_predictor."  # its shape depends on their number
 BLOCK = re.compile(r".*?\bnon_local\d*(?=\.)")
 
 Outcome = Literal["loaded", "inflated", "made", "left", "ignored", "unknown", "missing", "mismatch"]
@@ -34,7 +30,7 @@ PROBLEMS = ("unknown", "missing", "mismatch")
 
 @dataclass(frozen=True)
 class Row:
-    """What became of one key: its name in the file, in the network, and why."""
+    """What happens to one key: its name in the file, in the network, and why."""
 
     theirs: str | None
     ours: str | None
@@ -44,13 +40,14 @@ class Row:
 
 @dataclass
 class LoadReport:
-    """What became of every key of a file and of a network.
+    """What happens to every key of a file and of a network.
 
     Attributes:
-        origin: the project whose layout the file has.
-        rows: one a key.
-        conflicts: where the file's network and this one compute different things from equal shapes.
-        notes: what else is to be known, such as a wrapper's prefix that was taken off.
+        origin: the project whose format the file has.
+        rows: one for each key.
+        conflicts: where the network would compute something else than the file's, in spite of equal
+            shapes.
+        notes: anything else the user should know, such as a prefix that was taken off.
     """
 
     origin: str
@@ -60,22 +57,22 @@ class LoadReport:
 
     @property
     def loaded(self) -> list[str]:
-        """Keys of the network that the file filled."""
+        """Keys of the network that the file fills."""
         return [r.ours for r in self.rows if r.ours and r.outcome in ("loaded", "inflated", "made")]
 
     @property
     def left(self) -> list[str]:
-        """Keys of the network that stayed as they were."""
+        """Keys of the network that stay as they are."""
         return [r.ours for r in self.rows if r.ours and r.outcome == "left"]
 
     @property
     def unused(self) -> list[str]:
-        """Keys of the file that were not used."""
+        """Keys of the file that are not used."""
         return [r.theirs for r in self.rows if r.theirs and r.outcome in ("left", "ignored")]
 
     @property
     def problems(self) -> list[Row]:
-        """Why it was not done, if it was not."""
+        """Rows for which the file cannot be loaded."""
         return [row for row in self.rows if row.outcome in PROBLEMS]
 
     def __str__(self) -> str:
@@ -85,24 +82,31 @@ class LoadReport:
 
 def compare(
     model: nn.Module,
-    converted: Converted,
+    translated: Translated,
     *,
     new_classifier: bool = False,
     new_blocks: bool = False,
     new_parts: Sequence[str] = (),
 ) -> LoadReport:
-    """Tell what would become of every key of a file and of a network; the network stays.
+    """Compare a file with a network, without changing the network.
 
-    Batch norms of a file are folded first where the network's norms are frozen.
+    If the network's norms are frozen, the batch norms of the file are folded first.
+
+    Args:
+        model: the network; it may be on the meta device.
+        translated: the content of the file.
+        new_classifier, new_blocks, new_parts: what the file need not have; see `load_weights`.
+
+    Returns:
+        What would happen to every key.
     """
-    if _frozen(model) and any(key.endswith(".running_var") for key in converted.tensors):
-        fold_norms(converted)
+    if _frozen(model) and any(key.endswith(".running_var") for key in translated.tensors):
+        fold_norms(translated)
     target = model.state_dict()
-    tensors, rows = converted.tensors, []
+    tensors, rows = translated.tensors, []
     in_file = {_block(key) for key in tensors}
-    backbone = converted.flat and is_detector(model)
     for key, value in target.items():
-        theirs = converted.names.get(key)
+        theirs = translated.names.get(key)
         if new_classifier and key.startswith(CLASSIFIERS):
             rows.append(Row(theirs, key, "left", "a new classifier"))
         elif (
@@ -112,60 +116,60 @@ def compare(
             and tensors[key].shape != tuple(value.shape)
         ):
             rows.append(Row(theirs, key, "left", "new, for another number of keypoints"))
-        elif backbone and not key.startswith(BACKBONE):
-            rows.append(Row(None, key, "left", "no part of the backbone"))
+        elif not key.startswith(translated.part):
+            rows.append(Row(None, key, "left", f"the file is for {translated.part}* only"))
         elif key in tensors:
-            rows.append(_fit(theirs, key, value, converted))
+            rows.append(_fit(theirs, key, value, translated))
         elif new_blocks and _block(key) and _block(key) not in in_file:
             rows.append(Row(None, key, "left", "a new non-local block"))
         elif part_of(key, new_parts):
             rows.append(Row(None, key, "left", f"a new {part_of(key, new_parts)}"))
         elif key.endswith(COUNTER):
             rows.append(Row(None, key, "made", "zero: a counter that the file lacks"))
-        elif converted.cleaned and key.endswith(("running_mean", "running_var")):
-            rows.append(Row(None, key, "made", "fresh: the file was cleaned of its statistics"))
+        elif translated.cleaned and key.endswith(("running_mean", "running_var")):
+            rows.append(Row(None, key, "made", "fresh: the file lacks the statistics of its norms"))
         else:
             rows.append(Row(None, key, "missing", f"{key} is not in the file"))
     for key in tensors:
-        theirs = converted.names.get(key, key)
+        theirs = translated.names.get(key, key)
         if key not in target and key.replace(COUNTER, "running_mean") in target:
-            rows.append(Row(theirs, None, "ignored", "a counter, which frozen norms have not"))
+            rows.append(Row(theirs, None, "ignored", "a counter; frozen norms have none"))
         elif key not in target:
             same = "" if theirs == key else f" ({key})"
             what = ", of a non-local block," if _block(key) else ""
             rows.append(Row(theirs, key, "unknown", f"{theirs}{same}{what} is not in the network"))
-    rows += [Row(name, None, "ignored", rule) for name, rule in converted.ignored.items()]
+    rows += [Row(name, None, "ignored", rule) for name, rule in translated.ignored.items()]
     rows += [
         Row(name, None, "unknown", f"{name} is not in the network: no rule knows it")
-        for name in converted.unknown
+        for name in translated.unknown
     ]
-    return LoadReport(converted.origin, rows, _conflicts(model, converted), converted.notes)
+    return LoadReport(translated.origin, rows, _conflicts(model, translated), translated.notes)
 
 
-def _fit(theirs: str | None, key: str, place: Tensor, converted: Converted) -> Row:
-    if key in converted.made:
-        return Row(None, key, "made", converted.made[key])
-    entry = converted.tensors[key]
-    given, wanted = entry.shape, tuple(place.shape)
+def _fit(theirs: str | None, key: str, place: Tensor, translated: Translated) -> Row:
+    if key in translated.made:
+        return Row(None, key, "made", translated.made[key])
+    tensor = translated.tensors[key]
+    given, wanted = tensor.shape, tuple(place.shape)
     name = key if theirs in (None, key) else f"{theirs} ({key})"
-    if place.is_floating_point() != entry.dtype.is_floating_point:
-        kinds = f"{entry.dtype} in the file and {place.dtype} in the network"
+    if place.is_floating_point() != tensor.dtype.is_floating_point:
+        kinds = f"{tensor.dtype} in the file and {place.dtype} in the network"
         return Row(theirs, key, "mismatch", f"{name} is {kinds}")
     if given == wanted:
         return Row(theirs, key, "loaded")
-    if converted.flat and len(given) == 4 and given == (*wanted[:2], *wanted[3:]):
+    if translated.flat and len(given) == 4 and given == (*wanted[:2], *wanted[3:]):
         return Row(theirs, key, "inflated", f"{wanted[2]} copies, each divided by {wanted[2]}")
     sizes = f"{given} in the file and {wanted} in the network"
     return Row(theirs, key, "mismatch", f"{name} is {sizes}")
 
 
 def part_of(key: str, parts: Iterable[str]) -> str | None:
-    """The part that a key belongs to: res5, layer4, roi_heads, res4.block0."""
+    """Find the part that a key belongs to: res5, layer4, roi_heads, res4.block0."""
     return next((part for part in parts if f".{part}." in f".{key}"), None)
 
 
 def _block(key: str) -> str | None:
-    """The non-local block that a key belongs to."""
+    """Find the non-local block that a key belongs to."""
     match = BLOCK.match(key)
     return match[0] if match else None
 
@@ -174,32 +178,32 @@ def _frozen(model: nn.Module) -> bool:
     return getattr(model, "arguments", {}).get("norm") == "frozen"
 
 
-def _conflicts(model: nn.Module, converted: Converted) -> list[str]:
-    """Where the network computes something else with the same shapes."""
+def _conflicts(model: nn.Module, translated: Translated) -> list[str]:
+    """List where the network computes something else, in spite of equal shapes."""
     arguments = getattr(model, "arguments", None)
     if arguments is None:
         return []
-    if converted.flat:
-        grouped = "the file's is a ResNeXt, of grouped convolutions: not ResNet-50 or -101"
-        return [grouped] if converted.groups != 1 else []
+    if translated.flat:
+        grouped = "the file is for a ResNeXt, with grouped convolutions, not for ResNet-50 or -101"
+        return [grouped] if translated.groups != 1 else []
     names = CONVENTIONS
-    if any(_block(key) for key in converted.tensors):
+    if any(_block(key) for key in translated.tensors):
         names += BLOCK_CONVENTIONS
     return [
-        f"the file's network has {name}={converted.fields[name]!r}, this one {arguments[name]!r}"
+        f"the file's network has {name}={translated.fields[name]!r}, this one {arguments[name]!r}"
         for name in names
-        if name in converted.fields and differ(converted.fields[name], arguments[name])
+        if name in translated.fields and differ(translated.fields[name], arguments[name])
     ]
 
 
 def differ(a: Any, b: Any) -> bool:
-    """Tell whether two values of an argument differ; a list is a tuple."""
+    """Tell whether two values of an argument differ; lists and tuples are the same."""
     a, b = (list(v) if isinstance(v, tuple) else v for v in (a, b))
     return a != b
 
 
 class Unfit(ValueError):
-    """A file does not fit a network; `report` says where."""
+    """A file that does not fit a network; `report` says where."""
 
     def __init__(self, text: str, report: LoadReport) -> None:
         super().__init__(text)
@@ -207,7 +211,7 @@ class Unfit(ValueError):
 
 
 def refuse(path: str | os.PathLike, report: LoadReport) -> None:
-    """Raise an `Unfit` that names the problems of a report, if it has any."""
+    """Raise an `Unfit` that names the problems in a report, if there are any."""
     wrong = report.conflicts + [row.note for row in report.problems]
     if wrong:
         more = f" and {len(wrong) - 5} more" if len(wrong) > 5 else ""
@@ -215,32 +219,49 @@ def refuse(path: str | os.PathLike, report: LoadReport) -> None:
         raise Unfit(text, report)
 
 
-def check_numbers(path: str | os.PathLike, converted: Converted) -> None:
-    """Read all tensors once, so that none is taken from a file that turns out to be damaged.
+def check(path: str | os.PathLike, translated: Translated, report: LoadReport) -> None:
+    """Refuse a file that does not fit, and read all its tensors, before the network is changed.
 
     Raises:
-        ValueError: numbers are missing or have changed, or are infinite or not numbers.
+        ValueError: it does not fit the network; numbers are missing or have changed; a number is
+            infinite or NaN; a variance is negative.
     """
-    for name, entry in converted.tensors.items():
-        value = entry.read()
-        theirs = converted.names.get(name, name)
+    refuse(path, report)
+    for name, tensor in translated.tensors.items():
+        value = tensor.read()
+        theirs = translated.names.get(name, name)
         if value.is_floating_point() and not value.float().isfinite().all():
-            raise ValueError(f"{path}: {theirs} has infinite numbers, or what is no number")
+            raise ValueError(f"{path}: {theirs} has numbers that are infinite or NaN")
         if name.endswith("running_var") and value.min() < 0:
             raise ValueError(f"{path}: {theirs} is a variance and has negative numbers")
 
 
 @torch.no_grad()
-def fill(model: nn.Module, converted: Converted, report: LoadReport) -> None:
-    """Copy tensors into the model as a report without problems says, one at a time."""
+def fill(model: nn.Module, translated: Translated, report: LoadReport) -> None:
+    """Copy tensors into the model, one at a time, as a report without problems says."""
     target = model.state_dict()
     for row in report.rows:
         if row.ours is None or row.outcome not in ("loaded", "inflated", "made"):
             continue
-        place, entry = target[row.ours], converted.tensors.get(row.ours)
-        if entry is None:  # made, and not by the origin's rule
+        place, tensor = target[row.ours], translated.tensors.get(row.ours)
+        if tensor is None:  # made here, not by the format
             place.fill_(1 if row.ours.endswith("running_var") else 0)
         else:
             if row.outcome == "inflated":
-                entry = inflate(entry, place.shape[2])
-            place.copy_(entry.read())
+                tensor = inflate(tensor, place.shape[2])
+            place.copy_(tensor.read())
+
+
+def inflate(weight: LazyTensor, frames: int) -> LazyTensor:
+    """Inflate a 2-D kernel to 3-D: t copies of weight / t along a new time axis.
+
+    (o, i, h, w) -> (o, i, t, h, w). On a video that repeats one frame, the response equals
+    that to the image wherever the kernel does not reach the padding in time.
+
+    Source: paper, section 4.1 ("Inflated 3D ConvNet"); official loader.
+    """
+
+    def change(weight: Tensor) -> Tensor:
+        return weight.unsqueeze(2).expand(-1, -1, frames, -1, -1) / frames
+
+    return weight.map((*weight.shape[:2], frames, *weight.shape[2:]), change)

@@ -1,371 +1,332 @@
-"""Which network a weights file is for, and what its input is; what it does not say is asked for."""
+"""Resolve which network a weights file is for, and what its input is.
+
+Known from: the description in a file of ours; shapes of tensors (`infer`) and the code of the
+file's project; a release of the same name; what the user passed. What is then missing is either
+assumed, and named in a warning, or asked for in an error.
+"""
 
 from __future__ import annotations
 
-import contextlib
-import json
-import math
-import os
-from collections.abc import Generator, Mapping
-from dataclasses import fields, replace
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from nonlocalnet.checkpoints import checksum
-from nonlocalnet.checkpoints.converted import Converted
-from nonlocalnet.checkpoints.detect_format import convert
-from nonlocalnet.checkpoints.fields import check_fields, check_pixels
-from nonlocalnet.checkpoints.files import Checkpoint, read_checkpoint
-from nonlocalnet.checkpoints.formats import caffe2, mmaction2, pytorchvideo
-from nonlocalnet.checkpoints.metadata import WeightsInfo, coco_classes, kinetics_classes
-from nonlocalnet.checkpoints.report import BLOCK_CONVENTIONS, CONVENTIONS, LoadReport
-from nonlocalnet.checkpoints.wrappers import unwrap
-from nonlocalnet.checkpoints.zoo import Release, list_releases, release_of
-from nonlocalnet.detection.networks import BACKBONES, DETECTORS
-from nonlocalnet.errors import FileError, printable, shown
-from nonlocalnet.networks.registry import DEFAULTS, Network, create_model, describe, resolve
-from nonlocalnet.networks.video_resnet import EXPANSION
+from nonlocalnet.checkpoints.lazy_tensor import LazyTensor
+from nonlocalnet.checkpoints.metadata import WeightsInfo, kinetics_classes
+from nonlocalnet.checkpoints.translate import Translated
+from nonlocalnet.checkpoints.zoo import RELEASE_OF, Release
+from nonlocalnet.errors import shown
+from nonlocalnet.networks.arguments import BUILD, DEFAULTS, resolve
+from nonlocalnet.networks.arguments import describe as describe_arguments
+from nonlocalnet.networks.registry import family_of, find_row
 from nonlocalnet.ops.pairwise import SOFTMAX_FORMS
 
-KEY = "nonlocalnet"  # of the JSON in the file's metadata
-ORIGIN = "nonlocalnet"
 KINETICS = 400
-INPUT = ("classes", "multi_label", "mean", "std")  # of `WeightsInfo`: what may be told as well
-# The origin that the files of a project's releases have.
-ORIGINS = {
-    "video-nonlocal-net": caffe2.ORIGIN,
-    "PySlowFast": caffe2.ORIGIN,
-    "PyTorchVideo": pytorchvideo.ORIGIN,
-    "MMAction2": mmaction2.ORIGIN,
-}
+INPUT = ("classes", "multi_label", "mean", "std")  # fields of `WeightsInfo` that may be passed too
+MAX_PIXELS = 1 << 26  # of a clip: 1,024 frames of 256 x 256; the paper's have 128 frames
+MAX_STAGES = 8  # the paper's networks have four
+TENSORS_PER_BLOCK = 9  # at least: three convolutions, a scale and a shift for each
+Shapes = Mapping[str, tuple[int, ...]]
 
 
-def describe_file(
-    checkpoint: Checkpoint, converted: Converted, *, clip: str | None = None, **options: Any
-) -> WeightsInfo:
-    """Say which network a file is for, with which input; what it does not say must be given.
+def resolve_network(
+    path: Path, translated: Translated, *, clip: str | None = None, **options: Any
+) -> tuple[WeightsInfo, list[str]]:
+    """Resolve which network a file is for, and its input.
 
-    A file that has the name of a release (`nonlocalnet zoo`) is taken for that release.
+    A file with the name of a release (`nonlocalnet zoo`) is taken for it if its network is the
+    release's.
 
     Args:
-        options: arguments of the network, and of `INPUT`.
+        path: the file.
+        translated: its content.
+        clip: "FRAMESxRATE", if the file does not say it.
+        options: arguments of the network, and those in `INPUT`.
+
+    Returns:
+        The description of the network, and what was assumed because the file does not say it.
 
     Raises:
-        ValueError: it does not say all, and what to pass; an image classifier; an option that
-            contradicts what it says of its input.
+        ValueError: information is missing, with what to pass; the file is an image classifier; an
+            option contradicts what the file says about its input.
     """
     given = {name: options.pop(name) for name in INPUT if name in options}
-    info = _describe(checkpoint, converted, clip=clip, given=given, **options)
-    _check_input(info, 1 if clip else None)
+    if translated.info is not None:
+        info = replace(translated.info, config=dict(translated.info.config))
+        info.config |= options | ({} if clip is None else {"clip": clip})
+    else:
+        resolve = _family_code(translated).describe if translated.like else describe
+        info = resolve(path, translated, clip=clip, given=given, **options)
+    _check_pixels(info, 1 if clip else None)
+    if sum(info.config.get("depths", ())) * TENSORS_PER_BLOCK > len(translated.tensors):
+        raise ValueError("its description is of a larger network than its tensors")
     try:
-        told = replace(info, **given)
+        changed = replace(info, **given)
     except TypeError as error:
         raise ValueError(str(error)) from None
-    open_to = {*converted.derived, *(() if info.classes else ("classes",))}
-    for name in {*given} - open_to:
-        if getattr(told, name) != (said := getattr(info, name)):
-            raise ValueError(f"the file says {name}={shown(said)}, which no option changes")
+    may_change = {*translated.derived, *(() if info.classes else ("classes",))}
+    for name in {*given} - may_change:
+        if getattr(changed, name) != (value := getattr(info, name)):
+            raise ValueError(f"the file says {name}={shown(value)}, which no option changes")
     count = info.config.get("num_classes")
-    if "classes" in given and len(told.classes) != count:
-        raise ValueError(f"there are {len(told.classes):,} names for {count} classes")
-    return told
+    if "classes" in given and len(changed.classes) != count:
+        raise ValueError(f"there are {len(changed.classes):,} names for {count} classes")
+    return changed, [] if translated.info else _list_assumptions(changed)
 
 
-def _check_input(info: WeightsInfo, frames: int | None) -> None:
-    """Bound the clip and the pixels that a file asks for; frames that were told are not its own."""
-    config = info.config
-    if frames is None:
-        first = str(config.get("clip", "1x1")).partition("x")[0]
-        frames = int(first) if first.isdecimal() else 1  # another clip is refused as it is used
-    size = config.get("min_size", 1)
-    sides = [info.short_side, config.get("crop", 1), config.get("max_size", 1)]
-    check_pixels(frames, max(*sides, *(size if isinstance(size, (list, tuple)) else [size])))
-
-
-def _describe(
-    checkpoint: Checkpoint,
-    converted: Converted,
+def describe(
+    path: Path,
+    translated: Translated,
     *,
     clip: str | None,
     given: Mapping[str, Any],
     **options: Any,
 ) -> WeightsInfo:
-    path = checkpoint.path
-    if converted.origin == ORIGIN and KEY not in checkpoint.meta:
+    """Resolve a video network of another code base; arguments are those of `resolve_network`.
+
+    Args:
+        given: what the user passed about the input.
+    """
+    if translated.flat:
         raise ValueError(
-            f"{path}: it has our names and no description of its network; build that with "
-            "create_model and fill it with load_weights"
-        )
-    if converted.origin == ORIGIN:
-        info = own_info(checkpoint)
-        info.config |= options | ({} if clip is None else {"clip": clip})
-        check_fields(info.config)
-        return info
-    if converted.detector is not None:
-        return _describe_detector(path, converted, clip=clip, **options)
-    if converted.flat:
-        raise ValueError(
-            f"{path}: it is an image classifier; start a video network from it with "
+            "it is an image classifier; start a video network from it with "
             "load_weights(model, file, new_classifier=True) or `nonlocalnet train --init`"
         )
-    release = _release(path, converted)
+    if not translated.fields:
+        raise ValueError(
+            "it has our names but no description of its network; build the network with "
+            "create_model and fill it with load_weights"
+        )
+    release = _find_release(path, translated)
     if release is not None:
         options = {**release.options, **options}
-        clip = clip or converted.clip or release.clip
-    clip = clip or converted.clip
-    known_by_name = {**given, **options, "clip": clip}
-    missing = [f"{k}={v}" for k, v in converted.asked.items() if known_by_name.get(k) is None]
+        clip = clip or translated.clip or release.clip
+    clip = clip or translated.clip
+    passed = {**given, **options, "clip": clip}
+    missing = [f"{k}={v}" for k, v in translated.asked.items() if passed.get(k) is None]
     if missing:
-        named = release_of(path)
-        other = f" (its name is that of {named.name}, its network is another)" if named else ""
+        named = RELEASE_OF.get(path.name)
+        other = f" (its name is that of {named.name}, but its network is another)" if named else ""
         raise ValueError(
-            f"{path}: the file does not say all of its network{other}; pass {' and '.join(missing)}"
+            f"the file does not say all of its network{other}; pass {' and '.join(missing)}"
         )
-    facts: dict[str, Any] = {"origin": converted.origin, "file": path.name}
+    facts: dict[str, Any] = {"origin": translated.origin, "file": path.name}
     if release is not None:
         facts["release"] = release.name
     else:
-        assumed = {name: why for name, (_, why) in converted.assumed.items()} | converted.derived
+        assumed = {name: why for name, (_, why) in translated.assumed.items()} | translated.derived
         if options.get("pairwise") not in (None, *SOFTMAX_FORMS):
-            assumed.pop("scale", None)  # of an exponent
-        if unsaid := {k: why for k, why in assumed.items() if k not in known_by_name}:
-            facts["assumed"] = unsaid
-    crop = options.pop("crop", converted.crop)
-    known = _fields(converted)
+            assumed.pop("scale", None)  # only exponents are scaled
+        if assumed := {k: why for k, why in assumed.items() if k not in passed}:
+            facts["assumed"] = assumed
+    crop = options.pop("crop", translated.crop)
+    known = _known_fields(translated)
     if options.get("norm") == "frozen" and known["norm"] == "batch":
-        known["block_norm"] = None  # folded, blocks' norms into W_z
-    config = describe({**known, **options}, clip=str(clip), crop=crop)
+        known["block_norm"] = None  # the norms are folded, those of blocks into W_z
     return WeightsInfo(
-        config=config,
-        classes=classes_of(path, converted),
-        multi_label=converted.multi_label,
-        short_side=converted.short_side,
-        mean=converted.mean,
-        std=converted.std,
+        config=describe_arguments({**known, **options}, clip=str(clip), crop=crop),
+        classes=find_classes(path, translated),
+        multi_label=translated.multi_label,
+        short_side=translated.short_side,
+        mean=translated.mean,
+        std=translated.std,
         facts=facts,
     )
 
 
-def _describe_detector(
-    path: Path, converted: Converted, *, clip: str | None, **options: Any
-) -> WeightsInfo:
-    """Find the row of the table that a detector of torchvision is."""
-    found = dict(converted.detector or {})
-    rows = [
-        name
-        for name, row in DETECTORS.items()
-        if row.kind == found["kind"]
-        and (BACKBONES[row.backbone].depths, BACKBONES[row.backbone].groups)
-        == (found["depths"], found["groups"])
-        and not row.backbone_blocks + row.head_blocks
-    ]
-    if len(rows) != 1:
+def _check_pixels(info: WeightsInfo, frames: int | None) -> None:
+    """Limit the memory of a clip or an image; `frames` is 1 if the user passed the clip."""
+    config = info.config
+    if frames is None:
+        first = str(config.get("clip", "1x1")).partition("x")[0]
+        frames = int(first) if first.isdecimal() else 1  # a malformed clip is refused later
+    size = config.get("min_size", 1)
+    sides = [info.short_side, config.get("crop", 1), config.get("max_size", 1)]
+    side = max(*sides, *(size if isinstance(size, (list, tuple)) else [size]))
+    if frames * side**2 > MAX_PIXELS:
+        hint = "; pass clip=... if it is meant" if frames > side else ""
         raise ValueError(
-            f"{path}: a {found['kind']} R-CNN with {found['depths']} residual blocks in its "
-            "backbone is not in the table (nonlocalnet models '*rcnn*')"
+            f"its input of {frames:,} x {side:,} x {side:,} is more than {MAX_PIXELS:,} pixels, "
+            f"as many as 1,024 frames of 256 x 256{hint}"
         )
-    if clip is not None:
-        raise ValueError(f"{path}: it is a detector, which has no clip")
-    config: dict[str, Any] = {"name": rows[0], "num_classes": found["num_classes"]}
-    config |= {name: value for name, (value, _) in converted.assumed.items()} | options
-    assumed = {name: why for name, (_, why) in converted.assumed.items() if name not in options}
-    release = release_of(path)
-    if release is not None and release.model == rows[0]:
-        assumed = {}  # the release says it: COCO_V1
-    return WeightsInfo(
-        config=config,
-        classes=classes_of(path, converted),
-        short_side=config.get("min_size", 800),
-        mean=converted.mean,
-        std=converted.std,
-        facts={"origin": converted.origin, "file": path.name, "assumed": assumed},
-    )
 
 
-def classes_of(path: Path, converted: Converted) -> list[str]:
-    """Name a foreign file's classes, as it or its release says; their number alone says nothing."""
-    detector = converted.detector
-    count = (detector or converted.fields).get("num_classes")
-    if converted.classes and len(converted.classes) == count:
-        return converted.classes
-    if detector is None and not converted.flat:
-        release = _release(path, converted)
-        dataset = converted.dataset if release is None else release.dataset
-        return kinetics_classes() if (dataset, count) == ("Kinetics-400", KINETICS) else []
-    release = release_of(path)
-    of_coco = detector is not None and release is not None and "coco" in release.dataset.lower()
-    return coco_classes(int(count or 0)) if of_coco else []
+def _known_fields(translated: Translated) -> dict[str, Any]:
+    assumed = {name: value for name, (value, _) in translated.assumed.items()}
+    return {**translated.fields, **assumed}
 
 
-def unnamed(info: WeightsInfo) -> list[str]:
-    """Tell a command's user how to name another code base's classes that have no names."""
-    note = "the file does not name its classes, they are numbers: --set classes=FILE names them"
-    return [f"{note}, one a line"] if "origin" in info.facts and not info.classes else []
-
-
-def _fields(converted: Converted) -> dict[str, Any]:
-    return {**converted.fields, **{name: value for name, (value, _) in converted.assumed.items()}}
-
-
-def _release(path: Path, converted: Converted) -> Release | None:
-    """The release that a file is by its name, if its layout and its network are the release's."""
-    release = release_of(path)
-    if release is None or release.clip is None or ORIGINS[release.project] != converted.origin:
+def _find_release(path: Path, translated: Translated) -> Release | None:
+    """Find the release of the file's name, if its format and its network are the release's."""
+    release = RELEASE_OF.get(path.name)
+    if release is None or release.clip is None or release.project not in translated.projects:
         return None
-    found = describe({**_fields(converted), **release.options}, clip=release.clip, crop=224)
+    found = describe_arguments(
+        {**_known_fields(translated), **release.options}, clip=release.clip, crop=224
+    )
     return release if found["name"] == release.model else None
 
 
-def resolved(config: Mapping[str, Any]) -> dict[str, Any]:
-    """All arguments of `VideoResNet` that a `config` stands for."""
-    own = {key: value for key, value in config.items() if key != "num_classes"}
-    return DEFAULTS | resolve(own.pop("name", None), **own)
+def name_classes(path: Path, translated: Translated) -> list[str]:
+    """Name the classes of a file, as the file or its release says; their number is not enough."""
+    if translated.info is not None:
+        return translated.info.classes
+    find = _family_code(translated).find_classes if translated.like else find_classes
+    return find(path, translated)
 
 
-def open_weights(path: str | os.PathLike) -> Checkpoint:
-    """Read a checkpoint; where there is none of the name of a release, say how to get it.
-
-    A file that has a checksum (ours do) must have the bytes that it was made of.
-    """
-    try:
-        checkpoint = read_checkpoint(path)
-        with in_one_sentence(path):
-            signed = checksum.check(path)
-            if KEY in checkpoint.meta and not signed and checksum.is_named(checkpoint.meta):
-                raise ValueError("it is damaged: its checksum cannot be read")
-        return checkpoint
-    except FileNotFoundError as error:
-        if os.fspath(path) in {release.name for release in list_releases()}:
-            hint = f"it is a release: `nonlocalnet zoo get {path}` gets it and prints its path"
-            raise FileNotFoundError(f"{error}; {hint}") from None
-        raise
+def _family_code(translated: Translated) -> Any:
+    """Import the functions `describe` and `find_classes` for networks of another family."""
+    return family_of(translated.like).load("weights")
 
 
-def in_our_terms(checkpoint: Checkpoint) -> Converted:
-    """Convert a foreign checkpoint; ours has our terms already."""
-    bare, wrapping = unwrap(checkpoint)
-    if KEY not in checkpoint.meta and not _ours(bare.entries):
-        with in_one_sentence(checkpoint.path):
-            return convert(checkpoint)
-    result = Converted(ORIGIN, dict(bare.entries), {name: name for name in bare.entries})
-    result.unknown += bare.others
-    result = wrapping.tell(result)
-    if KEY in checkpoint.meta:
-        with in_one_sentence(checkpoint.path):
-            config = own_info(checkpoint).config
-            check_fields(config)
-            if config.get("name") in DETECTORS:
-                return result
-            arguments = resolved(config)
-        result.fields = {name: arguments[name] for name in CONVENTIONS + BLOCK_CONVENTIONS}
-    return result
-
-
-def _ours(names: Mapping[str, Any]) -> bool:
-    return any(name.startswith("res2.block0.") for name in names)
-
-
-def own_info(checkpoint: Checkpoint) -> WeightsInfo:
-    """Read the description in a file of ours."""
-    known = {item.name for item in fields(WeightsInfo)}
-    try:
-        info = json.loads(checkpoint.meta[KEY], object_pairs_hook=_once)
-        if not isinstance(info["config"], dict):
-            raise TypeError("config is no table")
-        if unknown := set(info) - known:
-            raise TypeError(f"unknown {shown(sorted(unknown))}: written by a later version?")
-        result = WeightsInfo(**info)
-        count = result.config.get("num_classes")
-        if type(count) is int and 0 < count < len(result.classes):
-            raise TypeError(f"{len(result.classes):,} names for {count:,} classes")
-        return result
-    except (TypeError, KeyError, ValueError, RecursionError) as error:
-        said = printable(error, 300)
-        raise ValueError(f"{checkpoint.path} has a damaged description: {said}") from None
-
-
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """A table of JSON, in which nothing is said twice."""
-    table = dict(pairs)
-    if len(table) != len(pairs):
-        raise ValueError("it says something twice")
-    return table
-
-
-def assumptions(model: Network, report: LoadReport) -> list[str]:
-    """Say what was assumed of a network, since its file does not tell; ours tell all."""
-    if report.origin == ORIGIN:
+def find_classes(path: Path, translated: Translated) -> list[str]:
+    """Name the classes of a file for a video network of another code base."""
+    if translated.flat:
         return []
-    arguments = getattr(model, "arguments", {})
-    info, by_reason = model.info, {}
+    count = translated.fields.get("num_classes")
+    if translated.classes and len(translated.classes) == count:
+        return translated.classes
+    release = _find_release(path, translated)
+    dataset = translated.dataset if release is None else release.dataset
+    return kinetics_classes() if (dataset, count) == ("Kinetics-400", KINETICS) else []
+
+
+def use_classifier(classifier: Translated) -> Translated:
+    """Prepare an image classifier to fill a video network: its kernels are inflated later."""
+    return classifier
+
+
+def find_arguments(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return all arguments of `VideoResNet` that a `config` stands for; none for other networks."""
+    own = {k: v for k, v in config.items() if k not in ("num_classes", "insert", "insert_options")}
+    if find_row(str(own.get("name"))).family.places["build"] != BUILD:
+        return {}
+    return DEFAULTS | resolve(own.pop("name"), **own)
+
+
+def _list_assumptions(info: WeightsInfo) -> list[str]:
+    """Say what was assumed about a network because its file does not say it."""
+    arguments, by_reason = find_arguments(info.config), {}
     for name, why in info.facts.get("assumed", {}).items():
         value = getattr(info, name) if name in INPUT else arguments.get(name)
         if name in ("mean", "std"):
             value = tuple(round(color, 4) for color in getattr(info, name))
-        said = f"{name}={info.config.get(name, value)!r}"
-        by_reason.setdefault(why, []).append(said)
+        by_reason.setdefault(why, []).append(f"{name}={info.config.get(name, value)!r}")
     notes = [
-        f"{', '.join(said)} {'is' if len(said) == 1 else 'are'} assumed: {why}"
-        for why, said in by_reason.items()
+        f"{', '.join(values)} {'is' if len(values) == 1 else 'are'} assumed: {why}"
+        for why, values in by_reason.items()
     ]
     notes += [
-        f"{name}={model.config[name]!r} is of no network in the table; is the file whole?"
+        f"{name}={info.config[name]!r} is that of no network in the table; is the file complete?"
         for name in ("depths", "non_local")
-        if name in model.config
+        if name in info.config
     ]
     return notes
 
 
-@contextlib.contextmanager
-def in_one_sentence(path: str | os.PathLike[str]) -> Generator[None]:
-    """Name the file, whatever is wrong with a value in its description or an option."""
-    try:
-        yield
-    except FileError:
-        raise
-    except ValueError as error:
-        if str(error).startswith(str(path)):
-            raise
-        raise FileError(path, str(error)) from None
-    except (TypeError, AttributeError, LookupError, ArithmeticError, RuntimeError) as error:
-        said = printable(error, 200)
-        raise FileError(path, f"a value of its description makes no sense: {said}") from None
+# --- shapes
 
 
-def check_size(config: Mapping[str, Any], converted: Converted) -> None:
-    """Refuse a description of a network that is larger than its tensors, before it is built."""
-    held = sum(math.prod(shape) for shape in converted.shapes().values())
-    if config.get("name") in DETECTORS:
-        with torch.device("meta"):
-            needed = sum(tensor.numel() for tensor in create_model(**config).state_dict().values())
-        if needed > held:
-            raise ValueError("its description is of a larger network than its tensors")
-        return
-    arguments = resolved(config) | {"num_classes": config.get("num_classes", KINETICS)}
-    if sum(arguments["depths"]) > len(converted.tensors) or weights_of(arguments) > held:
-        raise ValueError("its description is of a larger network than its tensors")
+def infer(tensors: Mapping[str, LazyTensor]) -> dict[str, Any]:
+    """Infer arguments of `VideoResNet` from the shapes of a video network under our names.
 
-
-def weights_of(arguments: Mapping[str, Any]) -> int:
-    """Count the weights of a network's residual convolutions and classifier, without building it.
+    Shapes do not show temporal strides, padding, scale, pooling of keys, and whether an embedded
+    form is the Gaussian or the dot product.
 
     Raises:
-        ValueError: sizes that are no sizes.
+        ValueError: it is not a complete C2D or I3D network.
     """
-    depths, widths = arguments["depths"], arguments["widths"]
-    kernels = [arguments[f"kernels_{x}"] or [[1] * depth for depth in depths] for x in "ab"]
-    time, space = arguments["conv1_kernel"]
-    channels = arguments["conv1_channels"]
-    numbers = [*depths, *widths, time, space, channels, arguments["num_classes"]]
-    numbers += [kernel for stages in kernels for stage in stages for kernel in stage]
-    if not all(type(number) is int and number > 0 for number in numbers):
-        raise ValueError("its description has sizes that are none")
-    total = 3 * channels * time * space**2
-    for stage, (depth, width) in enumerate(zip(depths, widths, strict=True)):
-        for i in range(depth):
-            a, b = (stages[stage][i] for stages in kernels)
-            total += width * (channels * a + 9 * width * b + EXPANSION * width)
-            channels = EXPANSION * width
-    return total + channels * arguments["num_classes"]
+    shapes = {name: tensor.shape for name, tensor in tensors.items()}
+    stem = shapes.get("conv1.weight")
+    if stem is None or "fc.weight" not in shapes:
+        missing = "stem" if stem is None else "classifier"
+        raise ValueError(f"it has no {missing}: not a complete C2D or I3D network")
+    if len(stem) != 5 or len(shapes["fc.weight"]) != 2:
+        raise ValueError("its stem or classifier has too many or too few axes for a video network")
+    depths, widths, kernels_a, kernels_b = [], [], [], []
+    places: dict[str, tuple[int, ...]] = {}
+    stages = _count(shapes, r"(res\d+)\.", first=2, prefix="res")
+    if len(stages) > MAX_STAGES:
+        raise ValueError(f"it has {len(stages)} stages: not a C2D or I3D network")
+    for stage in stages:
+        depth = len(_count(shapes, rf"{stage}\.block(\d+)\."))
+        a, b = (_kernels(shapes, stage, depth, conv) for conv in ("conv_a", "conv_b"))
+        widths.append(shapes.get(f"{stage}.block0.conv_a.weight", (0,))[0])
+        depths.append(depth)
+        kernels_a.append(a)
+        kernels_b.append(b)
+        found = {int(i) for key in shapes for i in re.findall(rf"^{stage}\.non_local(\d+)\.", key)}
+        if found:
+            places[stage] = tuple(sorted(found))
+    if not depths:
+        raise ValueError("it has no residual stages: not a C2D or I3D network")
+    fields = {
+        "num_classes": shapes["fc.weight"][0],
+        "depths": tuple(depths),
+        "widths": tuple(widths),
+        "conv1_channels": stem[0],
+        "conv1_kernel": (stem[2], stem[3]),
+        "kernels_a": tuple(kernels_a),
+        "kernels_b": tuple(kernels_b),
+        "non_local": places,
+        "norm": "batch" if _any(shapes, r"(norm1|.*\.norm_[abc])\.running_mean") else "frozen",
+    }
+    _check_inflation(fields)
+    if places:
+        fields |= _block(shapes)
+    return fields
+
+
+def _block(shapes: Shapes) -> dict[str, Any]:
+    """Infer the options of the non-local blocks."""
+    fields: dict[str, Any] = {}
+    inside = r"res\d+\.non_local\d+\."
+    if not _any(shapes, inside + r"(theta|phi)\."):
+        fields["pairwise"] = "gaussian"
+    elif _any(shapes, inside + "w_f"):
+        fields["pairwise"] = "concatenation"
+    if _any(shapes, inside + r"norm\.running_mean"):
+        fields["block_norm"] = "batch"
+    else:
+        fields["block_norm"] = "frozen" if _any(shapes, inside + r"norm\.") else None
+    fields["bias"] = _any(shapes, inside + r"(theta|phi|g|w_z)\.bias")
+    return fields
+
+
+def _any(shapes: Shapes, pattern: str) -> bool:
+    return any(re.match(pattern, key) for key in shapes)
+
+
+def _count(shapes: Iterable[str], pattern: str, first: int = 0, prefix: str = "") -> list[str]:
+    """List the names that the pattern finds, from the first number on without a gap."""
+    found = {name for key in shapes for name in re.findall("^" + pattern, key)}
+    names = [f"{prefix}{i}" for i in range(first, first + len(found))]
+    return [name for name in names if name in found]
+
+
+def _kernels(shapes: Shapes, stage: str, depth: int, conv: str) -> tuple[int, ...]:
+    """List the temporal kernels of a stage; 1 if the file lacks a convolution (reported later)."""
+    found = (shapes.get(f"{stage}.block{i}.{conv}.weight", ()) for i in range(depth))
+    return tuple(shape[2] if len(shape) == 5 else 1 for shape in found)
+
+
+def _check_inflation(fields: Mapping[str, Any]) -> None:
+    """Refuse temporal kernels that are neither C2D's (none) nor I3D's (in the stem and in res2).
+
+    A Slow pathway (temporal kernels late, none in the stem) also lacks pool2, which no shape shows:
+    as an I3D it would give wrong numbers.
+    """
+    inflated = {
+        "conv1": fields["conv1_kernel"][0] > 1,
+        "res2": max(*fields["kernels_a"][0], *fields["kernels_b"][0]) > 1,
+        "later": max(k for x in "ab" for stage in fields[f"kernels_{x}"] for k in stage) > 1,
+    }
+    if len(set(inflated.values())) > 1:
+        raise ValueError(
+            "its temporal kernels are neither C2D's (none) nor I3D's (conv1, res2 and later): "
+            f"conv1 {fields['conv1_kernel'][0]}, stages {fields['kernels_a']}; Slow and SlowFast "
+            "networks are not among the paper's"
+        )

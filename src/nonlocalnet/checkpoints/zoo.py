@@ -1,4 +1,4 @@
-"""Released checkpoints: what they are, what their authors report, and how to get one."""
+"""Released checkpoints: what they are, what their authors report, and how to download them."""
 
 from __future__ import annotations
 
@@ -14,21 +14,24 @@ from nonlocalnet.checkpoints.cache import MIRROR, Report, ensure
 from nonlocalnet.checkpoints.cache import sha256_of as sha256_of
 from nonlocalnet.errors import check_choice
 
+MIB = 1 << 20
+
 
 @dataclass(frozen=True)
 class Release:
-    """A checkpoint that somebody released. None of the scores was measured by us.
+    """A released checkpoint. The scores are those of its authors; none was measured here.
 
     Attributes:
-        name: unique; the file's stem, or shorter where that is long or another's.
-        project, license: whose, and for what use; "(code)" where that of the weights is not stated.
-        model: the row of our table that it is for, before `options`.
+        name: unique; the stem of the file, or shorter.
+        project: where it comes from.
+        license: "(code)" if only the license of the code is stated.
+        model: the network in the table (`list_models`), before `options`.
         clip: "FRAMESxRATE"; None for image classifiers.
-        dataset: trained and tested on.
-        top1, top5, figure: reported accuracies, and where.
-        scores: of detectors, reported COCO scores in percent.
-        options: arguments of the network that the file does not hold.
-        sha256: as many of its digits as the release states.
+        dataset: for training and test.
+        top1, top5, figure: reported accuracies, and where they are reported.
+        scores: reported COCO scores of detectors, in percent.
+        options: arguments of the network that the file does not contain.
+        sha256: its first digits, as many as the release states.
     """
 
     name: str
@@ -207,8 +210,11 @@ RELEASES = (
 )
 
 
+RELEASE_OF = {release.file: release for release in RELEASES}  # by the name of the file
+
+
 def list_releases(pattern: str = "*") -> list[Release]:
-    """List the releases whose names match a shell pattern, in the table's order.
+    """List the releases whose names match a shell pattern, in the order of the table.
 
     >>> [release.name for release in list_releases("resnet*")]
     ['resnet50_imagenet', 'resnet101_imagenet']
@@ -217,23 +223,18 @@ def list_releases(pattern: str = "*") -> list[Release]:
 
 
 def find_release(name: str) -> Release:
-    """Give the release of that name.
+    """Find a release by name.
 
     Raises:
-        ValueError: there is none; with the nearest names.
+        ValueError: there is none of that name; with the nearest names.
     """
     releases = {release.name: release for release in RELEASES}
     check_choice("release", name, releases)
     return releases[name]
 
 
-def release_of(path: str | os.PathLike) -> Release | None:
-    """Tell which release a file is, by the name that it was released under."""
-    return next((release for release in RELEASES if release.file == Path(path).name), None)
-
-
 def cache_folder() -> Path:
-    """Where releases are kept: $NONLOCALNET_CACHE, or nonlocalnet in the user's cache."""
+    """Return the cache folder: $NONLOCALNET_CACHE, or nonlocalnet in the user's cache folder."""
     if folder := os.environ.get("NONLOCALNET_CACHE"):
         return Path(folder).expanduser()
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "nonlocalnet"
@@ -246,20 +247,20 @@ def get(
     mirror: str | os.PathLike | None = None,
     on_progress: Report | None = None,
 ) -> Path:
-    """Give a release's file, downloading it if it is not there; a cut download is gone on with.
+    """Return the file of a release, downloading it if necessary; interrupted downloads continue.
 
-    Its sha256 must be what the release states, where it does, and what it was the first time.
+    Its SHA-256 must be the one that the release states, if any, and the one of the first download.
 
     Args:
         name: of the release.
-        folder: where it is, or will be; by default `cache_folder()`.
-        mirror: where to take it instead: a local file, a folder that has it under its own name, or
-            a base URL that its name is appended to.
-        on_progress: called with the bytes that are there and all, or None where that is unknown.
+        folder: where to store it; by default `cache_folder()`.
+        mirror: where to get it instead: a local file, a folder that contains it, or a base URL to
+            which the name of the file is appended.
+        on_progress: called with the bytes so far and the size, or None if the size is unknown.
 
     Raises:
-        ValueError: an unknown name, a mirror that is none, a file of another sha256 or too long.
-        OSError: the server or the folder refuses, or the connection ends early.
+        ValueError: an unknown name; no such mirror; a file with another SHA-256, or too long.
+        OSError: the server or the folder cannot be used, or the connection ends early.
     """
     release = find_release(name)
     path = (Path(folder) if folder is not None else cache_folder()) / release.file
@@ -269,7 +270,7 @@ def get(
 
 
 def _source(release: Release, mirror: str | os.PathLike) -> str | Path:
-    """Where a mirror has a file: a URL, or a local file."""
+    """Return the URL or the local file of a release on a mirror."""
     if urlsplit(os.fspath(mirror)).scheme in ("http", "https"):
         return f"{os.fspath(mirror).rstrip('/')}/{release.file}"
     path = Path(mirror).expanduser()
@@ -277,3 +278,34 @@ def _source(release: Release, mirror: str | os.PathLike) -> str | Path:
     if not path.is_file():
         raise ValueError(f"there is no file {path} to take {release.name} from; {MIRROR}")
     return path
+
+
+def find_weights(weights: str | os.PathLike) -> Path:
+    """Return the file of that name, or download the release of that name.
+
+    Raises:
+        ValueError, OSError: as `get`. Any other name is returned as a path, for the reader to
+            refuse.
+    """
+    path = Path(weights)
+    known = {release.name for release in RELEASES}
+    return path if path.exists() or str(weights) not in known else download(str(weights))
+
+
+def download(name: str, **where: Any) -> Path:
+    """Download a release (`get`) with a progress bar in MiB."""
+    from nonlocalnet.runtime.log import Bar
+
+    bar: Bar | None = None
+
+    def show(done: int, total: int | None) -> None:
+        nonlocal bar
+        if bar is None:
+            bar = Bar(f"{name} (MiB)", (total or 0) // MIB, done // MIB).__enter__()
+        bar.advance(done // MIB - bar.done)
+
+    try:
+        return get(name, on_progress=show, **where)
+    finally:
+        if bar is not None:
+            bar.__exit__(None, None, None)

@@ -1,4 +1,8 @@
-"""The command `nonlocalnet`: one thin module a subcommand, loaded when it is asked for."""
+"""The command `nonlocalnet`, with one module per subcommand.
+
+Each module has `Options`, a dataclass or a union of several, and `command`, which does the work.
+Torch and other large packages are imported in `command`, so that help and errors come at once.
+"""
 
 from __future__ import annotations
 
@@ -7,32 +11,37 @@ import importlib
 import os
 import sys
 from collections.abc import Sequence
-from types import ModuleType
-from typing import Any, get_type_hints
 
 import nonlocalnet
 from nonlocalnet.errors import EXTRAS, PATH_LIMIT, printable, typed_options
 
 COMMANDS = {
-    "models": "list the networks, with parameters and multiply-adds",
-    "data": "check a data set of videos or of COCO's images, or make a smaller copy",
-    "train": "train a network on video files, or a detector on COCO",
-    "recipes": "list the paper's training runs, with what to type and to expect",
-    "test": "test a network on many clips and crops of each video, or on COCO",
+    "models": "list the networks with their parameters and multiply-adds",
+    "data": "check a data set, or copy it with smaller videos",
+    "train": "train a network on videos, or a detector on COCO",
+    "recipes": "list the training runs of the paper, with commands and scores",
+    "test": "test a network on labeled videos, or a detector on COCO",
     "predict": "classify videos",
     "detect": "find objects in images",
-    "look": "draw what a point of a video attends to",
-    "explore": "see what any point of a video attends to, in the browser",
+    "look": "show what a point of a video attends to",
+    "explore": "show what any point of a video attends to, in the browser",
     "runs": "compare training runs in a table",
-    "plot": "draw loss and validation score of training runs",
-    "convert": "turn weights of other code bases into ours, and back",
-    "zoo": "list released checkpoints, and get them",
+    "plot": "plot loss and validation score of training runs",
+    "convert": "convert weights between this and other code bases",
+    "zoo": "list and download released checkpoints",
 }
 
 
 @typed_options()
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a subcommand; errors of use and of input are one sentence on stderr, exit code 2."""
+    """Run a subcommand.
+
+    Args:
+        argv: the words after `nonlocalnet`; None takes those of the process.
+
+    Returns:
+        The exit code: 0, or 2 after an error, which is one sentence on stderr.
+    """
     args = list(sys.argv[1:] if argv is None else argv)
     if not args or args[0] in ("-h", "--help"):
         print(_usage())
@@ -44,60 +53,45 @@ def main(argv: Sequence[str] | None = None) -> int:
     if name not in COMMANDS:
         near = difflib.get_close_matches(name, COMMANDS, n=1)
         hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(COMMANDS)}"
-        print(f"nonlocalnet: no command {name!r}; {hint}", file=sys.stderr)
-        return 2
+        return _fail(f"no command {name!r}; {hint}")
     try:
-        import tyro
-
-        from nonlocalnet.cli.options import check_options
+        from nonlocalnet.cli.options import read
 
         module = importlib.import_module(f"nonlocalnet.cli.{name}")
-        check_options(name, options_of(module), rest)
-        if hasattr(module, "run"):  # a command that must see its words before tyro does
-            return module.run(rest)
-        return tyro.cli(
-            module.command, args=rest, prog=f"nonlocalnet {name}", description=module.__doc__
-        )
+        own = hasattr(module, "read")
+        return module.command(module.read(rest) if own else read(name, module, rest))
     except KeyboardInterrupt:
-        print("nonlocalnet: interrupted", file=sys.stderr)
+        _fail("interrupted")
         return 130
     except BrokenPipeError:  # the reader of our output has seen enough
         sys.stderr.close()
         return 0
     except ModuleNotFoundError as error:
         package = (error.name or "").partition(".")[0]
-        print(
-            f"nonlocalnet: {package} is needed for {name} and not installed: "
-            f"pip install 'nonlocalnet[{EXTRAS.get(package, 'video')}]'",
-            file=sys.stderr,
+        extra = EXTRAS.get(package, "video")
+        return _fail(
+            f"{package} is needed for {name} and not installed: pip install 'nonlocalnet[{extra}]'"
         )
-        return 2
     except (ValueError, OSError, RuntimeError) as error:
-        who = (
-            f"nonlocalnet, process {os.environ['RANK']}" if "RANK" in os.environ else "nonlocalnet"
-        )
-        sys.stderr.write(f"{who}: {_sentence(error)}\n")  # at once: processes share the terminal
-        return 2
+        return _fail(_sentence(error))
 
 
-def options_of(module: ModuleType) -> Any:
-    """Give the type of a command's options."""
-    if hasattr(module, "run"):
-        return module.Options
-    return next(iter(get_type_hints(module.command, include_extras=True).values()))
+def _fail(message: str) -> int:
+    """Write an error in one call, since several processes may share the terminal."""
+    who = f"nonlocalnet, process {os.environ['RANK']}" if "RANK" in os.environ else "nonlocalnet"
+    text = "\n".join(printable(line, PATH_LIMIT) for line in message.split("\n"))
+    sys.stderr.write(f"{who}: {text}\n")
+    return 2
 
 
 def _sentence(error: Exception) -> str:
-    """Put the system's errors, "[Errno 13] Permission denied: 'x'", into words fit to print."""
+    """Write the system's errors without their number: "x: Permission denied"."""
     if isinstance(error, OSError) and error.strerror:
-        text = f"{error.filename}: {error.strerror}" if error.filename else error.strerror
-    else:
-        text = str(error)
-    return "\n".join(printable(line, PATH_LIMIT) for line in text.split("\n"))
+        return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+    return str(error)
 
 
 def _usage() -> str:
     lines = [f"  {name:<9} {text}" for name, text in COMMANDS.items()]
-    return "\n".join(
-        ["usage: nonlocalnet COMMAND ...", "", *lines, "", "nonlocalnet COMMAND --help says more."]
-    )
+    more = "Run `nonlocalnet COMMAND --help` for the options of a command."
+    return "\n".join(["usage: nonlocalnet COMMAND ...", "", *lines, "", more])

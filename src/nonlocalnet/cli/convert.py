@@ -1,26 +1,25 @@
-"""Convert weights of any known code base to ours, or ours to Caffe2's and PySlowFast's."""
+"""Convert weights from any known code base, or to the format of Caffe2 or PySlowFast."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING
 
 import tyro
-from rich.table import Table
 
-from nonlocalnet.checkpoints.download import find_weights
-from nonlocalnet.checkpoints.load import Layout, examine, export_weights, save_weights
-from nonlocalnet.checkpoints.report import LoadReport, check_numbers, fill, refuse
-from nonlocalnet.checkpoints.resolve import assumptions, unnamed
-from nonlocalnet.checkpoints.zoo import Release, find_release, sha256_of
+from nonlocalnet.cli.network import ask_for_classes, check_weights
+from nonlocalnet.clips import ClipSpec
 from nonlocalnet.networks.options import parse_options
-from nonlocalnet.networks.video_resnet import VideoResNet
-from nonlocalnet.runtime.atomic import write_atomically
-from nonlocalnet.runtime.log import console, print_table, status
+from nonlocalnet.options import setting
+
+if TYPE_CHECKING:
+    from nonlocalnet.checkpoints.load import LoadPlan
+    from nonlocalnet.checkpoints.report import LoadReport
+    from nonlocalnet.checkpoints.save import Format
 
 OURS = ".safetensors"
-LAYOUTS: dict[str, Layout] = {".pkl": "caffe2", ".pyth": "pyslowfast"}
+FORMATS: dict[str, Format] = {".pkl": "caffe2", ".pyth": "pyslowfast"}
 
 
 @dataclass(frozen=True)
@@ -28,74 +27,84 @@ class Options:
     """Options of `nonlocalnet convert`."""
 
     file: tyro.conf.Positional[Path]
-    """Weights of any known format, or the name of a release (nonlocalnet zoo)."""
+    """Weights in any known format, or the name of a release (`nonlocalnet zoo`)."""
     out: tyro.conf.Positional[Path | None] = None
-    """OUT.safetensors (ours), OUT.pkl (Caffe2) or OUT.pyth (PySlowFast); without it, only look."""
-    clip: str | None = None
-    """FRAMESxRATE, where the file does not say it."""
-    set: tuple[str, ...] = ()
-    """NAME=VALUE: arguments of the network that the file does not say, such as
+    """OUT.safetensors (this library), OUT.pkl (Caffe2) or OUT.pyth (PySlowFast); default: print
+    what the file contains, and write nothing."""
+    clip: str | None = setting(None, parse=ClipSpec.parse)
+    """FRAMESxRATE, if the file does not contain it."""
+    set: tuple[str, ...] = setting((), parse=parse_options)
+    """NAME=VALUE: network arguments that the file does not contain, such as
     pairwise=dot_product."""
     report: bool = False
-    """Print what became of every key."""
+    """Print the outcome of every key."""
 
 
-def command(options: Annotated[Options, tyro.conf.arg(name="")]) -> int:
+def command(options: Options) -> int:
     out = options.out
-    if out is not None and out.suffix not in (OURS, *LAYOUTS):
-        raise ValueError(f"out must end in {', '.join((OURS, *LAYOUTS))}; got {out}")
+    if out is not None and out.suffix not in (OURS, *FORMATS):
+        raise ValueError(f"out must end in {', '.join((OURS, *FORMATS))}; got {out}")
+    check_weights(options.file)
+
+    from nonlocalnet.checkpoints.load import plan_load
+    from nonlocalnet.checkpoints.report import refuse
+    from nonlocalnet.checkpoints.save import export_weights, save_weights
+    from nonlocalnet.checkpoints.zoo import find_release, find_weights, sha256_of
+    from nonlocalnet.runtime.atomic import write_atomically
+    from nonlocalnet.runtime.log import console, status
+
     path = find_weights(options.file)
     if out is not None and out.exists() and out.samefile(path):
-        raise ValueError(f"{out} is the file to be read; choose another name")
-    model, converted, report = examine(path, clip=options.clip, **parse_options(options.set))
+        raise ValueError(f"{out} is the file to read; choose another name")
+    plan = plan_load(path, clip=options.clip, **parse_options(options.set))
     if options.report:
-        print_table(_table(report))
-    _describe(model, report)
-    refuse(path, report)
+        _print_keys(plan.report)
+    _describe(plan)
     if out is None:
+        refuse(path, plan.report)
         return 0
-    check_numbers(path, converted)
-    fill(model, converted, report)
+    model = plan.run()
     if out.suffix == OURS:
-        model.info.facts["sha256"] = sha256_of(path)
-        if "release" in model.info.facts:
-            model.info.facts |= _facts(find_release(model.info.facts["release"]))
+        facts = model.info.facts
+        facts["sha256"] = sha256_of(path)
+        if "release" in facts:
+            release = find_release(facts["release"])
+            scores = {"top-1": release.top1, "top-5": release.top5, "source": release.figure}
+            facts |= {"url": release.url, "license": release.license}
+            facts |= {"reported": scores, "measured": None}
         write_atomically(out, lambda place: save_weights(model, place, model.info))
     else:
         unsaid: list[str] = []
-        layout = LAYOUTS[out.suffix]
-        write_atomically(out, lambda place: unsaid.extend(export_weights(model, place, layout)))
+        format = FORMATS[out.suffix]
+        write_atomically(out, lambda place: unsaid.extend(export_weights(model, place, format)))
         if unsaid:
-            status.print(f"note: {out} cannot say {', '.join(unsaid)}", soft_wrap=True)
+            status.print(f"note: {out} cannot hold {', '.join(unsaid)}", soft_wrap=True)
     console.print(f"weights: {out}", soft_wrap=True)
     return 0
 
 
-def _describe(model: VideoResNet, report: LoadReport) -> None:
-    """Say what the file is, and what was assumed of it."""
-    config = dict(model.info.config)
+def _describe(plan: LoadPlan) -> None:
+    """Print what the file contains, and what was assumed."""
+    from nonlocalnet.runtime.log import console, status
+
+    config, report = dict(plan.info.config), plan.report
     name, clip, classes = (config.pop(key, None) for key in ("name", "clip", "num_classes"))
     config.pop("crop", None)
     options = "".join(f", {key}={value!r}" for key, value in config.items())
     console.print(
         f"{report.origin}: {name}, {classes} classes, clip {clip}{options}", soft_wrap=True
     )
-    for note in (*assumptions(model, report), *unnamed(model.info)):
+    for note in (*plan.assumptions, *ask_for_classes(plan.info)):
         status.print(f"note: {note}", soft_wrap=True)
     console.print(f"keys: {report}; {len(report.problems)} problems")
 
 
-def _table(report: LoadReport) -> Table:
+def _print_keys(report: LoadReport) -> None:
+    from rich.table import Table
+
+    from nonlocalnet.runtime.log import print_table
+
     table = Table("in the file", "in the network", "outcome", "why")
     for row in report.rows:
         table.add_row(row.theirs or "–", row.ours or "–", row.outcome, row.note)
-    return table
-
-
-def _facts(release: Release) -> dict[str, object]:
-    return {
-        "url": release.url,
-        "license": release.license,
-        "reported": {"top-1": release.top1, "top-5": release.top5, "source": release.figure},
-        "measured": None,
-    }
+    print_table(table)

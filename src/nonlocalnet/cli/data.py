@@ -1,31 +1,23 @@
-"""Check a data set of videos, or of images annotated as COCO's, or make a smaller copy of it."""
+"""Check a data set of videos or of images with COCO annotations, or copy it with smaller videos."""
 
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, field, fields
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import tyro
-from rich.table import Table
 
-from nonlocalnet.checkpoints.metadata import read_classes
-from nonlocalnet.data.check import UNFIT, CheckReport, check_dataset, write_good
-from nonlocalnet.data.datasets import VideoSplits, read_dataset
-from nonlocalnet.data.find_videos import LISTS, walk
-from nonlocalnet.data.resize import resize_dataset
-from nonlocalnet.data.summary import class_rows, split_rows, splits_of
-from nonlocalnet.data.video.frame_folder import ASSUMED_RATE
-from nonlocalnet.detection import check as coco_check
-from nonlocalnet.detection.annotations import read_annotations
-from nonlocalnet.detection.check import CocoReport, check_annotations
-from nonlocalnet.errors import printable
-from nonlocalnet.runtime.atomic import write_atomically
-from nonlocalnet.runtime.log import Bar, console, print_table
+from nonlocalnet.options import check_paths, check_takes, setting
+
+if TYPE_CHECKING:
+    from nonlocalnet.data.check import CheckReport
+    from nonlocalnet.data.datasets import VideoSplits
+    from nonlocalnet.detection.check import CocoReport
 
 SHOWN = 20  # rows of a table
-ONLY_VIDEOS = ("val", "root", "classes", "split", "out", "min_frames")  # options of `Check`
 
 
 def _cores() -> int:
@@ -36,71 +28,80 @@ def _cores() -> int:
 class Check:
     """Decode every video or image to its end; exit code 1 if anything is wrong."""
 
-    source: tyro.conf.Positional[Path]
-    """The data set: its folder, a folder of classes, or a list (docs/data.md); or annotations of
-    COCO's format, with --images."""
-    images: Path | None = None
-    """The folder of the images that COCO's annotations name. Of the other options they have --json,
-    --time-limit and --workers."""
-    val: Path | None = None
-    """Another data set or list to validate on, instead of the source's own."""
-    root: Path | None = None
-    """Where the listed videos are, if not in the source's folder."""
-    classes: Path | None = None
-    """Class names, one a line in the order of the labels, instead of the source's."""
-    split: int = 1
-    """Which split of UCF101 and HMDB51."""
-    out: Path | None = None
-    """A folder for the lists of good videos, a data set again; what was checked is kept there, so
-    that a check that was interrupted goes on."""
+    source: tyro.conf.Positional[Path] = setting(names="a data set, a folder or a list")
+    """The data set: its folder, a folder of classes, or a list (docs/data.md); or an annotation
+    file in COCO's format, with --images."""
+    images: Path | None = setting(None, names="the folder of the images")
+    """Folder of the images that COCO annotations refer to. Of the other options, --json,
+    --time-limit and --workers apply to them."""
+    val: Path | None = setting(None, takes="videos", names="a data set, a folder or a list")
+    """Another data set or list to use as validation split."""
+    root: Path | None = setting(None, takes="videos", names="the folder of the listed videos")
+    """Folder of the listed videos; default: the folder of the source."""
+    classes: Path | None = setting(None, takes="videos", names="a file of class names")
+    """File of class names, one per line in label order; default: those of the source."""
+    split: int = setting(1, takes="videos")
+    """Official split to use, for UCF101 and HMDB51."""
+    out: Path | None = setting(None, takes="videos")
+    """Folder to write lists of the good videos to; it can be used as a data set. Results are kept
+    there, so that an interrupted check continues."""
     json: Path | None = None
-    """A file for everything that was found."""
-    min_frames: int = 1
-    """Shorter videos are reported."""
-    time_limit: float = 120.0
-    """Seconds for one file."""
-    workers: int = field(default_factory=_cores)
-    """Processes that decode."""
+    """File to write all findings to."""
+    min_frames: int = setting(1, takes="videos")
+    """Report videos with fewer frames."""
+    time_limit: float = setting(120.0, above=0)
+    """Time limit for one file, in seconds."""
+    workers: int = setting(default_factory=_cores, least=1)
+    """Number of decoding processes."""
 
 
 @dataclass(frozen=True)
 class Resize:
-    """Copy a data set with its videos' shorter side reduced, as H.264 without sound."""
+    """Copy a data set as H.264 without sound, with the shorter side of its videos reduced."""
 
-    source: tyro.conf.Positional[Path]
-    """The folder of the videos and their lists; it is only read."""
-    out: tyro.conf.Positional[Path]
-    """The copy's folder, elsewhere; what it has already is not made again."""
-    short_side: int = 256
-    """Pixels of the shorter side; smaller videos keep their size."""
-    crf: int = 20
-    """Quality of H.264: lower is better, 0 to 51."""
-    time_limit: float = 600.0
-    """Seconds for one file."""
-    workers: int = field(default_factory=_cores)
-    """Processes that work."""
+    source: tyro.conf.Positional[Path] = setting(names="the folder of a data set")
+    """Folder of the videos and their lists; it is not changed."""
+    out: tyro.conf.Positional[Path] = setting()
+    """Folder of the copy; videos that it contains already are not copied again."""
+    short_side: int = setting(256, least=1)
+    """Shorter side, in pixels; smaller videos keep their size."""
+    crf: int = setting(20, least=0, most=51)
+    """Quality of H.264, from 0 to 51; lower is better."""
+    time_limit: float = setting(600.0, above=0)
+    """Time limit for one file, in seconds."""
+    workers: int = setting(default_factory=_cores, least=1)
+    """Number of encoding processes."""
 
 
-def command(
-    do: Annotated[
-        Annotated[Check, tyro.conf.subcommand("check")]
-        | Annotated[Resize, tyro.conf.subcommand("resize")],
-        tyro.conf.arg(name=""),
-    ],
-) -> int:
-    if do.workers < 1 or do.time_limit <= 0:
-        raise ValueError("--workers and --time-limit must be positive")
-    return _check(do) if isinstance(do, Check) else _resize(do)
+Options = (
+    Annotated[Check, tyro.conf.subcommand("check")]
+    | Annotated[Resize, tyro.conf.subcommand("resize")]
+)
+
+
+def command(options: Check | Resize) -> int:
+    if isinstance(options, Check) and options.images is not None:
+        check_takes(options, "images", "these are images with COCO annotations")
+        if not options.images.is_dir():
+            raise ValueError(f"--images is the folder of the images; no folder {options.images}")
+    check_paths(options)
+    if isinstance(options, Resize):
+        return _resize(options)
+    return _check(options) if options.images is None else _check_images(options, options.images)
 
 
 def _check(options: Check) -> int:
-    if options.images is not None:
-        return _check_images(options, options.images)
     if options.source.suffix == ".json":
         raise ValueError(
-            f"{options.source}: if these are COCO's annotations, name the folder of their images "
-            "with --images; a data set of videos is named by its folder"
+            f"{options.source}: if these are COCO annotations, pass the folder of their images "
+            "as --images; for a data set of videos, pass its folder"
         )
+
+    from nonlocalnet.data.check import check_dataset, write_good
+    from nonlocalnet.data.datasets import read_dataset
+    from nonlocalnet.networks.options import read_classes
+    from nonlocalnet.runtime.log import Bar, console
+
     names = None if options.classes is None else read_classes(options.classes)
     data = read_dataset(
         options.source, val=options.val, root=options.root, classes=names, split=options.split
@@ -126,12 +127,10 @@ def _check(options: Check) -> int:
 
 
 def _check_images(options: Check, images: Path) -> int:
-    for entry in fields(Check):
-        if entry.name in ONLY_VIDEOS and getattr(options, entry.name) != entry.default:
-            word = entry.name.replace("_", "-")
-            raise ValueError(f"--{word} is for videos: COCO's annotations are checked without it")
-    if not images.is_dir():
-        raise ValueError(f"--images is the folder of the images; there is no folder {images}")
+    from nonlocalnet.detection.annotations import read_annotations
+    from nonlocalnet.detection.check import UNFIT, check_annotations
+    from nonlocalnet.runtime.log import Bar
+
     total = len({image["id"] for image in read_annotations(options.source)["images"]})
     with Bar("checking", total) as bar:
         report = check_annotations(
@@ -142,35 +141,35 @@ def _check_images(options: Check, images: Path) -> int:
             progress=bar.advance,
         )
     _print_findings(("what", "where", "why"), [(f.kind, f.where, f.text) for f in report.findings])
-    counts = Table("what", "how many", "fit for use")
-    for row in report.as_rows():
-        counts.add_row(*row)
-    console.print(counts)
+    _print_table(("what", "how many", "fit for use"), report.as_rows())
     _write(report, options.json)
-    return 1 if any(kind in coco_check.UNFIT for kind in report.counts()) else 0
+    return 1 if any(kind in UNFIT for kind in report.counts()) else 0
 
 
 def _print_contents(data: VideoSplits, report: CheckReport) -> None:
+    from nonlocalnet.data.summary import class_rows, split_rows
+    from nonlocalnet.data.video.frame_folder import ASSUMED_RATE
+    from nonlocalnet.runtime.log import console
+
     numbers = "least / median / most"
-    table = Table("split", "videos", "classes", f"frames\n{numbers}", f"seconds\n{numbers}", "size")
-    for row in split_rows(data, report):
-        table.add_row(*row)
-    console.print(table)
+    columns = ("split", "videos", "classes", f"frames\n{numbers}", f"seconds\n{numbers}", "size")
+    _print_table(columns, split_rows(data, report))
     rows, more = class_rows(data)
-    table = Table("label", "class", *(f"videos, {name}" for name, _ in splits_of(data)))
-    for row in rows:
-        table.add_row(*row)
-    console.print(table)
+    _print_table(("label", "class", *(f"videos, {name}" for name in data.splits)), rows)
     if more:
         console.print(f"and {more} more classes")
     if any(path.is_dir() for path in map(Path, report.files)):
-        rate = f"{ASSUMED_RATE:g} frames a second"
-        console.print(f"folders of frames do not say their rate: {rate} are assumed")
+        rate = f"{ASSUMED_RATE:g} frames per second"
+        console.print(f"folders of frames do not state their rate: {rate} are assumed")
     for note in report.notes:
         console.print(note, soft_wrap=True)
 
 
 def _print(report: CheckReport) -> None:
+    from nonlocalnet.data.check import UNFIT
+    from nonlocalnet.errors import printable
+    from nonlocalnet.runtime.log import console
+
     for fault in (finding.text for finding in report.findings if finding.kind == "class"):
         console.print(f"train and val do not go together: {fault}", soft_wrap=True)
     _print_findings(
@@ -181,27 +180,42 @@ def _print(report: CheckReport) -> None:
             if f.kind != "class"
         ],
     )
-    counts = Table("what", "videos", "fit for use")
-    for kind, count in report.counts().items():
-        counts.add_row(kind, str(count), "no" if kind in (*UNFIT, "missing", "class") else "yes")
-    for split, records in report.good.items():
-        counts.add_row(f"good, {split}", str(len(records)), "yes")
-    console.print(counts)
+    rows = [
+        (kind, str(count), "no" if kind in (*UNFIT, "missing", "class") else "yes")
+        for kind, count in report.counts().items()
+    ]
+    rows += [(f"good, {split}", str(len(videos)), "yes") for split, videos in report.good.items()]
+    _print_table(("what", "videos", "fit for use"), rows)
 
 
-def _print_findings(columns: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
-    if not rows:
-        return
+def _print_table(columns: Sequence[str], rows: Iterable[Sequence[str]], fold: bool = True) -> None:
+    """Print a table; a cell that does not fit is folded, or else each row becomes a paragraph."""
+    from rich.table import Table
+
+    from nonlocalnet.runtime.log import console, print_table
+
     table = Table(*columns)
-    for row in rows[:SHOWN]:
+    for row in rows:
         table.add_row(*row)
-    print_table(table)
+    (console.print if fold else print_table)(table)
+
+
+def _print_findings(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    from nonlocalnet.runtime.log import console
+
+    if rows:
+        _print_table(columns, rows[:SHOWN], fold=False)
     if len(rows) > SHOWN:
         console.print(f"and {len(rows) - SHOWN} more: --json FILE writes all")
 
 
 def _resize(options: Resize) -> int:
-    found = walk(options.source)
+    from nonlocalnet.data.find_videos import LISTS, find_videos
+    from nonlocalnet.data.resize import resize_dataset
+    from nonlocalnet.errors import printable
+    from nonlocalnet.runtime.log import Bar, console
+
+    found = find_videos(options.source)
     for note in found.notes(known=LISTS):
         console.print(note, soft_wrap=True)
     total = len(found.videos)
@@ -216,10 +230,9 @@ def _resize(options: Resize) -> int:
             progress=bar.advance,
         )
     if report.bad:
-        table = Table("left out", "why", title="could not be copied")
-        for path, reason in report.bad[:SHOWN]:
-            table.add_row(printable(str(path)), reason)
-        print_table(table)
+        console.print("could not be copied")
+        rows = [(printable(str(path)), reason) for path, reason in report.bad[:SHOWN]]
+        _print_table(("left out", "why"), rows, fold=False)
     console.print(
         f"{options.out}: {report.written} written, {report.skipped} there before, "
         f"{len(report.bad)} left out",
@@ -229,6 +242,8 @@ def _resize(options: Resize) -> int:
 
 
 def _write(report: CheckReport | CocoReport, file: Path | None) -> None:
+    from nonlocalnet.runtime.atomic import write_atomically
+
     if file is not None:
         text = report.as_json()
         write_atomically(

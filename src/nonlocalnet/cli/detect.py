@@ -1,70 +1,69 @@
-"""Find objects in images: each with box and name, its mask or a person's keypoints."""
+"""Find objects in images: boxes and classes, with masks or with keypoints of persons."""
 
 from __future__ import annotations
 
-import json
 import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 import tyro
-from rich.table import Table
-from torchvision.datasets.folder import IMG_EXTENSIONS
-from torchvision.transforms.v2 import functional as F
 
-from nonlocalnet.cli.network import load_network
-from nonlocalnet.detection.annotations import CocoError
-from nonlocalnet.detection.detect import Detections, detect
-from nonlocalnet.detection.draw import draw_objects
-from nonlocalnet.runtime.atomic import write_atomically
-from nonlocalnet.runtime.device import pick_device
-from nonlocalnet.runtime.log import Bar, console, print_table, status
+from nonlocalnet.cli.network import NetworkOptions, check_weights, load_network
+from nonlocalnet.errors import FileError
+from nonlocalnet.options import setting
 
-SUFFIXES = (*IMG_EXTENSIONS, ".gif")
+if TYPE_CHECKING:
+    from nonlocalnet.detection.detect import Detections
+
+# torchvision's IMG_EXTENSIONS, and .gif
+SUFFIXES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp", ".gif")
 SHOWN = 3  # classes of each of many images
 FORMATS = {".jpg": "JPEG", ".jpeg": "JPEG", ".png": "PNG"}  # a picture of others is a .png
 
 
-@dataclass(frozen=True)
-class Options:
+@dataclass(frozen=True, kw_only=True)
+class Options(NetworkOptions):
     """Options of `nonlocalnet detect`."""
 
     images: tyro.conf.Positional[tuple[Path, ...]]
-    """Image files; a folder stands for the images in it. They are turned upright, as viewers do."""
+    """Image files, or folders of images. Images are rotated according to their EXIF data."""
     weights: Path
-    """Weights of a detector: a file, such as the best.safetensors of `nonlocalnet train`, or a
+    """Weights of a detector: a file, such as best.safetensors from `nonlocalnet train`, or a
     release, which is downloaded: maskrcnn_resnet50_fpn_coco or keypointrcnn_resnet50_fpn_coco,
-    torchvision's, trained on COCO (nonlocalnet zoo)."""
-    set: tuple[str, ...] = ()
-    """NAME=VALUE: arguments of the network that the weights do not say."""
-    score: float = 0.5
-    """Leave out objects of this score or less."""
-    top: int = 100
-    """How many objects of an image to give at most."""
+    torchvision's networks trained on COCO (`nonlocalnet zoo`)."""
+    score: float = setting(0.5, least=0, below=1)
+    """Leave out objects whose score is not above this."""
+    top: int = setting(100, least=1)
+    """Largest number of objects per image."""
     out: Path = Path("detections")
-    """A folder for the pictures and detections.json."""
-    device: str = "auto"
-    """cpu, cuda, ...; auto takes a GPU if there is one."""
+    """Folder for the pictures and detections.json."""
     json: bool = False
-    """Print one JSON object an image instead of a table."""
+    """Print one JSON object per image instead of a table."""
 
 
-def command(options: Annotated[Options, tyro.conf.arg(name="")]) -> int:
+def command(options: Options) -> int:
     if not options.images:
         raise ValueError("name at least one image: nonlocalnet detect IMAGE --weights W")
-    if not 0 <= options.score < 1:
-        raise ValueError(f"--score must be from 0 to below 1; got {options.score:g}")
-    if options.top < 1:
-        raise ValueError(f"--top must be at least 1; got {options.top}")
     if options.out.exists() and not options.out.is_dir():
         raise ValueError(f"--out is a folder; {options.out} is a file")
     files = list(_find(options.images))
     pictures = _name_pictures(files, options.out)
-    model = load_network(options.weights, None, options.set, takes="images")
-    model.to(pick_device(options.device))
+    check_weights(options.weights)
+    if not any(file.exists() for file in files):
+        others = ", and none of the other images exists" if len(files) > 1 else ""
+        raise FileError(files[0], f"no such file{others}")
+
+    import json
+
+    from nonlocalnet.detection.annotations import CocoError
+    from nonlocalnet.detection.detect import detect
+    from nonlocalnet.runtime.atomic import write_atomically
+    from nonlocalnet.runtime.log import Bar, status
+
+    model = load_network(options.weights, None, options.set, options.device, takes="images")
     rows: list[dict[str, Any]] = []
     try:
         with Bar("detect", len(files)) as bar:
@@ -79,7 +78,7 @@ def command(options: Annotated[Options, tyro.conf.arg(name="")]) -> int:
                     if options.json:
                         print(json.dumps(rows[-1]), flush=True)
                 bar.advance(text=file.name)
-    finally:  # what an error or Ctrl-C leaves
+    finally:  # also after an error or Ctrl-C
         text = json.dumps(rows, indent=1) + "\n"
         write_atomically(options.out / "detections.json", lambda place: place.write_text(text))
         if rows and not options.json:
@@ -102,7 +101,7 @@ def _describe(found: Detections, file: Path, picture: Path) -> dict[str, Any]:
 
 
 def _find(images: Sequence[Path]) -> Iterator[Path]:
-    """List the files, each once, and of folders those that are images by their names."""
+    """Yield the files, each once; in folders, those with the suffix of an image."""
     seen = set()
     for place in images:
         inside = [place]
@@ -110,9 +109,11 @@ def _find(images: Sequence[Path]) -> Iterator[Path]:
             there = sorted(place.iterdir())
             inside = [p for p in there if p.suffix.lower() in SUFFIXES and p.is_file()]
             if not inside:
-                raise ValueError(f"{place} holds no image ({', '.join(SUFFIXES)})")
+                raise ValueError(f"{place} contains no image ({', '.join(SUFFIXES)})")
             if others := [p.name for p in there if p not in inside]:
-                text = f"{place}: {len(others)} left out that are no images by their names"
+                from nonlocalnet.runtime.log import status
+
+                text = f"{place}: {len(others)} files without the suffix of an image are left out"
                 status.print(f"{text}, {others[0]} for one", soft_wrap=True)
         for file in inside:
             if os.path.realpath(file) not in seen:
@@ -121,7 +122,7 @@ def _find(images: Sequence[Path]) -> Iterator[Path]:
 
 
 def _name_pictures(files: Sequence[Path], out: Path) -> list[Path]:
-    """Name a picture after each image; the second of a name becomes NAME-2, and so on."""
+    """Name a picture after each image; the second picture of a name becomes NAME-2, and so on."""
     given = {os.path.realpath(file) for file in files}
     taken: set[str] = set()
     pictures = []
@@ -134,12 +135,17 @@ def _name_pictures(files: Sequence[Path], out: Path) -> list[Path]:
             name = f"{stem}-{count}{suffix}"
         taken.add(name.casefold())
         if os.path.realpath(out / name) in given:
-            raise ValueError(f"{out / name} is an image to look at: choose another folder as --out")
+            raise ValueError(f"{out / name} is an input image: choose another folder as --out")
         pictures.append(out / name)
     return pictures
 
 
 def _draw(found: Detections, picture: Path) -> None:
+    from torchvision.transforms.v2 import functional as F
+
+    from nonlocalnet.detection.draw import draw_objects
+    from nonlocalnet.runtime.atomic import write_atomically
+
     names = [f"{name} {score:.2f}" for name, score in zip(found.names, found.scores, strict=True)]
     drawn = F.to_pil_image(
         draw_objects(found.image, found.boxes, names, masks=found.masks, keypoints=found.keypoints)
@@ -149,7 +155,11 @@ def _draw(found: Detections, picture: Path) -> None:
 
 
 def _print(rows: list[dict[str, Any]], options: Options, *, one: bool) -> None:
-    """Print the objects of one image, or how many of which class are on each of many."""
+    """Print the objects of one image, or the number of objects per class for each of several."""
+    from rich.table import Table
+
+    from nonlocalnet.runtime.log import console, print_table
+
     if not one:
         table = Table("picture", "objects", "surest", "classes")
         for row in rows:

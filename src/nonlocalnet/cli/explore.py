@@ -13,20 +13,19 @@ import tempfile
 import webbrowser
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
-import torch
 import tyro
-from uvicorn import Server
 
-from nonlocalnet.cli.network import load_network
-from nonlocalnet.explorer.connection import make_server
-from nonlocalnet.explorer.library import Library, videos_of
-from nonlocalnet.explorer.server import is_loopback, make_app
-from nonlocalnet.inspection.analysis import non_local_blocks
-from nonlocalnet.networks.video_resnet import VideoResNet
-from nonlocalnet.runtime.device import pick_device
-from nonlocalnet.runtime.log import status
+from nonlocalnet.cli.network import check_weights, load_network
+from nonlocalnet.clips import ClipSpec
+from nonlocalnet.networks.options import parse_options
+from nonlocalnet.options import check_paths, setting
+
+if TYPE_CHECKING:
+    from uvicorn import Server
+
+    from nonlocalnet.networks.video_resnet import VideoResNet
 
 
 @dataclass(frozen=True)
@@ -34,30 +33,39 @@ class Options:
     """Options of `nonlocalnet explore`."""
 
     weights: tuple[Path, ...]
-    """Weights of any known format, or names of releases; several can be compared."""
-    source: tyro.conf.Positional[Path | None] = None
+    """Weights in any known format, or names of releases; several can be compared."""
+    source: tyro.conf.Positional[Path | None] = setting(
+        None, names="a video, or a folder of videos"
+    )
     """A video, or a folder of videos to choose from; others can be dropped on the page."""
-    clip: str | None = None
-    """FRAMESxRATE, where the weights do not say it."""
-    set: tuple[str, ...] = ()
-    """NAME=VALUE: arguments of the network that the weights do not say."""
+    clip: str | None = setting(None, parse=ClipSpec.parse)
+    """FRAMESxRATE, if the weights do not contain it."""
+    set: tuple[str, ...] = setting((), parse=parse_options)
+    """NAME=VALUE: network arguments that the weights do not contain."""
     host: str = "127.0.0.1"
-    """Address to listen at; another than this machine's own lets others in."""
-    port: int = 8734
-    """Port to listen at; 0 takes a free one."""
-    max_upload_mib: float = 256.0
+    """Address to listen on; with any other than a local one, other machines have access."""
+    port: int = setting(8734, least=0, most=65535)
+    """Port to listen on; 0 takes a free one."""
+    max_upload_mib: float = setting(256.0, above=0, below=math.inf)
     """Largest video that can be dropped."""
     open: bool = False
     """Open the page in the browser."""
     device: str = "auto"
-    """cpu, cuda, ...; auto takes a GPU if there is one."""
+    """cpu, cuda, ...; auto uses a GPU if there is one."""
 
 
-def command(options: Annotated[Options, tyro.conf.arg(name="")]) -> NoReturn:
+def command(options: Options) -> NoReturn:
     if not options.weights:
         raise ValueError("name the weights of at least one network: --weights W")
-    if not 0 < options.max_upload_mib < math.inf:
-        raise ValueError(f"--max-upload-mib must be positive; got {options.max_upload_mib:g}")
+    for weights in options.weights:
+        check_weights(weights)
+    check_paths(options)
+
+    from nonlocalnet.explorer.connection import make_server
+    from nonlocalnet.explorer.library import Library, videos_of
+    from nonlocalnet.explorer.server import is_loopback, make_app
+    from nonlocalnet.runtime.log import status
+
     videos = videos_of(options.source)
     networks = _load(options)
     with tempfile.TemporaryDirectory(prefix="nonlocalnet-") as store, _listen(options) as listener:
@@ -69,9 +77,9 @@ def command(options: Annotated[Options, tyro.conf.arg(name="")]) -> NoReturn:
         shown = f"[{options.host}]" if ":" in options.host else options.host
         if not is_loopback(options.host):
             status.print(
-                f"Anyone who reaches this machine at port {port} can see these videos, send others "
-                "and use its processor: there is no password and no encryption. Behind ssh -L or a "
-                "proxy with both, leave --host as it is.",
+                f"Anyone who can reach port {port} of this machine can see these videos, upload "
+                "others and use its processor: there is no password and no encryption. To use "
+                "ssh -L, or a proxy with both, leave --host at its default.",
                 soft_wrap=True,
             )
         address = f"http://{shown}:{port}/"
@@ -85,9 +93,9 @@ def command(options: Annotated[Options, tyro.conf.arg(name="")]) -> NoReturn:
 
 
 def _end_by_signals(server: Server) -> list[int]:
-    """Let SIGTERM, and SIGHUP where a terminal closes, end the server; they are kept in the list.
+    """Let SIGTERM, and SIGHUP of a closed terminal, end the server; return the list of signals.
 
-    Nothing is raised, as that could be in the midst of anything.
+    Nothing is raised, since a signal can arrive in the middle of any statement.
     """
     ended: list[int] = []
 
@@ -103,11 +111,10 @@ def _end_by_signals(server: Server) -> list[int]:
 
 
 def _leave(code: int) -> NoReturn:
-    """End at once: the interpreter would wait for the thread of a look that nobody will see.
+    """End the process at once: the interpreter would wait for threads that still compute.
 
-    With it end its processes: multiprocessing's own notice the end only when they have imported
-    what they import, torch among it. An empty folder for compiled code, which importing torchvision
-    makes, goes too.
+    Child processes are killed, since those of multiprocessing notice the end only after their
+    imports. The empty folder for compiled code that importing torchvision creates is removed.
     """
     atexit._run_exitfuncs()
     for process in _descendants():
@@ -123,7 +130,7 @@ def _leave(code: int) -> NoReturn:
 
 
 def _descendants() -> list[int]:
-    """List the processes that this one and those started, where the system tells."""
+    """List all processes that descend from this one, on systems with /proc."""
     started: dict[int, list[int]] = {}
     for path in Path("/proc").glob("[0-9]*/stat"):
         with contextlib.suppress(OSError):
@@ -136,13 +143,15 @@ def _descendants() -> list[int]:
 
 
 def _load(options: Options) -> dict[str, VideoResNet]:
+    from nonlocalnet.inspection.analysis import non_local_blocks
+
     networks: dict[str, VideoResNet] = {}
     for path in options.weights:
-        model = load_network(path, options.clip, options.set, takes="videos")
+        model = load_network(path, options.clip, options.set, options.device, takes="videos")
         if not non_local_blocks(model):
             raise ValueError(f"the network of {path} has no non-local block to look at")
-        model.to(pick_device(options.device)).to(memory_format=torch.channels_last_3d).eval()
-        # runs of `nonlocalnet train` are told apart by their folders
+        model.eval()
+        # runs of `nonlocalnet train` are named by their folders
         own = path.name not in ("model.safetensors", "best.safetensors")
         name = path.stem if own else path.absolute().parent.name
         networks[name if name not in networks else str(path)] = model
@@ -155,12 +164,11 @@ def _listen(options: Options) -> socket.socket:
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind((options.host, options.port))
-        listener.listen()  # so that whoever reads the address can use it
-    except (OSError, OverflowError) as error:
+        listener.listen()  # before the address is printed
+    except OSError as error:
         listener.close()
-        reason = error.strerror if isinstance(error, OSError) else "ports end at 65535"
         raise ValueError(
-            f"cannot listen at {options.host}:{options.port} ({reason}): "
+            f"cannot listen on {options.host}:{options.port} ({error.strerror}): "
             "choose another --port, 0 for any"
         ) from None
     return listener

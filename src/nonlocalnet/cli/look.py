@@ -1,83 +1,113 @@
-"""Draw what a point of a video or an image attends to: the paper's Figure 3, a film, or a page to
-explore."""
+"""Show what a point of a video or an image attends to: a figure (as the paper's Figure 3), a film,
+or a page to explore."""
 
 from __future__ import annotations
 
-import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING
 
-import torch
 import tyro
-from rich.table import Table
 
-from nonlocalnet.cli.network import load_network
-from nonlocalnet.detection.networks import is_detector
-from nonlocalnet.inspection.figure import Style
-from nonlocalnet.inspection.look import Look, look
-from nonlocalnet.inspection.save import WRITERS, check_path, save
-from nonlocalnet.runtime.device import pick_device
-from nonlocalnet.runtime.log import console, print_table, status
+from nonlocalnet.cli.network import VideoNetworkOptions, check_weights, load_network
+from nonlocalnet.options import Style, check_paths, setting
+
+if TYPE_CHECKING:
+    from nonlocalnet.inspection.look import Look
 
 
-@dataclass(frozen=True)
-class Options:
+def parse_point(text: str) -> tuple[float, ...]:
+    """Read "T,X,Y" or "X,Y"."""
+    try:
+        point = tuple(float(word) for word in text.split(","))
+    except ValueError:
+        point = ()
+    if len(point) not in (2, 3):
+        raise ValueError(
+            "--at is T,X,Y (frame of the clip and pixel of the video), or X,Y in an image; "
+            f'got "{text}"'
+        )
+    return point
+
+
+def parse_moment(text: str) -> float | str:
+    """Read a part of the video, or seconds such as "1.5s"."""
+    try:
+        number = float(text.removesuffix("s"))
+    except ValueError:
+        number = -1.0
+    if not 0 <= number <= (math.inf if text.endswith("s") else 1):
+        raise ValueError(
+            "--moment must be from 0 (first clip) to 1 (last), or seconds such as 1.5s; "
+            f"got {text!r}"
+        )
+    return text if text.endswith("s") else number
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options(VideoNetworkOptions):
     """Options of `nonlocalnet look`."""
 
-    file: tyro.conf.Positional[Path]
+    file: tyro.conf.Positional[Path] = setting(names="a video file, or an image for a detector")
     """A video file; for a detector, an image file."""
-    weights: Path
-    """Weights of any known format, such as the model.safetensors of `nonlocalnet train`, or the
-    name of a release (nonlocalnet zoo)."""
-    clip: str | None = None
-    """FRAMESxRATE, where the weights do not say it."""
-    set: tuple[str, ...] = ()
-    """NAME=VALUE: arguments of the network that the weights do not say."""
     block: str | None = None
-    """Which non-local block: its number in the page, from 1, or its module path, such as
-    res4.non_local1; the last one by default."""
-    at: str | None = None
-    """T,X,Y: the point, as frame of the clip and pixel of the video; X,Y in an image; by default
-    the most telling one, whose attention is most its own."""
-    moment: str = "0.5"
-    """Where in the video the clip lies, from 0 (first) to 1 (last); or in seconds, such as 1.5s:
+    """Non-local block: its number in the page, from 1, or its module path, such as
+    res4.non_local1; default: the last one."""
+    at: str | None = setting(None, parse=parse_point)
+    """T,X,Y: the point, as frame of the clip and pixel of the video; X,Y in an image. Default: the
+    position whose attention differs most from the average."""
+    moment: str = setting("0.5", parse=parse_moment)
+    """Position of the clip in the video, from 0 (first) to 1 (last); or in seconds, such as 1.5s:
     the clip whose middle is nearest to that."""
     crop: bool = False
-    """Look at the center crop that networks are tested on, instead of whole frames."""
-    top: int = 20
-    """How many arrows."""
+    """Look at the center crop used in testing, instead of whole frames."""
+    top: int = setting(20, least=1)
+    """Number of arrows."""
     out: tuple[Path, ...] = (Path("look.html"),)
-    """Files to write, by their endings: .html (to explore), .png (a picture), .mp4 (a film), .json
+    """Files to write; the suffix decides: .html (page), .png (figure), .mp4 (film), .json
     (numbers)."""
     style: Style = "both"
-    """What the picture shows: arrows (the paper's Figure 3), heat on every frame, or both."""
-    max_mib: float = 32.0
-    """Largest size of the .html; for long clips, points are then on a coarser grid."""
+    """Content of the figure: arrows (as in the paper's Figure 3), heat on every frame, or both."""
+    max_mib: float = setting(32.0, above=0)
+    """Largest size of the .html; for long clips, the points are then on a coarser grid."""
     json: bool = False
-    """Print the numbers as JSON, instead of a table."""
-    device: str = "auto"
-    """cpu, cuda, ...; auto takes a GPU if there is one."""
+    """Print the numbers as JSON instead of a table."""
 
 
-def command(options: Annotated[Options, tyro.conf.arg(name="")]) -> int:
+def command(options: Options) -> int:
+    from nonlocalnet.inspection.writers import WRITERS
+
     for path in options.out:
         if path.suffix.lower() not in WRITERS:
             raise ValueError(f"--out must end in {', '.join(WRITERS)}; got {path}")
-    if options.top < 1:
-        raise ValueError(f"--top must be at least 1; got {options.top}")
-    model = load_network(options.weights, options.clip, options.set)
-    model.to(pick_device(options.device))
-    detects = is_detector(model)
-    if not detects:
-        model.to(memory_format=torch.channels_last_3d)
+    check_weights(options.weights)
+    check_paths(options)
+
+    import json
+
+    from nonlocalnet.inspection.look import look
+    from nonlocalnet.inspection.writers import check_path, save
+    from nonlocalnet.networks.registry import family_of
+    from nonlocalnet.runtime.log import status
+
+    model = load_network(options.weights, options.clip, options.set, options.device)
+    takes = family_of(model).takes
+    at = None if options.at is None else parse_point(options.at)
+    if at is not None and len(at) != {"videos": 3, "images": 2}[takes]:
+        form = {
+            "videos": "T,X,Y: frame of the clip and pixel of the video",
+            "images": "X,Y: pixel of the image",
+        }[takes]
+        raise ValueError(f'--at is {form}; got "{options.at}"')
+    block = options.block  # a module path in a network from a file is never a number
     found = look(
         model,
         options.file,
-        None if options.at is None else _point(options.at, 2 if detects else 3),
-        block=_block(options.block),
+        at,
+        block=int(block) if block is not None and block.isdecimal() else block,
         top=options.top,
-        moment=_moment(options.moment),
+        moment=parse_moment(options.moment),
         crop=options.crop,
     )
     for path in options.out:
@@ -87,38 +117,18 @@ def command(options: Annotated[Options, tyro.conf.arg(name="")]) -> int:
         save(found, path, **extra.get(path.suffix.lower(), {}))
         status.print(f"wrote {path}", soft_wrap=True)
     if options.json:
-        print(json.dumps(found.numbers()))
+        print(json.dumps(found.statistics()))
     else:
         _print(found)
     return 0
 
 
-def _point(text: str, axes: int) -> tuple[float, ...]:
-    try:
-        at = tuple(float(word) for word in text.split(","))
-    except ValueError:
-        at = ()
-    if len(at) != axes:
-        said = {2: "X,Y: pixel of the image", 3: "T,X,Y: frame of the clip and pixel of the video"}
-        raise ValueError(f'--at is {said[axes]}; got "{text}"')
-    return at
-
-
-def _block(text: str | None) -> str | int | None:
-    """Read a layer's number; a module path is no number in a network of a file."""
-    return int(text) if text is not None and text.isdecimal() else text
-
-
-def _moment(text: str) -> float | str:
-    """Read a part of the video; seconds are left to `look`."""
-    try:
-        return float(text)
-    except ValueError:
-        return text
-
-
 def _print(found: Look) -> None:
-    numbers = found.numbers()
+    from rich.table import Table
+
+    from nonlocalnet.runtime.log import console, print_table
+
+    numbers = found.statistics()
     if found.prediction:
         console.print(", ".join(f"{name} {p:.1%}" for name, p in found.prediction))
     number, total = found.layer
@@ -140,4 +150,4 @@ def _print(found: Look) -> None:
         spread = "all, evenly" if block["evenly"] else f"{mean['places']:.0f} of {block['keys']}"
         table.add_row(f"{i} {name}", spread, *cells, common)
     print_table(table)
-    console.print("means over positions; in brackets, if every position saw all alike")
+    console.print("means over positions; in brackets: if every position attended to all evenly")

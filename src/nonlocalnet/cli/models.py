@@ -1,23 +1,21 @@
-"""List the networks, with parameters and multiply-adds of one clip or image."""
+"""List the networks with their parameters and the multiply-adds of one clip or image."""
 
 from __future__ import annotations
 
-import fnmatch
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import tyro
-from rich.table import Table
 
 import nonlocalnet
-from nonlocalnet.cli.options import check_positive
-from nonlocalnet.runtime.log import Bar, print_table
+from nonlocalnet.clips import ClipSpec
+from nonlocalnet.networks.registry import find_row, list_models
+from nonlocalnet.options import setting
 
 Count = tuple[int, int]  # parameters and multiply-adds
 STORED = Path(nonlocalnet.__file__).parent / "networks/costs.json"  # by benchmarks/costs.py
-IMAGES = "_rcnn_"  # in the names of detectors
 
 
 @dataclass(frozen=True)
@@ -26,64 +24,61 @@ class Options:
 
     pattern: tyro.conf.Positional[str] = "*"
     """A shell pattern, such as "*r50_nl*"."""
-    clip: str = "32x2"
-    """FRAMESxRATE of the clip that multiply-adds are counted for."""
-    crop: int = 224
-    """Its side in pixels."""
+    clip: str = setting("32x2", parse=ClipSpec.parse)
+    """FRAMESxRATE of the clip for which multiply-adds are counted."""
+    crop: int = setting(224, least=1)
+    """Side of the clip, in pixels."""
     json: bool = False
     """Print JSON instead of a table."""
 
 
-def command(options: Annotated[Options, tyro.conf.arg(name="")]) -> int:
-    check_positive(options, "crop")
-    counts = _counts(options)
-    if not counts:
+def command(options: Options) -> int:
+    names = list_models(options.pattern)
+    if not names:
         raise ValueError(f"no model matches {options.pattern!r}; nonlocalnet models lists all")
-    rows = [_row(name, counts) for name in counts if fnmatch.fnmatchcase(name, options.pattern)]
+    counts = _count(options, list(dict.fromkeys([*names, *map(_base, names)])))
+    rows = [_row(name, counts) for name in names]
     if options.json:
         print(json.dumps(rows, indent=2))
         return 0
-    # one table a kind: their inputs are others, and so is what they are compared with
-    inputs = {
-        "C2D": f"{options.clip}, {options.crop} x {options.crop}, 400 classes",
-        "no blocks": "image of 800 x 1344, 1000 proposals, 100 objects, COCO's classes",
-    }
-    for base, title in inputs.items():
-        table = Table(
-            "model",
-            "M parameters",
-            "G multiply-adds",
-            "ratio",
-            title=f"{title}; ratio to {base}",
-            title_justify="left",
-        )
-        for row in rows:
-            if (IMAGES in row["base"]) == (base == "no blocks"):
-                table.add_row(
-                    str(row["model"]),
-                    f"{row['parameters'] / 1e6:.2f}",
-                    f"{row['multiply_adds'] / 1e9:.2f}",
-                    " / ".join(f"{ratio:.2f}" for ratio in row["ratio"]),
-                )
-        if table.row_count:
-            print_table(table)
+
+    from rich.table import Table
+
+    from nonlocalnet.runtime.log import print_table
+
+    # one table per family: inputs differ, and so does what a network is compared with
+    tables: dict[str, list[dict[str, Any]]] = {}
+    for row in rows:
+        tables.setdefault(find_row(row["model"]).family.costs, []).append(row)
+    columns = ("model", "M parameters", "G multiply-adds", "ratio")
+    for title, listed in tables.items():
+        title = title.format(clip=options.clip, crop=options.crop)
+        table = Table(*columns, title=title, title_justify="left")
+        for row in listed:
+            table.add_row(
+                row["model"],
+                f"{row['parameters'] / 1e6:.2f}",
+                f"{row['multiply_adds'] / 1e9:.2f}",
+                " / ".join(f"{ratio:.2f}" for ratio in row["ratio"]),
+            )
+        print_table(table)
     return 0
 
 
-def _counts(options: Options) -> dict[str, Count]:
-    """Give parameters and multiply-adds of the networks asked for, and of their bases.
+def _count(options: Options, names: list[str]) -> dict[str, Count]:
+    """Count parameters and multiply-adds.
 
-    Those of the default clip were counted before: to build all networks takes half a minute.
+    Numbers for the default clip are stored, since building all networks takes half a minute.
     """
     if (options.clip, options.crop) == (Options.clip, Options.crop):
         stored = json.loads(STORED.read_text())
-        asked = fnmatch.filter(stored, options.pattern)
-        return {name: tuple(stored[name]) for name in _with_bases(asked)}
+        if all(name in stored for name in names):
+            return {name: tuple(stored[name]) for name in names}
+
     from nonlocalnet.evaluation.cost import cost
-    from nonlocalnet.networks.registry import list_models
+    from nonlocalnet.runtime.log import Bar
 
     counts: dict[str, Count] = {}
-    names = _with_bases(list_models(options.pattern))
     with Bar("counting", len(names)) as bar:
         for name in names:
             found = cost(name, clip=options.clip, crop=options.crop)
@@ -92,14 +87,9 @@ def _counts(options: Options) -> dict[str, Count]:
     return counts
 
 
-def _with_bases(names: list[str]) -> list[str]:
-    return list(dict.fromkeys([*names, *map(_base, names)]))
-
-
 def _base(name: str) -> str:
-    """Name what a network is compared with: the C2D of its depth, as the paper's table 2e does, or
-    the detector without blocks."""
-    return name.partition("_nl")[0] if IMAGES in name else f"c2d_{name.split('_')[1]}"
+    """Return the network that a network's costs are compared with."""
+    return find_row(name).base or name
 
 
 def _row(name: str, counts: dict[str, Count]) -> dict[str, Any]:

@@ -1,42 +1,106 @@
-"""How every command is told a network: a file or a release, and what the file does not say."""
+"""Options that name a network, and how commands load it."""
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING
 
-from nonlocalnet.checkpoints.download import find_weights
-from nonlocalnet.checkpoints.load import load
-from nonlocalnet.checkpoints.resolve import unnamed
-from nonlocalnet.detection.networks import is_detector
+from nonlocalnet.checkpoints.zoo import list_releases
+from nonlocalnet.clips import ClipSpec
 from nonlocalnet.networks.options import parse_options
-from nonlocalnet.networks.registry import Network
-from nonlocalnet.runtime.log import status
+from nonlocalnet.options import Takes, setting
+
+if TYPE_CHECKING:
+    import torch
+
+    from nonlocalnet.checkpoints.metadata import WeightsInfo
+    from nonlocalnet.networks.registry import Network
+
+
+@dataclass(frozen=True, kw_only=True)
+class NetworkOptions:
+    """Options of all commands that load one network."""
+
+    weights: Path
+    """Weights: a file in any known format, such as model.safetensors from `nonlocalnet train`, or
+    the name of a release (`nonlocalnet zoo`), which is downloaded."""
+    set: tuple[str, ...] = setting((), parse=parse_options)
+    """NAME=VALUE: network arguments that the weights do not contain."""
+    device: str = "auto"
+    """cpu, cuda, ...; auto uses a GPU if there is one."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class VideoNetworkOptions(NetworkOptions):
+    """Options of all commands that load one network for videos."""
+
+    clip: str | None = setting(None, parse=ClipSpec.parse)
+    """FRAMESxRATE, if the weights do not contain it."""
+
+
+def check_weights(weights: Path) -> None:
+    """Check that weights are a file or a release, without reading or downloading anything.
+
+    Raises:
+        FileNotFoundError: they are neither.
+    """
+    if weights.is_file() or any(str(weights) == release.name for release in list_releases()):
+        return
+    best = weights / "best.safetensors"
+    hint = ", and no release has that name (nonlocalnet zoo)"
+    if best.is_file():
+        hint = f": it is a run, its weights are {best}"
+    raise FileNotFoundError(f"no weights file at {weights}{hint}")
 
 
 def load_network(
     weights: Path,
     clip: str | None,
     options: Sequence[str],
-    takes: Literal["videos", "images"] | None = None,
+    device: str | torch.device = "auto",
+    *,
+    takes: Takes | None = None,
 ) -> Network:
-    """Load a file, or a release by its name; say on stderr what was assumed.
+    """Load a file or a release to a device; print on stderr what was assumed.
 
     Raises:
-        ValueError, FileNotFoundError: as `nl.load`; the network takes videos and not images, or the
-            other way round.
+        ValueError, FileNotFoundError: as `nl.load`; or the network takes something else.
     """
-    path = find_weights(weights)
+    import warnings
+
+    from nonlocalnet.checkpoints.load import load
+    from nonlocalnet.checkpoints.zoo import find_weights
+    from nonlocalnet.networks.registry import family_of
+    from nonlocalnet.runtime.device import pick_device
+    from nonlocalnet.runtime.log import status
+
+    check_weights(weights)
+    path = weights if weights.is_file() else find_weights(weights)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", UserWarning)
         model = load(path, clip=clip, **parse_options(options))
     for warning in caught:
         status.print(f"note: {warning.message}", soft_wrap=True)
-    if takes is not None and is_detector(model) != (takes == "images"):
-        own, other = ("videos", "predict") if takes == "images" else ("images", "detect")
-        raise ValueError(f"{weights} is a network for {own}: nonlocalnet {other} is for it")
-    for note in unnamed(model.info):
+    family = family_of(model)
+    own = family.takes
+    if takes is not None and own != takes:
+        other = {"videos": "predict", "images": "detect"}[own]
+        raise ValueError(f"{weights} is a network for {own}: use nonlocalnet {other}")
+    for note in ask_for_classes(model.info):
         status.print(f"note: {note}", soft_wrap=True)
+    model.to(pick_device(device) if isinstance(device, str) else device)
+    if own == "videos":
+        family.load("memory_format")(model)
     return model
+
+
+def ask_for_classes(info: WeightsInfo) -> list[str]:
+    """Tell how to name the classes of a file from another code base that does not name them."""
+    if info.classes or "origin" not in info.facts:
+        return []
+    return [
+        "the file does not name its classes, so they are numbers: name them with "
+        "--set classes=FILE, one a line"
+    ]

@@ -1,29 +1,57 @@
-"""What is typed is judged by the words that were typed: unknown options, numbers below 1."""
+"""Read a command line: misspelled options, types, ranges and choices."""
 
 from __future__ import annotations
 
 import dataclasses
 import difflib
 from collections.abc import Iterator, Sequence
+from types import ModuleType
 from typing import Any, get_args, get_type_hints
 
 import tyro
 
-POSITIONAL = get_args(tyro.conf.Positional[str])[1]  # what marks arguments without a name
+from nonlocalnet.options import check_values
+
+POSITIONAL = get_args(tyro.conf.Positional[str])[1]  # marks arguments without a name
 
 
-def check_options(command: str, kind: Any, args: Sequence[str]) -> None:
-    """Refuse an option that a command does not have.
-
-    The parser itself names the nearest only where nothing else is missing.
+def read(command: str, module: ModuleType, args: Sequence[str], **tyro_options: Any) -> Any:
+    """Read the options of a command.
 
     Args:
-        command: its name.
-        kind: the type of its options, a dataclass or a union of some.
+        command: name of the command.
+        module: of the command; its `Options` is a dataclass or a union of some.
+        args: what was typed after the command.
+        tyro_options: other arguments of `tyro.cli`.
+
+    Raises:
+        ValueError: an option that the command does not have, or a value that is not allowed.
+        SystemExit: after help, or after an error that tyro printed.
+    """
+    check_names(command, module.Options, args)
+    options = tyro.cli(
+        module.Options,
+        args=list(args),
+        prog=f"nonlocalnet {command}",
+        description=module.__doc__,
+        **tyro_options,
+    )
+    check_values(options)
+    return options
+
+
+def check_names(command: str, kind: Any, args: Sequence[str]) -> None:
+    """Check that a command has the options that were typed.
+
+    The parser names the nearest option only if nothing else is wrong or missing.
+
+    Args:
+        command: name of the command.
+        kind: type of its options, a dataclass or a union of some.
         args: what was typed after the command.
 
     Raises:
-        ValueError: it names the option, and the nearest.
+        ValueError: an unknown option; the message has the nearest one.
     """
     known = {"--help", *_names(kind)}
     for arg in args:
@@ -35,25 +63,17 @@ def check_options(command: str, kind: Any, args: Sequence[str]) -> None:
 
 
 def _names(kind: Any) -> Iterator[str]:
-    """List the options of dataclasses, in a union or in one another, as they are typed."""
-    if not isinstance(kind, type):  # a union, or a type with what the parser is told of it
+    """Yield the options of dataclasses, in a union or nested, as they are typed."""
+    if not isinstance(kind, type):  # a union, or a type with annotations for tyro
         for inner in get_args(kind):
             yield from _names(inner)
         return
     if not dataclasses.is_dataclass(kind):
         return
     for name, hint in get_type_hints(kind, include_extras=True).items():
-        inner, *told = get_args(hint) if hasattr(hint, "__metadata__") else (hint,)
+        inner, *marks = get_args(hint) if hasattr(hint, "__metadata__") else (hint,)
         if dataclasses.is_dataclass(inner):
             yield from _names(inner)
-        elif POSITIONAL not in told:
+        elif POSITIONAL not in marks:
             word = name.replace("_", "-")
             yield from ([f"--{word}", f"--no-{word}"] if inner is bool else [f"--{word}"])
-
-
-def check_positive(options: object, *names: str) -> None:
-    """Raise a ValueError, naming the option as it is typed, where a number is below 1."""
-    for name in names:
-        value = getattr(options, name)
-        if isinstance(value, int) and value < 1:
-            raise ValueError(f"--{name.replace('_', '-')} must be at least 1; got {value}")

@@ -1,16 +1,15 @@
-"""Draw loss and validation score of training runs, over iterations or seconds, to a picture."""
+"""Plot loss and validation score of training runs over iterations or seconds."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Literal
 
 import tyro
 
-from nonlocalnet.inspection.curves import Line, panels
-from nonlocalnet.runtime.log import console, status
-from nonlocalnet.training.runs import Run, differing, find_runs
+if TYPE_CHECKING:
+    from nonlocalnet.training.runs import Run
 
 NAMED = 3  # differing options that fit a legend
 
@@ -20,19 +19,26 @@ class Options:
     """Options of `nonlocalnet plot`."""
 
     runs: tyro.conf.Positional[tuple[Path, ...]]
-    """Folders of runs, or folders that hold runs."""
+    """Folders of runs, or folders that contain runs."""
     out: Path = Path("curves.png")
-    """The picture: .png, .pdf or .svg."""
+    """File to write: .png, .pdf or .svg."""
     x: Literal["iteration", "seconds"] = "iteration"
-    """What the curves run over."""
+    """Horizontal axis."""
 
 
-def command(options: Annotated[Options, tyro.conf.arg(name="")]) -> int:
+def command(options: Options) -> int:
     if not options.runs:
         raise ValueError("name at least one run: nonlocalnet plot RUN [RUN ...]")
     if options.out.suffix not in (".png", ".pdf", ".svg"):
-        raise ValueError(f"out must end in .png, .pdf or .svg; got {options.out}")
+        raise ValueError(f"--out must end in .png, .pdf or .svg; got {options.out}")
+
+    from nonlocalnet.training.runs import find_runs
+
     runs = find_runs(options.runs)
+
+    from nonlocalnet.inspection.curves import Line, panels
+    from nonlocalnet.runtime.log import console, status
+
     lines: dict[str, dict[str, Line]] = {"training loss": {}}
     for run, label in zip(runs, _labels(runs), strict=True):
         loss = run.points(options.x, "loss")
@@ -42,14 +48,14 @@ def command(options: Annotated[Options, tyro.conf.arg(name="")]) -> int:
             status.print(f"{run.name}: no loss over {options.x}, left out", soft_wrap=True)
             continue
         lines["training loss"][label] = loss
-        if score := run.main_score:
-            points = run.points(options.x, score.name)
-            lines.setdefault(f"validation {score.label}, %", {})[label] = points
+        if metric := run.main_metric:
+            points = run.points(options.x, metric.name)
+            lines.setdefault(f"validation {metric.label}, %", {})[label] = points
         elif run.scores:
             unknown = f"no known score in its validation ({', '.join(run.scores)}), left out"
             status.print(f"{run.name}: {unknown}", soft_wrap=True)
     if not lines["training loss"]:
-        raise ValueError(f"no run has a loss over {options.x}; nothing to draw")
+        raise ValueError(f"no run has a loss over {options.x}; there is nothing to plot")
     options.out.parent.mkdir(parents=True, exist_ok=True)
     xlabel = "seconds since the start" if options.x == "seconds" else "iteration"
     panels(lines, xlabel=xlabel).savefig(options.out)
@@ -58,7 +64,9 @@ def command(options: Annotated[Options, tyro.conf.arg(name="")]) -> int:
 
 
 def _labels(runs: list[Run]) -> list[str]:
-    """Name runs, and say of each what sets it apart."""
+    """Name runs, each with the options that distinguish it."""
+    from nonlocalnet.training.runs import differing
+
     names = differing(runs)[:NAMED]
     labels = []
     for run in runs:

@@ -1,66 +1,61 @@
-"""Classify videos: the likeliest classes with their probabilities."""
+"""Classify videos: print the most probable classes."""
 
 from __future__ import annotations
 
-import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
-import torch
 import tyro
-from rich.table import Table
 
-from nonlocalnet.cli.network import load_network
-from nonlocalnet.cli.options import check_positive
-from nonlocalnet.data.video.reader import VideoError
-from nonlocalnet.evaluation.multiview import predict
-from nonlocalnet.runtime.device import pick_device
-from nonlocalnet.runtime.log import Bar, console, print_table, status
+from nonlocalnet.cli.network import VideoNetworkOptions, check_weights, load_network
+from nonlocalnet.errors import FileError
+from nonlocalnet.options import setting
 
 SHOWN = 2  # classes of each of many videos
 
 
-@dataclass(frozen=True)
-class Options:
+@dataclass(frozen=True, kw_only=True)
+class Options(VideoNetworkOptions):
     """Options of `nonlocalnet predict`."""
 
     videos: tyro.conf.Positional[tuple[Path, ...]]
     """Video files."""
-    weights: Path
-    """Weights of any known format, such as the model.safetensors of `nonlocalnet train`, or the
-    name of a release (nonlocalnet zoo)."""
-    clip: str | None = None
-    """FRAMESxRATE, where the weights do not say it."""
-    set: tuple[str, ...] = ()
-    """NAME=VALUE: arguments of the network that the weights do not say."""
-    top: int = 5
-    """How many classes to give; the table of many videos has two of each."""
-    num_clips: int = 10
-    """Clips of each video; 1 is the middle one."""
+    top: int = setting(5, least=1)
+    """Number of classes to print; the table for several videos has two of each."""
+    num_clips: int = setting(10, least=1)
+    """Clips per video; 1 takes the middle one."""
     num_crops: Literal[1, 3, 6] = 1
-    """Crops of each clip: 1 in the center, 3 along the longer side, 6 with their mirror images."""
-    side: int | None = None
-    """Short side of the frames, pixels; by default as the weights say."""
-    crop: int | Literal["whole"] | None = None
-    """Side of the crops, pixels, by default the short side; "whole" takes all of the frame."""
-    device: str = "auto"
-    """cpu, cuda, ...; auto takes a GPU if there is one."""
+    """Crops per clip: 1 in the center, 3 along the longer side, 6 with their mirror images."""
+    side: int | None = setting(None, least=1)
+    """Short side of the frames, in pixels; default: that of the weights."""
+    crop: int | Literal["whole"] | None = setting(None, least=1)
+    """Side of the crops, in pixels (default: the short side); "whole" takes the whole frame."""
     json: bool = False
-    """Print one JSON object a video instead of a table."""
+    """Print one JSON object per video instead of a table."""
 
 
-def command(options: Annotated[Options, tyro.conf.arg(name="")]) -> int:
+def command(options: Options) -> int:
     if not options.videos:
         raise ValueError("name at least one video: nonlocalnet predict VIDEO --weights W")
-    check_positive(options, "top", "num_clips", "side", "crop")
-    model = load_network(options.weights, options.clip, options.set, takes="videos")
-    model.to(pick_device(options.device)).to(memory_format=torch.channels_last_3d)
+    check_weights(options.weights)
+    videos = tuple(dict.fromkeys(options.videos))
+    if not any(video.exists() for video in videos):
+        others = ", and none of the other videos exists" if len(videos) > 1 else ""
+        raise FileError(videos[0], f"no such file{others}")
+
+    import json
+
+    from nonlocalnet.data.video.reader import VideoError
+    from nonlocalnet.evaluation.multiview import predict
+    from nonlocalnet.runtime.log import Bar, status
+
+    network = (options.weights, options.clip, options.set, options.device)
+    model = load_network(*network, takes="videos")
     names = ("top", "num_clips", "num_crops", "side", "crop")
     views: dict[str, Any] = {name: getattr(options, name) for name in names}
     found: dict[Path, list[tuple[str, float]]] = {}
-    videos = tuple(dict.fromkeys(options.videos))
     try:
         with Bar("predict", len(videos)) as bar:
             for video in videos:
@@ -72,7 +67,7 @@ def command(options: Annotated[Options, tyro.conf.arg(name="")]) -> int:
                 if options.json and video in found:
                     classes = dict(found[video])
                     print(json.dumps({"video": str(video), "classes": classes}), flush=True)
-    finally:  # what an error or Ctrl-C leaves
+    finally:  # also after an error or Ctrl-C
         if found and not options.json:
             _print(found, one=len(videos) == 1)
     failed = len(videos) - len(found)
@@ -82,7 +77,11 @@ def command(options: Annotated[Options, tyro.conf.arg(name="")]) -> int:
 
 
 def _print(found: dict[Path, list[tuple[str, float]]], *, one: bool) -> None:
-    """Print all classes of one video, or the likeliest two of each of many."""
+    """Print all classes of one video, or the two most probable ones of each of several."""
+    from rich.table import Table
+
+    from nonlocalnet.runtime.log import console, print_table
+
     if one:
         (video, best), *_ = found.items()
         table = Table("class", "probability", title=video.name, title_justify="left")

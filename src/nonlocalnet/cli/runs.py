@@ -1,24 +1,13 @@
-"""Compare training runs: how far, how well, and the options in which they differ; best first."""
+"""Compare training runs: progress, scores, and the options in which they differ; best first."""
 
 from __future__ import annotations
 
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import tyro
-from rich.table import Table
-
-from nonlocalnet.runtime.log import print_table
-from nonlocalnet.training.runs import differing, find_runs
-
-# what tells little of two runs apart; --json has all
-LEFT_OUT = {
-    *("workers", "cache", "max_bad", "log_every", "eval_every", "checkpoint_every", "keep"),
-    *("device", "accumulate", "recompute", "tensorboard", "look", "look_at", "recipe"),
-    *("reference_batch", "test_side", "lr_steps", "precise_norm"),
-}
 
 
 @dataclass(frozen=True)
@@ -26,31 +15,39 @@ class Options:
     """Options of `nonlocalnet runs`."""
 
     folder: tyro.conf.Positional[Path] = Path("runs")
-    """Holds runs of `nonlocalnet train`, at any depth."""
+    """Folder that contains runs of `nonlocalnet train`, at any depth."""
     json: bool = False
     """Print JSON instead of a table."""
 
 
-def command(options: Annotated[Options, tyro.conf.arg(name="")]) -> int:
+def command(options: Options) -> int:
+    from nonlocalnet.training.runs import differing, find_runs
+
     runs = find_runs([options.folder])
     others = [name for name in differing(runs) if name != "model"]
     rows: list[dict[str, Any]] = [
         run.summary() | {"options": {name: run.options.get(name) for name in others}}
         for run in runs
     ]
-    # runs without a score last; those of another score stand together
+    # runs without a score last; those with another score together
     rows.sort(key=lambda row: (row["best"] is None, row["score"] or "", -(row["best"] or 0.0)))
     if options.json:
         print(json.dumps(rows, indent=2))
     else:
-        print_table(_table(rows, others))
+        _print(rows, others)
     return 0
 
 
-def _table(rows: list[dict[str, Any]], others: list[str]) -> Table:
+def _print(rows: list[dict[str, Any]], others: list[str]) -> None:
+    from rich.table import Table
+
+    from nonlocalnet.options import Rule
+    from nonlocalnet.runtime.log import print_table
+    from nonlocalnet.training.config import RULES
+
     notes = ["notes"] if any(row["notes"] for row in rows) else []
     scores = ("best", "last", "loss", "items/s")  # clips or images
-    others = [name for name in others if name not in LEFT_OUT]
+    others = [name for name in others if RULES.get(name, Rule()).compared == "table"]
     table = Table("run", "model", *others, "iteration", *scores, *notes)
     for row in rows:
         cells = [
@@ -65,7 +62,7 @@ def _table(rows: list[dict[str, Any]], others: list[str]) -> Table:
             *(["; ".join(row["notes"])] if notes else []),
         ]
         table.add_row(*cells)
-    return table
+    print_table(table)
 
 
 def _text(value: Any) -> str:

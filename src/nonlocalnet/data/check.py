@@ -1,4 +1,4 @@
-"""Which videos of a data set are fit for use: every file is decoded to its end."""
+"""Check which videos of a data set can be used: decode every file to its end."""
 
 from __future__ import annotations
 
@@ -12,13 +12,12 @@ from pathlib import Path
 import av
 from av.logging import Capture
 
-from nonlocalnet.data.datasets import VideoSplits
-from nonlocalnet.data.find_videos import LISTS, name_some, walk
-from nonlocalnet.data.formats.lists import VideoRecord
+from nonlocalnet.data.datasets import VideoRecord, VideoSplits
+from nonlocalnet.data.find_videos import LISTS, find_videos, name_some
 from nonlocalnet.data.video.frame_folder import ASSUMED_RATE, FrameFolder
-from nonlocalnet.data.video.frame_index import index_frames, whole_packets
+from nonlocalnet.data.video.frame_index import decode_in_order, index_frames
 from nonlocalnet.data.video.open import VideoError, open_video
-from nonlocalnet.data.video.reader import turned
+from nonlocalnet.data.video.rotation import shown_size
 from nonlocalnet.runtime.isolated import Failure, run_isolated
 
 UNFIT = ("unreadable", "damaged", "short", "duplicate", "leak")
@@ -28,23 +27,34 @@ SLACK = 0.5  # seconds by which a header's duration may be off
 
 @dataclass(frozen=True)
 class FileReport:
-    """What decoding a whole file showed; `error` where it ended it, `damage` where it went on."""
+    """What decoding a whole file showed.
+
+    Args:
+        frames: how many were decoded.
+        seconds: from the first frame to the end of the last, by their time stamps.
+        announced_frames, announced_seconds: what the header says; 0 where it says nothing.
+        damage: what is wrong with some frames.
+        error: why the file cannot be decoded to its end.
+        digest: SHA-256 of the content.
+        height, width: of the first frame as shown.
+        missing: numbers between the frames of a folder.
+    """
 
     frames: int = 0
-    seconds: float = 0.0  # as the decoded frames' time stamps span
-    announced_frames: int = 0  # by the header; 0 where it does not say, as for the next
+    seconds: float = 0.0
+    announced_frames: int = 0
     announced_seconds: float = 0.0
     damage: str = ""
     error: str = ""
     digest: str = ""
     height: int = 0
     width: int = 0
-    missing: tuple[int, ...] = ()  # numbers, of a folder of frames
+    missing: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that is wrong: its kind, one of `KINDS`, the video, and what is the matter."""
+    """One fault of a data set: its kind, one of `KINDS`, the video, and what is wrong."""
 
     kind: str
     path: str
@@ -54,7 +64,7 @@ class Finding:
 
 @dataclass
 class CheckReport:
-    """All that a check found, and for each split the videos that are fit for use."""
+    """All findings of a check, and the good videos of each split."""
 
     files: dict[str, FileReport] = field(default_factory=dict)
     findings: list[Finding] = field(default_factory=list)
@@ -67,7 +77,7 @@ class CheckReport:
         return {kind: found[kind] for kind in KINDS if found[kind]}
 
     def as_json(self) -> str:
-        """Write everything down, for machines."""
+        """Write the whole report as JSON."""
         content = {
             "counts": self.counts(),
             "good": {split: len(records) for split, records in self.good.items()},
@@ -79,17 +89,17 @@ class CheckReport:
 
 
 def check_file(path: Path) -> FileReport:
-    """Decode a whole file, without a picture kept; whatever is wrong is in the report.
+    """Decode a whole file and report what is wrong with it; this does not raise.
 
-    What FFmpeg conceals (it repairs pictures, and says so in its log alone) is damage, and so are
-    frames that a header or the packets announce and decoding does not give.
+    Damage is what FFmpeg repairs and only says in its log, and frames that a header or the packets
+    announce but decoding does not give.
     """
     try:
         if path.is_dir():
             return _decode_folder(path)
         with path.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
-        # the log has what the decoder does not raise
+        # the decoder logs what it does not raise
         av.logging.set_level(av.logging.ERROR)
         with Capture(local=True) as log:
             report = _decode_whole(path)
@@ -127,28 +137,22 @@ def _decode_whole(path: Path) -> FileReport:
         else:
             promised = (container.duration or 0) / av.time_base if alone else 0.0
     container, stream = open_video(path)
-    frames, corrupt, packets = 0, 0, 0
-    height = width = 0
+    frames = corrupt = height = width = 0
     with container:
         try:
-            for count, packet in enumerate(whole_packets(container, stream)):
-                packets += packet.size > 0
-                if count < index.unusable:
-                    continue
-                for frame in stream.decode(packet):
-                    if not frames:
-                        sides = (frame.width, frame.height)
-                        height, width = sides if turned(frame) else sides[::-1]
-                    frames += 1
-                    corrupt += frame.is_corrupt
+            for frame in decode_in_order(container, stream, index.unusable):
+                if not frames:
+                    height, width = shown_size(frame)
+                frames += 1
+                corrupt += frame.is_corrupt
         except av.FFmpegError as error:
             reason = f"decoding fails after {frames} of {index.num_frames} frames"
             raise VideoError(path, f"{reason} ({error.strerror})") from error
     if not frames:
         raise VideoError(path, "the video stream holds no frames")
     damage = f"{corrupt} of {frames} frames are corrupt" if corrupt else ""
-    if packets < announced:  # a header counts packets: some show nothing
-        damage = f"its header announces {announced} frames, {packets} are there"
+    if index.packets < announced:  # a header counts packets: some show nothing
+        damage = f"its header announces {announced} frames, {index.packets} are there"
     elif frames < index.num_frames:
         damage = f"only {frames} of {index.num_frames} frames can be decoded"
     return FileReport(
@@ -166,19 +170,26 @@ def check_dataset(
     journal: Path | None = None,
     progress: Callable[[int, str], None] = lambda done, text: None,
 ) -> CheckReport:
-    """Decode all videos of a data set to their end, in processes of their own.
+    """Decode all videos of a data set to their end, in separate processes.
 
-    Found: files that are unreadable (or kill their process, or take longer than `time_limit`
-    seconds), damaged, shorter than `min_frames`, of another duration than their header says;
-    duplicates, by their bytes, within a split, and leaks, the same video in training and
-    validation; listed videos that are missing and videos below `folder` that no list names; frames
-    that are missing among others, or not as many as a list says; classes of one split that the
-    other lacks. Of duplicates the first is kept; a leak is taken out of training.
+    This finds files that are unreadable (or kill their process, or take too long), damaged, short,
+    or of another duration than their header says; duplicates, by their bytes, within a split, and
+    leaks, the same video in training and validation; listed videos that do not exist, and videos
+    below `folder` that no list names; frames that are missing among others, or not as many as a
+    list says; classes that only one split has. The first of several duplicates is good; a leak is
+    good in validation only.
 
-    journal: a file of results so far, one a line; those of files unchanged since are not redone.
-    progress: called with the number of files done and the findings so far.
+    Args:
+        data: the data set.
+        folder: where to look for videos that no list names.
+        workers: processes.
+        min_frames: shorter videos are reported.
+        time_limit: seconds for one file.
+        journal: a file that keeps the results, one a line; files that did not change since are not
+            decoded again.
+        progress: called with a number of files done and the count of bad ones so far.
     """
-    splits = {"train": data.train} | ({"val": data.val} if data.val is not None else {})
+    splits = data.splits
     paths = list(dict.fromkeys(r.path for records in splits.values() for r in records))
     report = CheckReport(notes=list(data.notes))
     report.findings += [Finding("class", "", fault) for fault in data.faults]
@@ -208,7 +219,7 @@ def check_dataset(
     _judge(splits, report, min_frames)
     if folder is not None and folder.is_dir():
         listed = {path.resolve() for path in paths}
-        found = walk(folder)
+        found = find_videos(folder)
         report.notes += [] if data.walked else found.notes(known=LISTS)
         report.findings += [
             Finding("unlisted", str(path), "in no split")
@@ -219,7 +230,7 @@ def check_dataset(
 
 
 def _judge(splits: dict[str, list[VideoRecord]], report: CheckReport, min_frames: int) -> None:
-    """Find what is wrong with each video; validation first, it keeps what training must not."""
+    """Find what is wrong with each video; validation first, as it keeps videos that leaked."""
     first: dict[str, tuple[str, Path]] = {}
     for split in reversed(list(splits)):
         good = report.good[split] = []
@@ -259,11 +270,13 @@ def _faults(file: FileReport, min_frames: int, listed: int | None) -> Iterator[t
 
 
 def write_good(report: CheckReport, classes: list[str], folder: Path) -> list[Path]:
-    """Write train.txt, val.txt ("PATH LABEL", absolute paths) and classes.txt: a data set again.
+    """Write the good videos as a data set: train.txt, val.txt ("PATH LABEL") and classes.txt.
 
-    -> the lists written. A split without a good video gets none.
+    Returns:
+        The lists that were written; a split without good videos has none.
 
-    Raises ValueError for a path or class that a list of lines cannot hold.
+    Raises:
+        ValueError: a path or class name cannot stand in a list, which has one a line.
     """
     paths = [str(record.path) for records in report.good.values() for record in records]
     for name in (*paths, *classes):
@@ -281,7 +294,7 @@ def write_good(report: CheckReport, classes: list[str], folder: Path) -> list[Pa
             file.write_text("".join(lines), encoding="utf-8", errors="surrogateescape")
             written.append(file)
         else:
-            file.unlink(missing_ok=True)  # of a check before
+            file.unlink(missing_ok=True)  # of an earlier check
     text = "".join(f"{name}\n" for name in classes)
     (folder / "classes.txt").write_text(text, encoding="utf-8", errors="surrogateescape")
     return written
@@ -290,7 +303,7 @@ def write_good(report: CheckReport, classes: list[str], folder: Path) -> list[Pa
 def _stamp(path: Path) -> tuple[str, int, int]:
     try:
         status = path.stat()
-        if path.is_dir():  # a picture may change, and its folder does not
+        if path.is_dir():  # a change of a picture does not change its folder
             inside = [picture.stat() for picture in path.iterdir()]
             latest = max((entry.st_mtime_ns for entry in inside), default=0)
             return str(path), sum(entry.st_size for entry in inside), latest
@@ -307,6 +320,11 @@ def _read_journal(journal: Path | None) -> dict[tuple[str, int, int], FileReport
                 *stamp, report = json.loads(line)
                 missing = tuple(report.pop("missing"))
                 known[tuple(stamp)] = FileReport(**report, missing=missing)
-            except (ValueError, TypeError, KeyError, AttributeError):  # cut, or of an older check
+            except (
+                ValueError,
+                TypeError,
+                KeyError,
+                AttributeError,
+            ):  # cut, or of an older version
                 continue
     return known

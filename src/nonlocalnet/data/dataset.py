@@ -1,4 +1,4 @@
-"""Videos as a torch data set: clips with labels, for training and for multi-view testing."""
+"""A torch data set of clips with labels, for training and for multi-view testing."""
 
 from __future__ import annotations
 
@@ -11,17 +11,11 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from nonlocalnet.clips import MEAN, STD, ClipSpec
-from nonlocalnet.data.formats.lists import (
-    VideoRecord,
-    read_charades,
-    read_folder,
-    read_list,
-    read_videos,
-)
+from nonlocalnet.data.datasets import VideoRecord
 from nonlocalnet.data.sampling import (
     center_clip,
+    limit_short_side,
     random_clip,
-    short_side_size,
     test_clips,
 )
 from nonlocalnet.data.seeding import Draw, Unreadable, seeded
@@ -32,29 +26,37 @@ from nonlocalnet.data.video.reader import VideoError, open_reader, probe
 class VideoDataset(Dataset):
     """Give clips of videos: item i is (clip, target, index of the video).
 
-    Training: clip uint8 (3, T, h, w), a random clip of the video through `transform`. Testing:
-    clip uint8 (num_clips · num_crops, 3, T, h, w), the views clip by clip and within a clip crop
-    by crop; the clips are those of `test_clips`, a single one is the middle of the video
-    (`center_clip`). target: int64 scalar, or with `multi_label` float32 (num_classes,) of 0 and 1.
+    In training, clip is uint8 (3, T, h, w), a random clip of the video. In testing, it is uint8
+    (num_clips · num_crops, 3, T, h, w): the views clip by clip, and crop by crop within a clip.
+    target is an int64 scalar, or with `multi_label` float32 (num_classes,) of 0 and 1.
 
-    transform: uint8 (T, 3, H, W) -> (3, T, h, w) for training, (num_crops, 3, T, h, w) for
-    testing; where it has a `largest_short_side`, larger frames are decoded at that size.
+    Random choices come from torch's global generator only: `torch.manual_seed` decides them, and
+    the workers and epochs of a DataLoader differ. An item that is asked for as a `Draw`, (index,
+    seed), depends on nothing else.
 
-    Chance comes from torch's global generator alone, so that `torch.manual_seed` decides it and a
-    DataLoader's workers and epochs differ. Asked for as a `Draw`, (index, seed), an item depends on
-    nothing else: not on the worker, nor on what was drawn before.
+    In testing, an unreadable video raises a VideoError. In training, a random other video replaces
+    it: the index returned is that of the video used, so the replaced samples of a batch are those
+    whose index is not the sampler's. `bad_indices` lists all that failed, in any worker process.
 
-    A video that cannot be read is, in testing, a VideoError. In training another video, drawn at
-    random, takes its place: the index returned is that of the video really used (so a batch's
-    replaced samples are those whose index differs from the sampler's), and `bad_indices` lists all
-    that failed so far, in every worker process. Where more than the share `max_bad` of the records
-    has failed, a RuntimeError names several.
+    Args:
+        records: the videos.
+        num_classes: the number of classes.
+        clip: frames and rate of a clip.
+        transform: uint8 (T, 3, H, W) -> (3, T, h, w) for training, (num_crops, 3, T, h, w) for
+            testing; if it has a `largest_short_side`, larger frames are decoded at that size.
+        train: whether this is for training.
+        num_clips: clips of a video in testing, those of `test_clips`; 1 is the middle of the video
+            (`center_clip`).
+        multi_label: videos may have several labels or none.
+        max_bad: the largest share of unreadable videos in training; above it, a RuntimeError names
+            several.
+        cache: decode all videos now, into one uint8 tensor (3 · T · H · W bytes a video) that
+            forked workers share: for small data sets.
+        cache_short_side: the short side of the cached frames; by default the transform's largest.
 
-    `cache` decodes all videos at once, here, into one uint8 tensor (3 · T · H · W bytes a video,
-    at the short side `cache_short_side`, by default the transform's largest): for small data sets,
-    so that no epoch decodes. Forked workers share it.
-
-    Raises ValueError for labels that do not fit num_classes or the kind of target.
+    Raises:
+        ValueError: labels do not fit num_classes or the kind of target, or options exclude each
+            other.
     """
 
     def __init__(
@@ -78,7 +80,7 @@ class VideoDataset(Dataset):
         if not records:
             raise ValueError("records is empty: name at least one video")
         if cache_short_side is not None and not cache:
-            raise ValueError("cache_short_side is of use with cache=True only")
+            raise ValueError("cache_short_side needs cache=True")
         _check_labels(records, num_classes, multi_label)
         self.records = list(records)
         self.num_classes = num_classes
@@ -111,9 +113,9 @@ class VideoDataset(Dataset):
                 i = self.unreadable.replacement()
 
     def normalize(self, clips: Tensor) -> Tensor:
-        """Map clips, wherever they are, to network input, by the transform's mean and std.
+        """Normalize clips, on any device, with the transform's mean and std.
 
-        uint8 (..., 3, T, h, w) -> float32; other types, of transforms that do it, stay.
+        uint8 (..., 3, T, h, w) -> float32; clips that are not uint8 are returned as they are.
         """
         if clips.dtype != torch.uint8:
             return clips
@@ -121,15 +123,15 @@ class VideoDataset(Dataset):
         return normalize(clips, getattr(transform, "mean", MEAN), getattr(transform, "std", STD))
 
     def name(self, index: int) -> str:
-        """Name a video as its list does."""
+        """Name a video as the data set writes it."""
         return self.records[index].name
 
     def bad_indices(self) -> list[int]:
-        """List the videos that could not be read so far, by any worker."""
+        """List the unreadable videos that any worker has found so far."""
         return self.unreadable.indices()
 
     def _training_frames(self, i: int) -> Tensor:
-        # the global generator seeds a private one: index arithmetic is plain Python
+        # index arithmetic is plain Python: its generator is seeded by the global one
         rng = random.Random(int(torch.randint(2**62, ()).item()))
         return self._frames(i, lambda n: random_clip(n, self.clip, rng))
 
@@ -165,15 +167,13 @@ class VideoDataset(Dataset):
         for i, record in enumerate(self.records):
             try:
                 info = probe(record.path)
-                size = (info.height, info.width)
-                if short_side is not None and min(size) > short_side:
-                    size = short_side_size(*size, short_side)
+                size = limit_short_side(info.height, info.width, short_side)
                 shapes.append((info.num_frames, *size, 3))
             except VideoError as error:
                 shapes.append((0, 0, 0, 3))
                 self._fail_cache(i, error)
         sizes = [t * h * w * c for t, h, w, c in shapes]
-        # one tensor: a thousand small ones, sent to spawned workers, would be a thousand files
+        # one tensor: each one that is sent to spawned workers holds a file open
         memory = torch.empty(sum(sizes), dtype=torch.uint8)
         self._cache = []
         for i, part in enumerate(memory.split(sizes)):
@@ -188,7 +188,7 @@ class VideoDataset(Dataset):
             self._cache.append(video)
 
     def _fail_cache(self, i: int, error: VideoError) -> None:
-        if self.train:  # a test item raises when it is asked for, cached or not
+        if self.train:  # a test item raises when it is asked for
             self.unreadable.add(i, error)
 
 
@@ -204,13 +204,3 @@ def _check_labels(records: Sequence[VideoRecord], num_classes: int, multi_label:
             raise ValueError(
                 f"{record.name} has label {wrong[0]}, allowed are 0 to {num_classes - 1}"
             )
-
-
-__all__ = [
-    "VideoDataset",
-    "VideoRecord",
-    "read_charades",
-    "read_folder",
-    "read_list",
-    "read_videos",
-]

@@ -1,27 +1,55 @@
-"""A whole data set, its splits and its classes, from nothing but a path."""
+"""Read a whole data set, its splits and its classes, from a path."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from nonlocalnet.data.classes import alike, compare, empty, nearest, starts_at_one
+from nonlocalnet.data.classes import (
+    compare,
+    find_nearest,
+    note_alike,
+    note_empty,
+    note_starts_at_one,
+)
 from nonlocalnet.data.find_videos import plain
-from nonlocalnet.data.formats.annotations import Listed
-from nonlocalnet.data.formats.known import read_layout
-from nonlocalnet.data.formats.lists import VideoRecord
+from nonlocalnet.data.formats import read_annotations
+from nonlocalnet.data.formats.base import Entry, Source
 from nonlocalnet.errors import option
 
 
 @dataclass(frozen=True)
-class VideoSplits:
-    """A data set to train and validate on.
+class VideoRecord:
+    """A video and its labels.
 
-    `mirrored`: a horizontal flip keeps the labels; not so where they say left and right, as
-    Something-Something's do. `absent` are the listed videos without a file, which are left out,
-    `missing` their number. `notes` say in sentences what else was left out of the folder and what
-    looks odd, `faults` why the two splits' classes do not go together.
+    Args:
+        path: its file or its folder of frames.
+        labels: class numbers: one, several (multi-label) or none.
+        name: as the data set writes it.
+        num_frames: the number of frames that a list gives for a folder of frames.
+    """
+
+    path: Path
+    labels: tuple[int, ...]
+    name: str
+    num_frames: int | None = None
+
+
+@dataclass(frozen=True)
+class VideoSplits:
+    """The videos to train and to validate on.
+
+    Args:
+        train, val: videos; `val` is None for a data set without validation.
+        classes: names in the order of the labels.
+        multi_label: videos may have several labels or none.
+        mirrored: a mirrored video keeps its label; False where labels say left and right, as those
+            of Something-Something do.
+        absent: names of the listed videos that do not exist; they are left out.
+        notes: sentences about what else was left out and what looks wrong.
+        faults: sentences about classes that only one split has.
+        walked: the notes cover all files of the folder.
     """
 
     train: list[VideoRecord]
@@ -32,16 +60,23 @@ class VideoSplits:
     absent: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     faults: tuple[str, ...] = ()
-    walked: bool = False  # the notes tell of the whole folder
+    walked: bool = False
 
     @property
     def missing(self) -> int:
+        """The number of listed videos that do not exist."""
         return len(self.absent)
 
-    def check_classes(self) -> None:
-        """Refuse two splits of which one has a class that the other lacks.
+    @property
+    def splits(self) -> dict[str, list[VideoRecord]]:
+        """The splits by name: "train", and "val" if there is one."""
+        return {"train": self.train} | ({} if self.val is None else {"val": self.val})
 
-        Raises ValueError, naming the classes, and those that may be meant.
+    def check_classes(self) -> None:
+        """Refuse classes that only one split has.
+
+        Raises:
+            ValueError: there are such classes; the message names them and those that may be meant.
         """
         if self.faults:
             raise ValueError("; ".join(self.faults))
@@ -55,91 +90,104 @@ def read_dataset(
     classes: Sequence[str] | None = None,
     split: int = 1,
 ) -> VideoSplits:
-    """Read a data set in whatever form people have it; docs/data.md has the table.
+    """Read a data set in any of the formats of docs/data.md, found out from its files.
 
-    source: a folder with Charades', Something-Something's, UCF101's, HMDB51's or Kinetics'
-    annotation files, or with train.txt and val.txt (trainlist.txt, .csv; "PATH LABEL"), or with
-    train/ and val/ folders of classes, or of classes itself (then without `val`); or one list or
-    table alone. What is found first in this order decides.
+    Args:
+        source: a folder with annotation files (Charades, Something-Something, Jester, UCF101,
+            HMDB51, Kinetics), with train.txt and val.txt, with train/ and val/, or a folder of
+            classes; or one list or table. The first in this order decides.
+        val: another list, table or folder to validate on, instead of the source's own.
+        root: the folder of the videos; by default the source's.
+        classes: names in the order of their labels, instead of the source's.
+        split: 1 to 3, for UCF101 and HMDB51.
 
-    val: another list, table or folder of classes instead of the source's own. root: where the
-    videos are, by default the source. classes: the names in the order of their labels, instead of
-    the source's. split: 1 to 3, of UCF101 and HMDB51.
-
-    Raises FileNotFoundError where there is nothing at `source`, and ValueError for what is not of
-    these forms, with list and line, for labels without a class, and where no listed video exists.
+    Raises:
+        FileNotFoundError: there is nothing at `source`.
+        ValueError: a file is not of its format, a label has no class, or no listed video exists;
+            the message names file and line.
     """
-    source = Path(source)
-    found = read_layout(source, root, classes, split)
+    base = None if root is None else Path(root)
+    place = Source(Path(source), base, classes, split)
+    found = read_annotations(place)
     train, held_out = found.train, found.val
     if not train:  # a validation list alone
         train, held_out = held_out, []
-    names, named = list(classes or found.classes), classes is not None or found.named
-    notes = list(found.notes)
+    names, notes = classes or found.classes, list(found.notes)
     if val is not None:
-        other = read_layout(Path(val), root, names if named else None, split)
+        other = read_annotations(replace(place, path=Path(val), classes=names))
         held_out = other.train or other.val
         notes += [f"{Path(val).name}: {note}" for note in other.notes]
-        names = names if named else max(names, other.classes, key=len)
-    absent: list[str] = []
-    kept = [_number(part, names, absent) for part in (train, held_out)]
-    for part, (records, _) in zip((train, held_out), kept, strict=True):
+        names = names or other.classes
+    if names is None:
+        numbers = [int(n) for entry in train + held_out for n in entry.label]
+        names = [found.pattern.format(n) for n in range(max(numbers, default=-1) + 1)]
+    names = list(names)
+    listed = [_number(part, names) for part in (train, held_out)]
+    training, validation = (
+        [
+            VideoRecord(entry.path, labels, entry.name, entry.num_frames)
+            for entry, labels in zip(part, numbered, strict=True)
+            if entry.path is not None
+        ]
+        for part, numbered in zip((train, held_out), listed, strict=True)
+    )
+    for part, records in ((train, training), (held_out, validation)):
         if part and not records:
             raise ValueError(
-                f"{source}: none of its {len(part)} videos is there, the first would be "
-                f"{part[0].name} ({part[0].where}); name the folder of the videos with "
-                f"{option('root')}"
+                f"{source}: none of its {len(part)} listed videos exists, such as {part[0].name} "
+                f"({part[0].where}); name the folder of the videos with {option('root')}"
             )
-    (training, of_train), (validation, of_val) = kept
-    multi_label = found.multi_label or any(
-        len(record.labels) != 1 for record in training + validation
-    )
-    numbers = not any(isinstance(listed.label, str) for listed in train)
-    if numbers and not found.multi_label:
-        notes += starts_at_one(of_train | of_val)
-    notes += alike(names) if not numbers else []
+    multi_label = found.multi_label or any(len(r.labels) != 1 for r in training + validation)
+    of_train, of_val = ({n for labels in part for n in labels} for part in listed)
+    named = any(isinstance(entry.label, str) for entry in train)
+    if named:
+        notes += note_alike(names)
+    elif not found.multi_label:
+        notes += note_starts_at_one(of_train | of_val)
     faults: list[str] = []
     if held_out and not multi_label:
-        faults, more = compare(names, of_train, of_val, strict=not numbers)
+        faults, more = compare(names, of_train, of_val, strict=named)
         notes += more
     if not multi_label:
-        notes += empty(names, training)
+        notes += note_empty(names, {n for record in training for n in record.labels})
     return VideoSplits(
         training,
         validation if held_out else None,
         names,
         multi_label,
         found.mirrored,
-        tuple(absent),
+        tuple(entry.name for entry in train + held_out if entry.path is None),
         tuple(notes),
         tuple(faults),
         found.walked,
     )
 
 
-def _number(
-    part: list[Listed], classes: list[str], absent: list[str]
-) -> tuple[list[VideoRecord], set[int]]:
-    """Turn class names into labels; videos without a file go to `absent`.
-
-    -> (records, all labels that are listed).
-    """
+def _number(entries: Sequence[Entry], classes: Sequence[str]) -> list[tuple[int, ...]]:
+    """Give the class numbers of each video; refuse classes that there are not."""
     number = {plain(name): i for i, name in enumerate(classes)}
     number |= {name: i for i, name in enumerate(classes)}
-    records, listed_labels = [], set()
-    for listed in part:
-        labels = listed.label
-        if isinstance(labels, str):
-            label = number.get(labels, number.get(plain(labels)))
+    smallest = min((n for e in entries if not isinstance(e.label, str) for n in e.label), default=0)
+    labels = []
+    for entry in entries:
+        if not isinstance(entry.label, str):
+            found = entry.label
+            if found and found[-1] >= len(classes):
+                hint = ""
+                if smallest == 1 and found[-1] == len(classes):
+                    hint = "; the labels of this list start at 1, and must start at 0: subtract 1 "
+                    hint += "from each"
+                raise ValueError(
+                    f"{entry.where}: label {found[-1]} is beyond the {len(classes)} classes, 0 to "
+                    f"{len(classes) - 1}{hint}"
+                )
+        else:
+            label = number.get(entry.label, number.get(plain(entry.label)))
             if label is None:
                 raise ValueError(
-                    f"{listed.where}: class {labels!r} is none of the {len(classes)} classes "
-                    f"({', '.join(classes[:3])}, ...){nearest(labels, classes)}"
+                    f"{entry.where}: class {entry.label!r} is none of the {len(classes)} classes "
+                    f"({', '.join(classes[:3])}, ...){find_nearest(entry.label, classes)}"
                 )
-            labels = (label,)
-        listed_labels.update(labels)
-        if listed.path is None:
-            absent.append(listed.name)
-        else:
-            records.append(VideoRecord(listed.path, labels, listed.name, listed.num_frames))
-    return records, listed_labels
+            found = (label,)
+        labels.append(found)
+    return labels

@@ -1,8 +1,8 @@
-"""Where the videos of a data set lie: folders are listed once, no file is asked for by name.
+"""Find the videos of a data set; each folder is listed once, and no file is asked for by name.
 
-One walk serves every command, so that all of them see the same videos and name the same rest. A
-folder of numbered pictures is a video. Hidden files and folders (a leading dot) are left out; links
-are followed, but for those that lead back to a folder they lie in.
+Every command finds videos here, so that all of them see the same ones and name the same rest. A
+folder of numbered pictures is a video. Hidden files and folders (a leading dot) are left out. Links
+are followed, except those that lead back to a folder around them.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import os
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 
 from nonlocalnet.data.numbering import numbered
@@ -19,48 +19,88 @@ from nonlocalnet.data.suffixes import SUFFIXES, is_video, is_video_file
 from nonlocalnet.errors import printable
 
 LISTS = (".txt", ".csv", ".json")  # suffixes of lists, tables and annotations
-OWN = (".resized.json", ".checked.jsonl")  # what `data resize` and `data check` keep for themselves
+OWN = (".resized.json", ".checked.jsonl")  # files that `data resize` and `data check` write
 SHOWN = 3  # names in a note
 
 
 @dataclass
-class Walk:
-    """What lies below a folder: its videos, in order, and all else by what became of it."""
+class FoundVideos:
+    """The files below a folder, sorted into videos and everything else.
+
+    Args:
+        root: the folder.
+        videos: files, and folders of numbered pictures.
+        frames: those of the videos that are folders of pictures.
+        gaps: those of `frames` in which numbers are missing.
+        ignored: files that are no videos.
+        hidden: files and folders with a leading dot, which are left out.
+        linked: folders that were reached through a link.
+        left_out: links that lead nowhere, or to a folder around them.
+        closed: folders that cannot be listed.
+    """
 
     root: Path
     videos: list[Path] = field(default_factory=list)
-    frames: list[Path] = field(default_factory=list)  # of the videos, folders of pictures
-    gaps: list[Path] = field(default_factory=list)  # of these, with missing numbers
+    frames: list[Path] = field(default_factory=list)
+    gaps: list[Path] = field(default_factory=list)
     ignored: list[Path] = field(default_factory=list)
     hidden: list[Path] = field(default_factory=list)
     linked: list[Path] = field(default_factory=list)
-    cut: list[Path] = field(default_factory=list)
+    left_out: list[Path] = field(default_factory=list)
     closed: list[Path] = field(default_factory=list)
 
-    def notes(self, known: Sequence[str] = ()) -> list[str]:
-        """Say in lines what is not as everybody would expect, and what was left out.
+    @property
+    def lists(self) -> list[Path]:
+        """The lists, tables and annotations, known by their suffixes."""
+        return [path for path in self.ignored if path.suffix.lower() in LISTS]
 
-        known: suffixes of files that are no videos and need no word.
+    def find(self, stem: str, *folders: str) -> Path | None:
+        """Find a video by its name without suffix; of several, one that lies in those folders."""
+        names = {plain(name) for name in folders}
+        return max(
+            self._by_stem.get(stem, ()),
+            key=lambda path: sum(plain(part) in names for part in path.parts[:-1]),
+            default=None,
+        )
+
+    @cached_property
+    def _by_stem(self) -> dict[str, list[Path]]:
+        found: defaultdict[str, list[Path]] = defaultdict(list)
+        for path in sorted(self.videos, key=_rank):
+            found[video_stem(path.name)].append(path)
+        return found
+
+    def notes(self, known: Sequence[str] = ()) -> list[str]:
+        """Say what was left out, and what is read in a way that not everybody expects.
+
+        Args:
+            known: suffixes of files that are no videos and need no note.
+
+        Returns:
+            Sentences, each with the first names.
         """
         ignored = [path for path in self.ignored if path.suffix.lower() not in known]
         parts = (
             (ignored, "{} file{s} {is} no video{s}"),
             (self.hidden, "{} hidden file{s} or folder{s} {is} left out"),
             (self.linked, "{} folder{s} {is} reached through a link, and read"),
-            (self.cut, "{} link{s} lead{s3} nowhere or to a folder around it, and {is} left out"),
-            (self.closed, "{} folder{s} cannot be read, for want of permission or by an error"),
+            (
+                self.left_out,
+                "{} link{s} lead{s3} nowhere or to a folder around it, and {is} left out",
+            ),
+            (self.closed, "{} folder{s} cannot be read, because of a permission or an error"),
             (self.frames, "{} folder{s} of numbered pictures {is} read as {a}video{s}"),
             (self.gaps, "{} folder{s} of frames lack{s3} numbers in between"),
         )
-        return [self._note(paths, text) for paths, text in parts if paths]
-
-    def _note(self, paths: list[Path], text: str) -> str:
-        names = (path.relative_to(self.root).as_posix() for path in paths)
-        return name_some(text, list(names))
+        return [
+            name_some(text, [path.relative_to(self.root).as_posix() for path in paths])
+            for paths, text in parts
+            if paths
+        ]
 
 
 def name_some(text: str, names: Sequence[str]) -> str:
-    """Fill in a number, the grammar that follows it, and the first names: "2 files: a, b".
+    """Fill in a number, singular or plural, and the first names: "2 files: a, b".
 
     >>> name_some("{} class{es} {is} left empty", ["ant"])
     '1 class is left empty: ant'
@@ -74,12 +114,13 @@ def name_some(text: str, names: Sequence[str]) -> str:
     return f"{text.format(len(names), **words)}: {', '.join(map(printable, names[:SHOWN]))}{rest}"
 
 
-def walk(root: Path) -> Walk:
-    """Find all that lies below a folder, sorted within each.
+def find_videos(root: Path) -> FoundVideos:
+    """Find the videos below a folder, at any depth; the files of each folder are sorted by name.
 
-    Raises OSError where the folder itself cannot be listed.
+    Raises:
+        OSError: the folder itself cannot be listed.
     """
-    found = Walk(root)
+    found = FoundVideos(root)
     waiting: list[tuple[Path, frozenset[tuple[int, int]]]] = [(root, frozenset())]
     while waiting:
         folder, above = waiting.pop()
@@ -93,7 +134,7 @@ def walk(root: Path) -> Walk:
             continue
         here = (status.st_dev, status.st_ino)
         if here in above:
-            found.cut.append(folder)
+            found.left_out.append(folder)
             continue
         if folder != root and folder.is_symlink():
             found.linked.append(folder)
@@ -102,8 +143,8 @@ def walk(root: Path) -> Walk:
     return found
 
 
-def _sort_out(folder: Path, entries: Iterable[os.DirEntry[str]], found: Walk) -> list[Path]:
-    """Put what a folder holds where it belongs; give the folders to go on with."""
+def _sort_out(folder: Path, entries: Iterable[os.DirEntry[str]], found: FoundVideos) -> list[Path]:
+    """Sort what a folder holds; return the folders in it, to be listed next."""
     files, folders, videos = [], [], set()
     for entry in entries:
         path = folder / entry.name
@@ -112,12 +153,12 @@ def _sort_out(folder: Path, entries: Iterable[os.DirEntry[str]], found: Walk) ->
         if entry.name.startswith("."):
             found.hidden.append(path)
         elif entry.is_symlink() and not path.exists():
-            found.cut.append(path)
+            found.left_out.append(path)
         elif entry.is_dir():
             folders.append(path)
         else:
             files.append(path)
-            # a pipe would wait for whoever writes into it
+            # reading from a pipe would wait for its writer
             if entry.is_file() and is_video_file(path):
                 videos.add(path)
     series = None if videos or folders else numbered(files)
@@ -132,42 +173,27 @@ def _sort_out(folder: Path, entries: Iterable[os.DirEntry[str]], found: Walk) ->
     return folders
 
 
-class VideoTree:
-    """The videos below a folder, to be found by name, without or with the folders they lie in."""
-
-    def __init__(self, root: Path) -> None:
-        self.walk = walk(root)
-        self._by_stem: defaultdict[str, list[Path]] = defaultdict(list)
-        for path in sorted(self.walk.videos, key=_rank):
-            self._by_stem[video_stem(path.name)].append(path)
-
-    def find(self, stem: str, *folders: str) -> Path | None:
-        """Find a video by its name without suffix; of several, one that lies in those folders."""
-        names = {plain(name) for name in folders}
-        return max(
-            self._by_stem.get(stem, ()),
-            key=lambda path: sum(plain(part) in names for part in path.parts[:-1]),
-            default=None,
-        )
-
-
 def video_stem(name: str) -> str:
-    """Take a video's suffix off; a folder of frames may have a point in its name."""
+    """Remove a video's suffix; the name of a folder of frames may have a dot in it."""
     return os.path.splitext(name)[0] if is_video(name) else name
 
 
 def _rank(path: Path) -> int:
-    """Where one name has several suffixes, the usual one comes first."""
+    """Order videos of one name: the usual suffixes come first."""
     return SUFFIXES.index(path.suffix.lower()) if is_video(path.name) else len(SUFFIXES)
 
 
 def plain(name: str) -> str:
-    """Read a class name as people write it in folders, too: "air_drumming" is "air drumming"."""
+    """Normalize a class name: underscores are spaces ("air_drumming"), and case does not matter."""
     return " ".join(name.replace("_", " ").split()).casefold()
 
 
-def resolve(paths: Sequence[Path]) -> list[Path | None]:
-    """Find listed files, each folder listed once; a video may have got another of `SUFFIXES`."""
+def find_listed(paths: Sequence[Path]) -> list[Path | None]:
+    """Find the files that a list names; a video may have another of `SUFFIXES` by now.
+
+    Returns:
+        A path for each, or None where there is no such file.
+    """
 
     @cache
     def listing(folder: str) -> dict[str, str]:
@@ -175,7 +201,7 @@ def resolve(paths: Sequence[Path]) -> list[Path | None]:
             there = os.listdir(folder)
         except OSError:
             return {}
-        # the first to come wins: the usual suffixes, and before all a name as it is written
+        # a name as it is written comes first, then the usual suffixes
         names: dict[str, str] = {}
         for name in sorted(filter(is_video, there), key=lambda name: (_rank(Path(name)), name)):
             names.setdefault(os.path.splitext(name)[0], name)
@@ -190,5 +216,5 @@ def resolve(paths: Sequence[Path]) -> list[Path | None]:
 
 
 def same_names(one: Sequence[str], other: Sequence[str]) -> bool:
-    """Whether two lists of class names are the same but for spaces and underscores."""
+    """Whether two lists of class names differ in spaces, underscores and case only."""
     return list(map(plain, one)) == list(map(plain, other))

@@ -1,4 +1,4 @@
-"""Which pictures of a folder are the frames of one video: their numbers say it."""
+"""Find the frames of one video among the pictures of a folder, by their numbers."""
 
 from __future__ import annotations
 
@@ -12,17 +12,20 @@ from pathlib import Path
 
 PICTURES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
 
-# what names optical flow beside the frames, as TSN's scripts put it
+# prefixes of optical flow beside the frames, as TSN's scripts write it
 FLOW = ("flow_x_", "flow_y_", "flow_u_", "flow_v_", "x_", "y_", "u_", "v_")
 
 
 @dataclass(frozen=True)
 class Series:
-    """The frames of a folder in the order of their numbers, and the numbers that are missing.
+    """The frames of a folder in the order of their numbers.
 
-    Frames may be every second or tenth of a video: what divides all distances is the step.
-    `others` are series beside it, by what comes before and after the number: then it is not known
-    which is the video. `flow` is optical flow.
+    Args:
+        frames: the pictures.
+        numbers: their numbers.
+        others: other series in the folder, as "PREFIXN.SUFFIX"; then it is not clear which is the
+            video.
+        flow: pictures of optical flow.
     """
 
     frames: tuple[Path, ...]
@@ -32,12 +35,12 @@ class Series:
 
     @property
     def step(self) -> int:
-        """The distance from a number to the next."""
+        """The distance from a number to the next: 2 where a video has every second frame."""
         return math.gcd(*(b - a for a, b in pairwise(self.numbers))) or 1
 
     @property
     def missing(self) -> list[int]:
-        """The numbers that are missing between the first and the last."""
+        """The missing numbers between the first and the last."""
         there, first, last = set(self.numbers), self.numbers[0], self.numbers[-1]
         return [n for n in range(first, last + 1, self.step) if n not in there]
 
@@ -50,9 +53,13 @@ class Series:
 def numbered(files: Iterable[Path], *, asked: bool = False) -> Series | None:
     """Find the frames among the files of a folder: "00001.jpg", "img_00001.png", "ID-000001.jpg".
 
-    Optical flow beside the frames is no frame. None where pictures are no series: a single one,
-    more without numbers than with, or more numbers missing than there, as with photographs. Where
-    the folder was `asked` for as a video, one picture with a number is enough.
+    Args:
+        files: of one folder.
+        asked: the folder was named as a video: then one picture with a number is enough.
+
+    Returns:
+        None where pictures are no series: there is only one, more have no number than have one, or
+        more numbers are missing than present, as with photographs.
     """
     groups: defaultdict[tuple[str, str], list[tuple[int, Path]]] = defaultdict(list)
     unnumbered = 0

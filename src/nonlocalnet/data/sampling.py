@@ -1,4 +1,4 @@
-"""Which frames and which crops: index arithmetic, no pixels."""
+"""Choose frames and crops: index arithmetic, without pixels."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from nonlocalnet.clips import ClipSpec
 
 
 def random_clip(num_frames: int, clip: ClipSpec, rng: random.Random) -> list[int]:
-    """Draw a training clip.
+    """Draw the frames of a training clip.
 
     start ~ U{0, ..., N - span} (0 where the video is shorter), index_i = (start + i · rate) mod N:
-    a short video loops. Official code: customized_video_io.cc.
+    a short video is repeated. Official code: customized_video_io.cc.
 
     >>> random_clip(5, ClipSpec(4, 2), random.Random(0))
     [0, 2, 4, 1]
@@ -21,9 +21,9 @@ def random_clip(num_frames: int, clip: ClipSpec, rng: random.Random) -> list[int
 
 
 def center_clip(num_frames: int, clip: ClipSpec) -> list[int]:
-    """Cut the clip in the middle: start = floor((N - span) / 2), 0 where the video is shorter.
+    """Choose the clip in the middle: start = floor((N - span) / 2), 0 where the video is shorter.
 
-    For a quick look at validation accuracy; the official code has no such clip.
+    Validation during training uses it; the official code has no such clip.
 
     >>> center_clip(10, ClipSpec(3, 2))
     [2, 4, 6]
@@ -32,9 +32,14 @@ def center_clip(num_frames: int, clip: ClipSpec) -> list[int]:
 
 
 def clip_at(num_frames: int, clip: ClipSpec, moment: float) -> list[int]:
-    """Cut a clip that lies within the video: start = floor(moment · (N - span)), moment in [0, 1].
+    """Choose a clip inside the video: start = floor(moment · (N - span)).
 
-    0 is the first one, 1 the last one. A video that is shorter than the clip loops.
+    A video that is shorter than the clip is repeated.
+
+    Args:
+        num_frames: of the video, N.
+        clip: frames and rate.
+        moment: from 0, the first clip, to 1, the last one.
 
     >>> clip_at(10, ClipSpec(3, 2), 1)
     [4, 6, 8]
@@ -46,11 +51,11 @@ def clip_at(num_frames: int, clip: ClipSpec, moment: float) -> list[int]:
 
 
 def test_clips(num_frames: int, clip: ClipSpec, num_clips: int) -> list[list[int]]:
-    """Cut `num_clips` clips whose starts are spread over the video.
+    """Choose `num_clips` clips whose starts are spread over the video.
 
-    start_j = int(j · N / num_clips), index_i = (start_j + i · rate) mod N. The starts ignore the
-    clip's length, so late clips go on at the video's beginning, as in the official code (the
-    README's accuracies are measured so, with 10 clips).
+    start_j = int(j · N / num_clips), index_i = (start_j + i · rate) mod N. The starts do not depend
+    on the clip's length, so late clips continue at the video's beginning, as in the official code,
+    whose README reports accuracies with 10 such clips.
 
     >>> test_clips(10, ClipSpec(3, 2), 2)
     [[0, 2, 4], [5, 7, 9]]
@@ -61,20 +66,24 @@ def test_clips(num_frames: int, clip: ClipSpec, num_clips: int) -> list[list[int
     return [_indices(j * num_frames // num_clips, num_frames, clip) for j in range(num_clips)]
 
 
-# pytest collects whatever is called test_*
+# pytest takes every test_* for a test
 test_clips.__test__ = False  # ty: ignore[missing-attribute]
 
 
 def crop_offsets(height: int, width: int, crop: int, num_crops: int) -> list[tuple[int, int]]:
-    """Place square crops: the (top, left) of 1 in the center, or of 3 along the longer side.
+    """Place square crops: 1 in the center, or 3 along the longer side.
 
-    3 crops lie at 0, c, 2c of the longer side, c = floor((longer - crop) / 2), as in the official
-    code: where longer - crop is odd the last crop ends one pixel short of the border.
+    3 crops are at 0, c, 2c of the longer side, c = floor((longer - crop) / 2), as in the official
+    code: where longer - crop is odd, the last crop ends one pixel before the border.
+
+    Returns:
+        (top, left) of each.
+
+    Raises:
+        ValueError: the crop is larger than the frame, or num_crops is neither 1 nor 3.
 
     >>> crop_offsets(256, 341, 256, 3)
     [(0, 0), (0, 42), (0, 84)]
-
-    Raises ValueError where the crop is larger than the frame, or num_crops is neither 1 nor 3.
     """
     if num_crops not in (1, 3):
         raise ValueError(
@@ -94,9 +103,9 @@ def crop_offsets(height: int, width: int, crop: int, num_crops: int) -> list[tup
 
 
 def short_side_size(height: int, width: int, short_side: int) -> tuple[int, int]:
-    """Scale (height, width) so that the shorter side is `short_side`: the longer one is floored.
+    """Scale (height, width) to a shorter side of `short_side`; the longer one is rounded down.
 
-    Whole numbers throughout. The official code multiplies by a float32 ratio, which gives 255
+    This uses whole numbers. The official code multiplies by a float32 ratio, which gives 255
     instead of 256 for 133 source sizes between 64 and 1080; that is not reproduced.
 
     >>> short_side_size(141, 200, 256)
@@ -109,6 +118,17 @@ def short_side_size(height: int, width: int, short_side: int) -> tuple[int, int]
     if height <= width:
         return short_side, width * short_side // height
     return height * short_side // width, short_side
+
+
+def limit_short_side(height: int, width: int, short_side: int | None) -> tuple[int, int]:
+    """Scale (height, width) down to a shorter side of `short_side`; smaller frames stay.
+
+    >>> limit_short_side(480, 640, 256), limit_short_side(48, 64, 256)
+    ((256, 341), (48, 64))
+    """
+    if short_side is None or min(height, width) <= short_side:
+        return height, width
+    return short_side_size(height, width, short_side)
 
 
 def _indices(start: int, num_frames: int, clip: ClipSpec) -> list[int]:

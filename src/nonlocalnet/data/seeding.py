@@ -1,4 +1,4 @@
-"""Items drawn for training: each with its own seed, those that cannot be read replaced."""
+"""Seeded training samples; unreadable ones are replaced."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from nonlocalnet.errors import FileError
 
 
 class Draw(NamedTuple):
-    """One training item: which one, and the seed of all chance in it."""
+    """A training sample: the number of its item, and the seed of all random choices in it."""
 
     item: int
     seed: int
@@ -20,19 +20,19 @@ class Draw(NamedTuple):
 
 @contextlib.contextmanager
 def seeded(seed: int) -> Generator[None]:
-    """Let torch's global generator begin with a seed, and be afterwards as it was."""
+    """Seed torch's global generator, and restore its state afterwards."""
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
         yield
 
 
 class Unreadable:
-    """Keep which items of a data set could not be read, in memory that worker processes share.
+    """Record which items of a data set could not be read, in memory shared by worker processes.
 
     Args:
         names: of all items, for messages.
-        what: the items are, in the plural.
-        max_bad: the share of items above which a RuntimeError names several.
+        what: the word for items, in the plural.
+        max_bad: the largest share of such items.
     """
 
     def __init__(self, names: Sequence[str], what: str, max_bad: float = 0.1) -> None:
@@ -40,14 +40,14 @@ class Unreadable:
         self._bad = torch.zeros(len(names), dtype=torch.bool).share_memory_()
 
     def indices(self) -> list[int]:
-        """List those found so far, by any process."""
+        """List the unreadable items that any process has found so far."""
         return self._bad.nonzero().flatten().tolist()
 
     def add(self, i: int, error: FileError) -> None:
-        """Note one more.
+        """Add an item.
 
         Raises:
-            RuntimeError: they are too many, or all.
+            RuntimeError: there are more than the share `max_bad`, or no others; it names several.
         """
         self._bad[i] = True
         bad, length = self.indices(), len(self._bad)
@@ -59,8 +59,8 @@ class Unreadable:
             ) from error
 
     def replacement(self) -> int:
-        """Draw an item to take the place of one that cannot be read.
+        """Draw an item to replace an unreadable one.
 
-        Of all, bad ones too: which are known to be bad is a matter of timing.
+        It is drawn from all items, since which ones are known to be unreadable depends on timing.
         """
         return int(torch.randint(len(self._bad), ()).item())

@@ -1,4 +1,4 @@
-"""Which files are videos by their names: what FFmpeg reads, but sound and pictures."""
+"""Recognize videos by the names of files: what FFmpeg reads, without sound and pictures."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-# the usual ones first: where a list names a video without its suffix, the earlier wins
+# the usual ones first: if a list names a video without its suffix, the first of these is taken
 _NAMES = """
 mp4 avi mkv webm mov m4v mpg mpeg wmv flv 3gp 3g2 3gpp 3gp2 ogv ogm ogx ogg mts m2ts ts m2t m2p tp
 trp tod mod vob evo dvd asf rm rmvb ivr divx xvid qt f4v mj2 mk3d gif apng
@@ -28,12 +28,12 @@ def _holds_pictures(head: bytes) -> bool:
     return not head or any(codec in head for codec in codecs)
 
 
-# TypeScript and sound bear the same names; a transport stream's first packets hold zeros
+# TypeScript and sound have the same suffixes; a transport stream's first packets hold zeros
 _CONTENT: dict[str, Callable[[bytes], bool]] = {".ts": _holds_no_text, ".ogg": _holds_pictures}
 
 
 def is_video(name: str) -> bool:
-    """Whether a file is a video by its name; hidden files are unfinished ones."""
+    """Whether a name is that of a video; hidden files are not, as programs write them midway."""
     return os.path.splitext(name)[1].lower() in SUFFIXES and not name.startswith(".")
 
 
@@ -47,5 +47,5 @@ def is_video_file(path: Path) -> bool:
     try:
         with path.open("rb") as file:
             return judge(file.read(4096))
-    except OSError:  # whoever reads it will say why it cannot
+    except OSError:  # the error is reported when the video is read
         return True

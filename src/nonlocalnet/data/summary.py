@@ -1,4 +1,4 @@
-"""What a checked data set holds, in few rows: videos, durations, sizes and classes."""
+"""Summarize a checked data set in tables: videos, durations, sizes and classes."""
 
 from __future__ import annotations
 
@@ -7,8 +7,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from nonlocalnet.data.check import CheckReport, FileReport
-from nonlocalnet.data.datasets import VideoSplits
-from nonlocalnet.data.formats.lists import VideoRecord
+from nonlocalnet.data.datasets import VideoRecord, VideoSplits
 from nonlocalnet.errors import printable
 
 SHOWN = 20  # classes of a table: the first in the order of their labels
@@ -18,29 +17,29 @@ NAME = 30  # characters of a class name
 def split_rows(data: VideoSplits, report: CheckReport) -> list[tuple[str, ...]]:
     """Describe each split: its name, videos, classes, frames, seconds and sizes.
 
-    Frames and seconds are the shortest, median and longest video's; of sizes the commonest comes
-    first. Videos that cannot be read count as videos alone.
+    Frames and seconds are those of the shortest, median and longest video; the most frequent size
+    comes first. Videos that cannot be read are counted as videos only.
     """
     return [
         _row(name, records, [report.files[str(record.path)] for record in records])
-        for name, records in splits_of(data)
+        for name, records in data.splits.items()
     ]
 
 
 def _row(name: str, records: Sequence[VideoRecord], files: Sequence[FileReport]) -> tuple[str, ...]:
     classes = {label for record in records for label in record.labels}
     sizes = Counter((file.width, file.height) for file in files if file.width)
-    (commonest, count), *others = sizes.most_common() or [((0, 0), 0)]
-    shown = f"{commonest[0]}x{commonest[1]}" if count else "–"
-    if others:
-        shown += f" ({count}) and {len(others)} more"
+    size = "–"
+    if sizes:
+        ((width, height), count), *others = sizes.most_common()
+        size = f"{width}x{height}" + (f" ({count}) and {len(others)} more" if others else "")
     return (
         name,
         str(len(records)),
         str(len(classes)),
         _spread([file.frames for file in files if file.frames], "{:.0f}"),
         _spread([file.seconds for file in files if file.seconds], "{:.1f}"),
-        shown,
+        size,
     )
 
 
@@ -52,11 +51,12 @@ def _spread(values: Sequence[float], form: str) -> str:
 
 
 def class_rows(data: VideoSplits) -> tuple[list[tuple[str, ...]], int]:
-    """Count the videos of each class in each split: (rows, how many classes are not among them).
+    """Count the videos of each class in each split.
 
-    A row is a label, its name, and a count for each split.
+    Returns:
+        Rows of a label, its name and a count for each split; and how many classes have no row.
     """
-    counts = [Counter(k for record in part for k in record.labels) for _, part in splits_of(data)]
+    counts = [Counter(k for record in part for k in record.labels) for part in data.splits.values()]
     rows: list[tuple[str, ...]] = [
         (str(label), _short(name), *(str(count[label]) for count in counts))
         for label, name in enumerate(data.classes[:SHOWN])
@@ -67,8 +67,3 @@ def class_rows(data: VideoSplits) -> tuple[list[tuple[str, ...]], int]:
 def _short(name: str) -> str:
     name = printable(name)
     return name if len(name) <= NAME else f"{name[: NAME - 1]}…"
-
-
-def splits_of(data: VideoSplits) -> list[tuple[str, list[VideoRecord]]]:
-    """Name the splits that there are."""
-    return [("train", data.train)] + ([] if data.val is None else [("val", data.val)])

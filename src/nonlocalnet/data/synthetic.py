@@ -1,4 +1,4 @@
-"""Small videos made on the spot: a task that only distant frames together can solve."""
+"""Generate small videos for a task that needs the first and the last frame together."""
 
 from __future__ import annotations
 
@@ -24,12 +24,18 @@ CLASSES = ("different", "same")
 def generate_same_color(
     seed: int | Sequence[int], label: int | None = None
 ) -> tuple[np.ndarray, int]:
-    """Make one video of the demo's task: do the first and the last square have the same color?
+    """Generate a video of the demo's task: do the first and the last square have the same color?
 
-    -> (frames uint8 (8, 32, 32, 3), label): a square of 8x8 anywhere in the first two frames,
-    another anywhere in the last two, gray noise elsewhere. label 1: the same color; 0: another of
-    the six. Either color alone is uniform in both classes, so no part of the video tells the
-    label: it takes the first and the last frames together. Without `label` it is drawn, evenly.
+    A square of 8x8 is anywhere in the first two frames, another anywhere in the last two; the rest
+    is gray noise. Each color by itself is uniform in both classes, so that only the first and the
+    last frames together tell the label.
+
+    Args:
+        seed: of all random choices.
+        label: 1 for the same color, 0 for another of the six; None draws it.
+
+    Returns:
+        Frames, uint8 (8, 32, 32, 3), and the label.
 
     >>> frames, label = generate_same_color(seed=0, label=1)
     >>> frames.shape, label
@@ -53,10 +59,16 @@ def generate_same_color(
 def write_same_color(folder: str | Path, num_videos: int, seed: int) -> Path:
     """Write a data set of the demo's task: folder/different/*.mp4 and folder/same/*.mp4.
 
-    Half of the videos (of an odd number: one fewer) is "same"; the same seed gives the same files,
-    different seeds give different videos. Returns the folder, for `read_folder`.
+    Args:
+        folder: where to write.
+        num_videos: half of them (of an odd number, one fewer) are "same".
+        seed: the same seed gives the same files, another seed other videos.
 
-    Raises ValueError for fewer than 2 videos: each class needs one.
+    Returns:
+        The folder, for `read_dataset`.
+
+    Raises:
+        ValueError: fewer than 2 videos are asked for; each class needs one.
     """
     if num_videos < 2:
         raise ValueError(f"num_videos must be at least 2, one for each class, got {num_videos}")

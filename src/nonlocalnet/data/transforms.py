@@ -1,10 +1,10 @@
-"""From decoded frames to clips: resize, crop, flip, one draw for a whole clip; normalizing.
+"""Make clips from decoded frames: resize, crop and flip all frames of a clip alike; normalize.
 
-Clips stay uint8 until they are on the device that computes: a quarter of the bytes to send.
+Clips stay uint8 until they are on the device that computes: a quarter of the bytes to copy.
 
 Resizing is bilinear on uint8 without antialiasing, as OpenCV's in the official code, so that
-published weights see the sharpness that they were trained on. Where `decode` has already scaled
-large frames down (swscale's bilinear, which does average), only the rest of the way is done here.
+published weights get frames as sharp as those that they were trained on. Where `decode` has already
+scaled large frames down (swscale's bilinear, which does average), only the rest is done here.
 """
 
 from __future__ import annotations
@@ -18,14 +18,20 @@ from torch.nn import functional as F
 from nonlocalnet.clips import MEAN, STD
 from nonlocalnet.data.sampling import crop_offsets, short_side_size
 
-Colors = tuple[float, ...]  # a value for red, green and blue, where 1 is full
+Colors = tuple[float, ...]  # values for red, green and blue, from 0 to 1
 
 
 def normalize(frames: Tensor, mean: Colors = MEAN, std: Colors = STD) -> Tensor:
-    """Map uint8 values to network input: (v / 255 - mean) / std, RGB.
+    """Normalize frames for a network: (v / 255 - mean) / std.
 
-    (..., 3, T, H, W), or any shape if the three colors have one mean and one std, as by default:
-    the official code's (v - 114.75) / 57.375. uint8 -> float32.
+    The defaults are the official code's (v - 114.75) / 57.375.
+
+    Args:
+        frames: uint8 (..., 3, T, H, W), RGB; any shape if the colors have the same mean and std.
+        mean, std: of red, green and blue.
+
+    Returns:
+        float32, the same shape.
 
     >>> normalize(torch.tensor([0, 255], dtype=torch.uint8))
     tensor([-2.0000,  2.4444])
@@ -36,7 +42,7 @@ def normalize(frames: Tensor, mean: Colors = MEAN, std: Colors = STD) -> Tensor:
 
 
 def denormalize(x: Tensor, mean: Colors = MEAN, std: Colors = STD) -> Tensor:
-    """Undo `normalize`, for pictures: float, the same shape -> uint8, rounded and clamped.
+    """Undo `normalize`: float -> uint8 of the same shape, rounded and clamped.
 
     >>> denormalize(normalize(torch.tensor([7], dtype=torch.uint8)))
     tensor([7], dtype=torch.uint8)
@@ -46,40 +52,45 @@ def denormalize(x: Tensor, mean: Colors = MEAN, std: Colors = STD) -> Tensor:
 
 
 def _scaled(colors: Colors, device: torch.device) -> float | Tensor:
-    """255 times each color, to stand against (..., 3, T, H, W); one number if they are equal."""
+    """Multiply by 255, and broadcast to (..., 3, T, H, W); one number if the colors are equal."""
     if len(set(colors)) == 1:
         return 255 * colors[0]
     return 255 * torch.tensor(colors, device=device).view(-1, 1, 1, 1)
 
 
 def resize_short_side(frames: Tensor, short_side: int) -> Tensor:
-    """Resize frames so that the shorter side is `short_side`; the aspect ratio stays.
+    """Resize frames to a shorter side of `short_side`, with the same aspect ratio.
 
-    uint8 (T, 3, H, W) -> uint8 (T, 3, h, w), bilinear, no antialiasing.
+    uint8 (T, 3, H, W) -> uint8 (T, 3, h, w), bilinear, without antialiasing.
     """
     size = short_side_size(frames.shape[-2], frames.shape[-1], short_side)
     if size == tuple(frames.shape[-2:]):
         return frames
-    # a processor resizes bytes themselves; elsewhere torch has this for floats alone
+    # torch resizes bytes on a CPU only
     source = frames if frames.device.type == "cpu" else frames.float()
     resized = F.interpolate(source, size, mode="bilinear", align_corners=False)
     return resized if resized.dtype == torch.uint8 else resized.round().to(torch.uint8)
 
 
 class TrainTransform:
-    """Augment a training clip: one scale, one crop, one flip for all of its frames.
+    """Augment a training clip: one scale, one crop and one flip for all of its frames.
 
-    uint8 (T, 3, H, W) RGB -> uint8 (3, T, crop, crop). The short side is an integer drawn
-    uniformly from `short_side`, both ends included (a single number: always that one), the crop's
-    place uniformly, the mirror image with probability `flip`. No other jitter: official code, and
-    section 3.3 of the paper. Draws come from torch's global generator. `mean` and `std` are for
-    whoever normalizes the clips (`VideoDataset.normalize`).
+    uint8 (T, 3, H, W) RGB -> uint8 (3, T, crop, crop). Random choices come from torch's global
+    generator. There is no other augmentation: official code, and section 3.3 of the paper.
+
+    Args:
+        crop: side of the crop, pixels; its place is drawn uniformly.
+        short_side: the shorter side of the frames is drawn uniformly from this range, both ends
+            included; a single number is used as it is.
+        flip: probability of the mirror image.
+        mean, std: for `VideoDataset.normalize`.
+
+    Raises:
+        ValueError: the crop does not fit the smallest short side.
 
     >>> clip = torch.zeros(2, 3, 30, 40, dtype=torch.uint8)
     >>> TrainTransform(crop=16, short_side=(20, 24))(clip).shape
     torch.Size([3, 2, 16, 16])
-
-    Raises ValueError where the crop does not fit the smallest short side.
     """
 
     def __init__(
@@ -103,7 +114,7 @@ class TrainTransform:
 
     @property
     def largest_short_side(self) -> int:
-        """The largest short side that is ever used: no need to decode larger frames."""
+        """The largest short side that is used: larger frames need not be decoded."""
         return self.short_side[1]
 
     def __call__(self, frames: Tensor) -> Tensor:
@@ -118,27 +129,30 @@ class TrainTransform:
 
 
 class TestTransform:
-    """Cut the test crops of a clip: no chance in it.
+    """Cut the test crops of a clip, without random choices.
 
-    uint8 (T, 3, H, W) RGB -> uint8 (num_crops, 3, T, crop, crop), at the places of
-    `crop_offsets`; 6 crops are those of 3, then their mirror images (the official code's crops 3 to
-    5). The README's accuracies: short side 256, 3 crops of 256. `mean` and `std` are for whoever
-    normalizes the clips (`VideoDataset.normalize`).
+    uint8 (T, 3, H, W) RGB -> uint8 (num_crops, 3, T, crop, crop). The official README's accuracies
+    are measured with a short side of 256 and 3 crops of 256.
 
-    `crop="whole"` leaves the frame as it was rescaled, (1, 3, T, h, w): the paper's own test,
-    section 4.
+    Args:
+        crop: side of the crops, pixels; "whole" takes the rescaled frame, (1, 3, T, h, w), as the
+            paper's own test does (section 4).
+        short_side: of the rescaled frame, pixels.
+        num_crops: 1 or 3, at the places of `crop_offsets`; 6 adds the mirror images of 3 (the
+            official code's crops 3 to 5).
+        mean, std: for `VideoDataset.normalize`.
+
+    Raises:
+        ValueError: the crop does not fit, or num_crops is another number.
 
     >>> clip = torch.zeros(2, 3, 30, 40, dtype=torch.uint8)
     >>> TestTransform(crop=16, short_side=16, num_crops=3)(clip).shape
     torch.Size([3, 3, 2, 16, 16])
     >>> TestTransform(crop="whole", short_side=15)(clip).shape
     torch.Size([1, 3, 2, 15, 20])
-
-    Raises ValueError where the crop does not fit, num_crops is not 1, 3 or 6, or a whole frame is
-    to be cut several times.
     """
 
-    __test__ = False  # not a test, whatever pytest thinks of the name
+    __test__ = False  # pytest would take its name for that of a test
 
     def __init__(
         self,
@@ -166,7 +180,7 @@ class TestTransform:
 
     @property
     def largest_short_side(self) -> int:
-        """The short side that is used: no need to decode larger frames."""
+        """The short side that is used: larger frames need not be decoded."""
         return self.short_side
 
     def __call__(self, frames: Tensor) -> Tensor:

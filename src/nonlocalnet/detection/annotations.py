@@ -1,4 +1,4 @@
-"""Read COCO's files, annotations and images, or say in one sentence why one is unfit."""
+"""Read COCO's annotation files and images, and check single annotations."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from PIL import Image, ImageOps
 
 from nonlocalnet.errors import FileError
 
-# COCO's keypoints of a person, which a file that names none has
+# COCO's keypoints of a person, for files that name none
 PERSON_KEYPOINTS = (
     *("nose", "left_eye", "right_eye", "left_ear", "right_ear"),
     *("left_shoulder", "right_shoulder", "left_elbow", "right_elbow", "left_wrist", "right_wrist"),
     *("left_hip", "right_hip", "left_knee", "right_knee", "left_ankle", "right_ankle"),
 )
-LARGEST_LABEL = 10_000  # a detector has as many classes as its largest label says
-THIN = 0.1  # pixels: the sides of a thinner box may fall together in float32
-FAR = 1e5  # pixels: no coordinate lies further out (COCO's own bound on areas is its square)
+LARGEST_LABEL = 10_000  # the largest label decides how many classes a detector has
+THIN = 0.1  # pixels: the sides of a thinner box may become equal in float32
+FAR = 1e5  # pixels: bound on coordinates (COCO's own bound on areas is its square)
 
 Annotation = Mapping[str, Any]
 
@@ -35,17 +35,18 @@ FIELDS = {
 
 
 class CocoError(FileError):
-    """Say which annotations or image cannot be used, and why: "PATH: reason"."""
+    """An annotation file or image cannot be used; the text is "PATH: reason"."""
 
 
 def read_annotations(path: str | Path) -> dict[str, Any]:
-    """Read a file of COCO's format: {"images": [...], "annotations": [...], "categories": [...]}.
+    """Read a file in COCO's format: {"images": [...], "annotations": [...], "categories": [...]}.
 
-    Without "annotations" (COCO's test images) there are none. Where an annotation does not say,
-    `iscrowd` is 0 and `area` that of its box.
+    "annotations" may be missing, as for COCO's test images. Missing values of an annotation are
+    filled in: `iscrowd` is 0, `area` that of the box.
 
-    Raises CocoError for a file that is missing, no JSON, or not of this format; what is wrong with
-    single annotations, `check_annotations` says.
+    Raises:
+        CocoError: the file is missing, is not JSON or not in this format. Faults of single
+            annotations are found by `check_annotations`.
     """
     path = Path(path)
     try:
@@ -96,15 +97,15 @@ def read_annotations(path: str | Path) -> dict[str, Any]:
 
 
 def identify_annotations(path: Path) -> str:
-    """Hash a file of annotations: weights say with it what they were trained on and chosen by."""
+    """Hash an annotation file; weights record what they were trained and selected on."""
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def label_of(content: Mapping[str, Any]) -> dict[int, int]:
-    """Number the categories of `read_annotations`: {category id: label}, 0 is the background.
+    """Map category ids to labels; label 0 is the background.
 
-    A label is the id, as torchvision's detectors of COCO have it. Where an id cannot be one, as it
-    is below 1 or above 10,000, all are numbered from 1 in the order of the ids.
+    Labels are the ids, as in torchvision's detectors of COCO. If an id is below 1 or above 10,000,
+    all categories are numbered from 1 in the order of their ids.
 
     >>> label_of({"categories": [{"id": 1}, {"id": 90}]})
     {1: 1, 90: 90}
@@ -118,9 +119,10 @@ def label_of(content: Mapping[str, Any]) -> dict[int, int]:
 
 
 def keypoint_names(content: Mapping[str, Any]) -> tuple[str, ...]:
-    """Name the keypoints of `read_annotations`: its categories', or COCO's 17 if they name none.
+    """Return the names of the keypoints: those of the categories, or COCO's 17 if they name none.
 
-    Raises ValueError where categories name different ones: a detector has one list of them.
+    Raises:
+        ValueError: categories name different keypoints; a detector has one list for all.
 
     >>> keypoint_names({"categories": [{"id": 1, "keypoints": ["nose", "tail"]}, {"id": 2}]})
     ('nose', 'tail')
@@ -137,12 +139,12 @@ def keypoint_names(content: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def unknown_category(annotation: Annotation, categories: Collection[int]) -> str:
-    """Say that the file does not list an annotation's category, "" if it does."""
+    """Describe that the file does not list an annotation's category; "" if it does."""
     if annotation["category_id"] in categories:
         return ""
     return (
         f"is of category {annotation['category_id']}, which the file does not list: add it to the "
-        "categories, or take the annotation out"
+        "categories, or remove the annotation"
     )
 
 
@@ -154,16 +156,16 @@ def object_faults(
     *,
     inside: bool = True,
 ) -> Iterator[tuple[str, str]]:
-    """Say why an object cannot be learned or scored: (what is unfit, why); nothing if it is fit.
+    """Yield the faults of an object as (part, reason); nothing if it can be used.
 
-    The one judgment of training, testing and checking, as is `is_learnable`.
+    Training, testing and checking all judge by this function and `is_learnable`.
 
     Args:
-        annotation: of `read_annotations`.
+        annotation: an annotation of `read_annotations`.
         size: (width, height) of its image.
-        parts: what is needed beside the box: "segmentation", "keypoints".
-        keypoints: how many there must be.
-        inside: whether its box must have an area within the image.
+        parts: what is needed besides the box: "segmentation", "keypoints".
+        keypoints: required number of keypoints.
+        inside: whether the box must have an area within the image.
     """
     if fault := box_fault(annotation, size if inside else None):
         yield "box", fault
@@ -176,9 +178,9 @@ def object_faults(
 def is_learnable(
     annotation: Annotation, size: tuple[int, int], parts: Collection[str], keypoints: int
 ) -> bool:
-    """Whether training learns from an object: fit, no crowd, and with a visible keypoint if asked.
+    """Tell whether training uses an object: no fault, no crowd, a visible keypoint if needed.
 
-    Arguments as in `object_faults`.
+    Arguments are those of `object_faults`.
     """
     if annotation["iscrowd"] or any(object_faults(annotation, size, parts, keypoints)):
         return False
@@ -186,16 +188,18 @@ def is_learnable(
 
 
 def read_image(path: Path, *, upright: bool = False) -> Image.Image:
-    """Decode an image file to its end, to RGB: 16 bits of gray brought to 8, transparent on white.
+    """Decode a whole image file to RGB; 16-bit gray becomes 8 bits, transparency becomes white.
 
-    upright: turned as its EXIF data say, as people see it. Without, no rotation, as COCO's
-    annotations expect.
+    Args:
+        path: the file.
+        upright: rotate according to the EXIF data. COCO's annotations expect no rotation.
 
-    Raises CocoError for a file that is missing, broken, or beyond Pillow's limit of pixels
-    (`PIL.Image.MAX_IMAGE_PIXELS`).
+    Raises:
+        CocoError: the file is missing, broken, or exceeds Pillow's limit of pixels
+            (`PIL.Image.MAX_IMAGE_PIXELS`).
     """
     if not path.is_file():
-        advice = "" if upright else ": put it there, or take it out of the annotations"
+        advice = "" if upright else ": put it there, or remove it from the annotations"
         raise CocoError(path, f"no such image{advice}")
     try:
         with (
@@ -207,12 +211,12 @@ def read_image(path: Path, *, upright: bool = False) -> Image.Image:
         raise CocoError(
             path, f"has more than the {Image.MAX_IMAGE_PIXELS:,} pixels allowed: make it smaller"
         ) from None
-    except Exception as error:  # whatever broken bytes lead Pillow's decoders to
+    except Exception as error:  # broken files make Pillow's decoders raise anything
         raise CocoError(path, f"not a readable image ({error}); copy it again") from error
 
 
 def _as_seen(image: Image.Image) -> Image.Image:
-    if image.mode.startswith("I"):  # 16 bits, of which Pillow would cut off what is above 255
+    if image.mode.startswith("I"):  # 16 bits; Pillow would clip values above 255
         gray = np.asarray(image).clip(0, 65535) / 257
         image = Image.fromarray(gray.round().astype(np.uint8))
     if image.has_transparency_data:
@@ -222,7 +226,7 @@ def _as_seen(image: Image.Image) -> Image.Image:
 
 
 def box_fault(annotation: Annotation, size: tuple[int, int] | None = None) -> str:
-    """Say why a box is unfit, "" if it is fit: x, y, w, h, with an area in the (width, height)."""
+    """Describe the fault of a box x, y, w, h in an image of size (width, height); "" if none."""
     box = annotation["bbox"]
     if len(box) != 4 or not _are_near(box):
         return f"its box must be 4 numbers x, y, width, height; it is {_short(box)}"
@@ -235,10 +239,7 @@ def box_fault(annotation: Annotation, size: tuple[int, int] | None = None) -> st
 
 
 def segmentation_fault(annotation: Annotation, size: tuple[int, int]) -> str:
-    """Say why a segmentation is unfit, "" if it is fit: polygons, or run lengths of the image.
-
-    size: (width, height) of the image.
-    """
+    """Describe the fault of polygons or run lengths in an image of size (w, h); "" if none."""
     width, height = size
     segmentation = annotation.get("segmentation")
     if not segmentation:
@@ -256,23 +257,23 @@ def segmentation_fault(annotation: Annotation, size: tuple[int, int]) -> str:
     if not isinstance(segmentation, list):
         return f"its segmentation is neither polygons nor run lengths: {_short(segmentation)}"
     for i, polygon in enumerate(segmentation):
-        # COCO has a few of two points; first of all, pycocotools would take one for a box
+        # COCO has some of two points; as the first polygon, its code would read one as a box
         least = 4 if i else 6
         if not isinstance(polygon, list) or len(polygon) < least or len(polygon) % 2:
             return f"a polygon must be 3 points x, y or more; one is {_short(polygon)}"
         if not _are_near(polygon, 2 * max(width, height)):
-            return f"a polygon leaves the image, or holds what is no number: {_short(polygon)}"
+            return f"a polygon leaves the image or does not consist of numbers: {_short(polygon)}"
     return ""
 
 
 def keypoints_fault(annotation: Annotation, count: int) -> str:
-    """Say why keypoints are unfit, "" if they are fit: x, y, visibility 0 to 2 for each."""
+    """Describe the fault of keypoints, x, y and visibility 0 to 2 each; "" if there is none."""
     keypoints = annotation.get("keypoints")
     if not isinstance(keypoints, list) or len(keypoints) != 3 * count:
         many = f"{len(keypoints)} numbers" if isinstance(keypoints, list) else _short(keypoints)
         return f"its keypoints must be {count} times x, y, visibility; they are {many}"
     if not _are_near(keypoints):
-        return f"its keypoints hold what is no coordinate: {_short(keypoints)}"
+        return f"its keypoints do not consist of coordinates: {_short(keypoints)}"
     if not set(keypoints[2::3]) <= {0, 1, 2}:
         return f"a keypoint's visibility is 0, 1 or 2; they are {_short(keypoints[2::3])}"
     return ""
@@ -284,10 +285,11 @@ def count_visible(annotation: Annotation) -> int:
 
 
 def _run_lengths(text: str) -> list[int] | None:
-    """Read COCO's compressed run lengths, None if they are broken: pycocotools would crash.
+    """Read COCO's compressed run lengths; None if they are broken, which would crash its code.
 
-    A character is 48 + 5 bits of a number, lowest first, + 32 if more follow; the highest bit of
-    the last is its sign. From the fourth on, numbers are differences to that two before.
+    A character is 48 plus 5 bits of a number, lowest bits first, plus 32 if more follow; the
+    highest bit of the last character is the sign. From the fourth number on, each is the difference
+    to the number two places before.
     """
     counts: list[int] = []
     value = shift = 0
@@ -307,7 +309,7 @@ def _run_lengths(text: str) -> list[int] | None:
 
 
 def _are_near(numbers: list[Any], far: float = FAR) -> bool:
-    """Whether all are finite numbers not beyond `far`; NaN is not."""
+    """Tell whether all are finite numbers of at most `far` in magnitude."""
     return all(
         isinstance(n, int | float) and math.fabs(n) <= far  # a bool is drawn as 0 or 1
         for n in numbers

@@ -1,4 +1,4 @@
-"""What is wrong with annotations of COCO's format, and with the images that they name."""
+"""Check annotation files in COCO's format and the images that they name."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ from nonlocalnet.detection.annotations import (
 from nonlocalnet.runtime.isolated import Failure, run_isolated
 
 UNFIT = (
-    "missing",  # there is no such image
+    "missing",  # the image file
     "unreadable",
-    "size",  # the image is not as large as annotated
+    "size",  # of the image is not the annotated one
     "unknown image",
     "unknown category",
     "box",
@@ -34,12 +34,12 @@ UNFIT = (
 )
 PARTS = {"masks": "segmentation", "keypoints": "keypoints"}
 KINDS = (*UNFIT, "outside", "num_keypoints", "duplicate")
-SLACK = 1.0  # pixels by which a box may reach over the border: COCO's own do
+SLACK = 1.0  # pixels by which a box may extend over the border, as some of COCO's do
 
 
 @dataclass(frozen=True)
 class CocoFinding:
-    """One thing that is wrong: its kind, one of `KINDS`, where, and what is the matter."""
+    """A problem: its kind (one of `KINDS`), its place and a description."""
 
     kind: str
     where: str  # an image's file, or "annotation 17 of image 5"
@@ -48,24 +48,23 @@ class CocoFinding:
 
 @dataclass
 class CocoReport:
-    """All that a check found, and what there is."""
+    """Counts and problems of an annotation file."""
 
     images: int
     annotations: int
     crowds: int
     empty: int  # images without an annotation
     categories: dict[str, int]  # annotations of each
-    learnable: dict[str, int]  # objects that a detector of masks, or of keypoints, learns from
+    learnable: dict[str, int]  # objects usable for training on masks and on keypoints
     findings: list[CocoFinding] = field(default_factory=list)
 
     def counts(self) -> dict[str, int]:
-        """Count the findings of each kind."""
+        """Count the findings by kind."""
         found = Counter(finding.kind for finding in self.findings)
         return {kind: found[kind] for kind in KINDS if found[kind]}
 
     def as_rows(self) -> list[tuple[str, str, str]]:
-        """Give the rows of a table: what was counted, how often, and of a finding
-        whether what it names is fit for use."""
+        """Return table rows: name, count, and for findings whether the item can still be used."""
         there = [
             ("images", self.images),
             ("images without annotations", self.empty),
@@ -79,12 +78,12 @@ class CocoReport:
         return rows
 
     def as_json(self) -> str:
-        """Write everything down, for machines."""
+        """Return the report as JSON."""
         return json.dumps({"counts": self.counts(), **asdict(self)}, indent=1) + "\n"
 
 
 def image_size(path: Path) -> tuple[int, int]:
-    """Decode an image to its end, -> (width, height). Raises CocoError as `read_image`."""
+    """Decode a whole image and return (width, height); raises CocoError as `read_image`."""
     return read_image(path).size
 
 
@@ -96,19 +95,27 @@ def check_annotations(
     time_limit: float = 60.0,
     progress: Callable[[int, str], None] = lambda done, text: None,
 ) -> CocoReport:
-    """Check a file of COCO's format, and decode all images that it names.
+    """Check a file in COCO's format and decode all images that it names.
 
-    Found: images that are missing, unreadable (or kill their process, or take longer than
-    `time_limit` seconds) or of another size than annotated; annotations of unknown images or
-    categories, with a degenerate box or one more than a pixel outside the image, with a
-    segmentation or keypoints that cannot be used or that the others have, and with another number
-    of keypoints than `num_keypoints` says; ids that occur twice; categories whose keypoints differ;
-    and that there is nothing to learn. `CocoDataset` and `CocoEvaluator` judge by the same.
+    Reported are: images that are missing, unreadable (or crash their process, or take too long) or
+    not of the annotated size; annotations of unknown images or categories, with a degenerate box or
+    one that extends more than a pixel over the border, with an unusable segmentation or keypoints,
+    without one that others have, or whose keypoints do not match `num_keypoints`; duplicate ids;
+    categories with different keypoints; and files with nothing to learn. `CocoDataset` and
+    `CocoEvaluator` judge by the same rules.
 
-    workers: processes that decode.
-    progress: called with the number of images done and the findings so far.
+    Args:
+        images: folder of the images.
+        annotations: the file.
+        workers: decoding processes.
+        time_limit: seconds for an image.
+        progress: called with the number of images done and a text about the findings so far.
 
-    Raises CocoError where the file cannot be read as COCO's.
+    Returns:
+        Counts and findings.
+
+    Raises:
+        CocoError: the file cannot be read as COCO's.
     """
     content = read_annotations(annotations)
     entries = {image["id"]: image for image in content["images"]}

@@ -1,16 +1,13 @@
-"""COCO's images with boxes, masks and keypoints, as torchvision's R-CNNs take them."""
+"""A data set of COCO images with boxes, masks and keypoints, for torchvision's R-CNNs."""
 
 from __future__ import annotations
 
-import contextlib
-import io
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from pycocotools.coco import COCO
 from torch import Tensor
 from torch.utils.data import Dataset
 from torchvision import tv_tensors
@@ -27,6 +24,7 @@ from nonlocalnet.detection.annotations import (
     read_image,
     unknown_category,
 )
+from nonlocalnet.detection.masks import draw_mask
 
 Target = dict[str, Any]
 
@@ -34,14 +32,14 @@ BACKGROUND, NOTHING = "__background__", "N/A"  # as torchvision names them
 
 
 class CocoDataset(Dataset[tuple[tv_tensors.Image, Target]]):
-    """Read images and what is on them: item i is (image, target).
+    """Images and the objects in them: item i is (image, target).
 
     image: uint8 (3, H, W) RGB, a `tv_tensors.Image`; target, for N objects:
 
     ==============  ==================================================================
     ``boxes``       float32 (N, 4): x1, y1, x2, y2 in pixels, `tv_tensors.BoundingBoxes`
     ``labels``      int64 (N,): COCO's category ids, 1 to 90 with gaps; 0 is background;
-                    numbered from 1 where ids cannot be labels (`coco_files.label_of`)
+                    numbered from 1 where ids cannot be labels (`annotations.label_of`)
     ``masks``       uint8 (N, H, W) of 0 and 1, `tv_tensors.Mask`; with `masks`
     ``keypoints``   float32 (N, K, 3): x, y of a pixel, visibility; with `keypoints`
     ``area``        float32 (N,): pixels of the original image that an object covers
@@ -50,11 +48,14 @@ class CocoDataset(Dataset[tuple[tv_tensors.Image, Target]]):
     ``size``        (H, W) of the original image
     ==============  ==================================================================
 
-    K is 17, or as many keypoints as the categories name (`keypoint_names`).
+    K is the number of keypoints that the categories name, or 17 (`keypoint_names`).
 
-    Boxes are cut off at the image's border. Objects whose box is degenerate, or whose mask or
-    keypoints, where asked for, cannot be used are left out; `check_annotations` lists them.
+    Boxes are clipped to the image. Objects with a degenerate box, or with an unusable mask or
+    unusable keypoints if these are requested, are left out; `check_annotations` lists them.
     Keypoints of visibility 0 are at 0, 0, as in the annotations.
+
+    Randomness comes from torch's global generator. An item requested as a `Draw` depends on its
+    seed only.
 
     >>> import json
     >>> from PIL import Image
@@ -71,24 +72,22 @@ class CocoDataset(Dataset[tuple[tv_tensors.Image, Target]]):
     (torch.Size([3, 30, 40]), [[4.0, 5.0, 14.0, 15.0]], tensor([3]))
 
     Args:
-        images: the folder of the images.
-        annotations: a file of COCO's format: instances_*.json, or person_keypoints_*.json.
-        transform: from and to (image, target), e.g. `ImageTrainTransform`; it gets the keypoints as
+        images: folder of the images.
+        annotations: a file in COCO's format: instances_*.json or person_keypoints_*.json.
+        transform: maps (image, target) to (image, target), such as `ImageTrainTransform`; it gets
             ``keypoints`` (N, K, 2), `tv_tensors.KeyPoints`, and ``visibility`` (N, K).
-        keypoints: whether to give the keypoints.
-        masks: whether to draw the masks.
-        training: leave out crowds, with `keypoints` objects without a visible one, and then
-            images without an object. Without it every image is given, with crowds.
-        keep_empty: in training too, keep the images without an object.
-        max_bad: share of images that cannot be read above which training ends with a RuntimeError;
-            up to it another image, drawn at random, takes the place of each (`bad_indices`).
-
-    Chance is torch's global generator's. Asked for as a `Draw`, an item depends on its seed alone.
+        keypoints: whether targets contain keypoints.
+        masks: whether targets contain masks.
+        training: leave out crowds, objects without a visible keypoint if `keypoints` is set, and
+            then images without objects. Otherwise all images are given, with crowds.
+        keep_empty: keep images without objects in training too.
+        max_bad: largest share of unreadable images in training. Each is replaced by another image
+            at random (`bad_indices`); more of them raise a RuntimeError.
 
     Raises:
-        CocoError: the annotations cannot be read, name an unknown category, or with `keypoints`
-            several lists of keypoints, or leave no image; and, from an item when not training, its
-            image is missing, broken, too large or of another size than annotated.
+        CocoError: the annotations cannot be read, name an unknown category, name several lists of
+            keypoints although `keypoints` is set, or leave no image; or an item is requested when
+            not training, and its image is missing, broken, too large or not of the annotated size.
     """
 
     def __init__(
@@ -107,35 +106,39 @@ class CocoDataset(Dataset[tuple[tv_tensors.Image, Target]]):
             raise CocoError(images, "no such folder: pass the one that holds the images")
         self.images, self.annotations, self.transform = Path(images), Path(annotations), transform
         self.keypoints, self.masks, self.training = keypoints, masks, training
-        self.coco = _index(read_annotations(annotations))
-        self._label_of = label_of(self.coco.dataset)
-        self._check_categories()
+        content = read_annotations(annotations)
+        self._label_of = label_of(content)
+        self._names = {self._label_of[of["id"]]: of["name"] for of in content["categories"]}
         try:
-            self.keypoint_names = keypoint_names(self.coco.dataset) if keypoints else ()
+            self.keypoint_names = keypoint_names(content) if keypoints else ()
         except ValueError as error:
             raise CocoError(annotations, str(error)) from None
-        self._objects = {
-            id: [a for a in self.coco.imgToAnns.get(id, ()) if self._is_usable(a, image)]
-            for id, image in self.coco.imgs.items()
-        }
+        self.entries = {entry["id"]: entry for entry in content["images"]}
+        self._objects: dict[int, list[dict[str, Any]]] = {}
+        for annotation in content["annotations"]:
+            if fault := unknown_category(annotation, self._label_of):
+                raise CocoError(annotations, f"annotation {annotation['id']} {fault}")
+            image = self.entries.get(annotation["image_id"])
+            if image is not None and self._is_usable(annotation, image):
+                self._objects.setdefault(annotation["image_id"], []).append(annotation)
         all_of_them = keep_empty or not training
-        self.ids = sorted(i for i, objects in self._objects.items() if objects or all_of_them)
+        self.ids = sorted(self.entries if all_of_them else self._objects)
         if not self.ids:
-            raise CocoError(annotations, self._nothing())
+            raise CocoError(annotations, self._nothing(content))
         self.unreadable = Unreadable([self.name(i) for i in range(len(self))], "images", max_bad)
 
     @property
     def classes(self) -> list[str]:
-        """The names of the labels, from 0, the background; "N/A" where there is none."""
-        names = {self._label_of[id]: of["name"] for id, of in self.coco.cats.items()}
-        return [BACKGROUND, *(names.get(id, NOTHING) for id in range(1, max(names, default=0) + 1))]
+        """Class names by label, from 0, the background; "N/A" for labels that are not used."""
+        labels = range(1, max(self._names, default=0) + 1)
+        return [BACKGROUND, *(self._names.get(label, NOTHING) for label in labels)]
 
     def name(self, index: int) -> str:
-        """Name an item's image file."""
-        return str(self.images / self.coco.imgs[self.ids[index]]["file_name"])
+        """Return the path of an item's image."""
+        return str(self.images / self.entries[self.ids[index]]["file_name"])
 
     def bad_indices(self) -> list[int]:
-        """List the items that could not be read so far, by any worker."""
+        """List the items that no worker could read so far."""
         return self.unreadable.indices()
 
     def __len__(self) -> int:
@@ -165,7 +168,7 @@ class CocoDataset(Dataset[tuple[tv_tensors.Image, Target]]):
         return image, target
 
     def _load_image(self, id: int) -> tv_tensors.Image:
-        entry = self.coco.imgs[id]
+        entry = self.entries[id]
         path = self.images / entry["file_name"]
         image = read_image(path)
         annotated = entry["width"], entry["height"]
@@ -178,8 +181,8 @@ class CocoDataset(Dataset[tuple[tv_tensors.Image, Target]]):
         return tv_tensors.Image(image)
 
     def _load_target(self, id: int) -> Target:
-        objects = self._objects[id]
-        size = self.coco.imgs[id]["height"], self.coco.imgs[id]["width"]
+        objects = self._objects.get(id, [])
+        size = self.entries[id]["height"], self.entries[id]["width"]
         boxes = tv_tensors.BoundingBoxes(  # ty: ignore[no-matching-overload]
             torch.tensor([a["bbox"] for a in objects], dtype=torch.float32).view(-1, 4),
             format=tv_tensors.BoundingBoxFormat.XYWH,
@@ -199,7 +202,7 @@ class CocoDataset(Dataset[tuple[tv_tensors.Image, Target]]):
         if self.masks:
             masks = np.zeros((len(objects), *size), np.uint8)
             for mask, annotation in zip(masks, objects, strict=True):
-                mask[:] = self.coco.annToMask(annotation)
+                mask[:] = draw_mask(annotation["segmentation"], size)
             target["masks"] = tv_tensors.Mask(masks)
         if self.keypoints:
             points = torch.tensor([a["keypoints"] for a in objects], dtype=torch.float32)
@@ -218,25 +221,11 @@ class CocoDataset(Dataset[tuple[tv_tensors.Image, Target]]):
         parts = ["segmentation"] * self.masks + ["keypoints"] * self.keypoints
         return annotation, (image["width"], image["height"]), parts, len(self.keypoint_names)
 
-    def _nothing(self) -> str:
-        """Say that there is nothing to learn, and what is wrong with the first object."""
+    def _nothing(self, content: dict[str, Any]) -> str:
+        """Describe why there is nothing to learn, with the first fault as an example."""
         text = f"has no image with {'keypoints' if self.keypoints else 'objects'} to learn from"
-        for id, image in self.coco.imgs.items():
-            for annotation in self.coco.imgToAnns.get(id, ()):
-                for _, fault in object_faults(*self._judged(annotation, image)):
-                    return f"{text}: of annotation {annotation['id']}, for one, {fault}"
+        for annotation in content["annotations"]:
+            image = self.entries.get(annotation["image_id"])
+            for _, fault in object_faults(*self._judged(annotation, image)) if image else ():
+                return f"{text}: of annotation {annotation['id']}, for one, {fault}"
         return text
-
-    def _check_categories(self) -> None:
-        for annotation in self.coco.dataset["annotations"]:
-            if fault := unknown_category(annotation, self.coco.cats):
-                raise CocoError(self.annotations, f"annotation {annotation['id']} {fault}")
-
-
-def _index(content: dict[str, Any]) -> COCO:
-    """Index what `read_annotations` gives, by pycocotools, without its messages."""
-    coco = COCO()
-    coco.dataset = content
-    with contextlib.redirect_stdout(io.StringIO()):
-        coco.createIndex()
-    return coco

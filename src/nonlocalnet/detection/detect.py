@@ -1,4 +1,4 @@
-"""What a detector finds on one image, in the image's own pixels."""
+"""Detect objects in one image, in the pixels of that image."""
 
 from __future__ import annotations
 
@@ -12,18 +12,23 @@ from torchvision.models.detection.roi_heads import paste_masks_in_image
 from torchvision.transforms.v2 import functional as F
 
 from nonlocalnet.detection.annotations import CocoError, read_image
-from nonlocalnet.detection.networks import is_detector
-from nonlocalnet.detection.scores import encode_mask
+from nonlocalnet.detection.masks import encode_mask
+from nonlocalnet.networks.registry import family_of
 
 
 @dataclass(frozen=True)
 class Detections:
-    """N objects on an image, the surest first, all on the CPU.
+    """N objects in an image, by descending score; all tensors are on the CPU.
 
-    image: uint8 (3, H, W). boxes (N, 4): x1, y1, x2, y2 in its pixels. labels (N,): int64. scores
-    (N,): probabilities. names: of the labels, N. masks: bool (N, H, W), of a Mask R-CNN. keypoints
-    (N, K, 3), of a Keypoint R-CNN: x, y, and how sure: the logit there in the point's heat map,
-    which is no probability.
+    Attributes:
+        image: uint8 (3, H, W).
+        boxes: (N, 4), x1, y1, x2, y2 in pixels of the image.
+        labels: int64 (N,).
+        scores: probabilities (N,).
+        names: class names of the labels.
+        masks: bool (N, H, W); Mask R-CNN only.
+        keypoints: (N, K, 3); Keypoint R-CNN only: x, y and the logit there in the keypoint's heat
+            map, which is not a probability.
     """
 
     image: Tensor
@@ -38,10 +43,10 @@ class Detections:
         return len(self.boxes)
 
     def objects(self) -> list[dict[str, Any]]:
-        """Tell each object in plain values, ready for JSON.
+        """Return each object as a dictionary of plain values, ready for JSON.
 
-        class, label, score, box [x1, y1, x2, y2] to a hundredth of a pixel; mask as COCO's run
-        lengths; keypoints as [x, y, score].
+        Keys are class, label, score, box ([x1, y1, x2, y2] to a hundredth of a pixel), mask (COCO's
+        run lengths) and keypoints ([x, y, score]).
         """
         columns: dict[str, list[Any]] = {
             "class": self.names,
@@ -60,34 +65,37 @@ class Detections:
 def detect(
     model: nn.Module, image: str | Path | Tensor, *, score: float = 0.5, top: int = 100
 ) -> Detections:
-    """Find the objects on an image of any size.
+    """Detect the objects in an image of any size.
 
-    They are those of the network itself, made with `box_score_thresh=score` and
-    `box_detections_per_img=top`; its own values of these two play no part.
+    The result is that of the network built with `box_score_thresh=score` and
+    `box_detections_per_img=top`; the network's own values of these two are not used.
 
-    >>> from nonlocalnet.detection.networks import create_detector
-    >>> model = create_detector("mask_rcnn_r50_fpn_nl1", num_classes=3, min_size=64, max_size=64)
+    >>> from nonlocalnet import create_model
+    >>> model = create_model("mask_rcnn_r50_fpn_nl1", num_classes=3, min_size=64, max_size=64)
     >>> found = detect(model, torch.zeros(3, 40, 60), score=0, top=2)
     >>> found.boxes.shape[1:], found.masks.shape[1:]
     (torch.Size([4]), torch.Size([40, 60]))
 
     Args:
-        model: of `create_detector`, or another R-CNN of torchvision; it is put in evaluation mode,
-            and back afterwards. Names of classes are its `info`'s, or else the labels' numbers.
-        image: a file, which is turned upright as its EXIF data say, or RGB (3, H, W), uint8 or
-            floats from 0 to 1.
-        score: only objects above it are given.
-        top: at most how many, the surest.
+        model: a detector from `create_model`, or another R-CNN of torchvision. It is run in
+            evaluation mode, and its mode is restored. Class names come from its `info`; without
+            one they are the labels' numbers.
+        image: a file, which is rotated according to its EXIF data, or RGB (3, H, W), uint8 or
+            float from 0 to 1.
+        score: objects with lower scores are left out.
+        top: largest number of objects.
+
+    Returns:
+        The objects, by descending score.
 
     Raises:
-        ValueError: another kind of network or image, a score not in [0, 1), no object asked for,
-            or an image so narrow that nothing is left of it at the network's size.
-        CocoError: a file that is missing, broken, too large or so narrow.
+        ValueError: another kind of network or image, a score outside [0, 1), `top` below 1, or an
+            image so narrow that nothing is left of it at the network's size.
+        CocoError: a file that is missing, broken, too large or too narrow.
     """
-    if not is_detector(model):
+    if family_of(model).takes != "images":
         raise ValueError(
-            "objects are found by a detector, such as mask_rcnn_r50_fpn_nl1; got a "
-            f"{type(model).__name__}"
+            f"model must be a detector, such as mask_rcnn_r50_fpn_nl1; got a {type(model).__name__}"
         )
     if not 0 <= score < 1 or top < 1:
         raise ValueError(f"score must be in [0, 1) and top at least 1; got {score} and {top}")
@@ -122,7 +130,7 @@ def detect(
 
 
 def _run(model: Any, picture: Tensor, score: float, top: int) -> dict[str, Tensor]:
-    """Do what the network's forward does, but for the masks: they stay 28 x 28, of their boxes."""
+    """Run the network's forward pass, but keep masks at 28 x 28 pixels of their boxes."""
     heads, was_training = model.roi_heads, model.training
     before = heads.score_thresh, heads.detections_per_img
     image = F.to_dtype(picture.to(next(model.parameters()).device), torch.float32, scale=True)

@@ -1,4 +1,4 @@
-"""A picture of what a detector found: boxes with their names, masks, persons' skeletons."""
+"""Draw detections: boxes with names, masks, and skeletons of persons."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ SKELETON = [
     *((15, 13), (13, 11), (16, 14), (14, 12), (11, 12), (5, 11), (6, 12), (5, 6), (5, 7), (6, 8)),
     *((7, 9), (8, 10), (1, 2), (0, 1), (0, 2), (1, 3), (2, 4), (3, 5), (4, 6)),
 ]
-PERSON = 17  # keypoints that the skeleton is of
-SURE = 2.0  # logit of a keypoint to be drawn, as Detectron's own pictures have it
+PERSON = 17  # number of keypoints that the skeleton connects
+SURE = 2.0  # smallest logit of a keypoint that is drawn, as in Detectron's pictures
 SMALLEST = 480  # pixels: the longer side of a picture on which names can be read
 FONT = matplotlib.get_data_path() + "/fonts/ttf/DejaVuSans-Bold.ttf"
 
@@ -33,10 +33,10 @@ def draw_objects(
     masks: Tensor | None = None,
     keypoints: Tensor | None = None,
 ) -> Tensor:
-    """Draw N objects on an image, each in a color of its own, the first on top.
+    """Draw N objects on an image, each in its own color, the first on top.
 
-    Of masks that overlap, the smaller is seen. Lines and letters grow with the image; a small one
-    is enlarged by a whole number, to 480 pixels or more.
+    Where masks overlap, the smaller one is shown. Lines and letters grow with the image; a small
+    image is enlarged by a whole factor, to 480 pixels or more.
 
     >>> image, boxes = torch.zeros(3, 300, 500, dtype=torch.uint8), torch.tensor([[9, 9, 99, 99]])
     >>> draw_objects(image, boxes, ["cat 0.98"]).shape
@@ -45,13 +45,13 @@ def draw_objects(
     Args:
         image: uint8 (3, H, W), RGB.
         boxes: (N, 4) x1, y1, x2, y2 in pixels.
-        names: what to write on each.
+        names: text to write on each object.
         masks: bool (N, H, W).
-        keypoints: (N, K, 3) x, y and the logit, as `Detections.keypoints`; above 2 they are drawn.
-            COCO's 17 are joined to a skeleton.
+        keypoints: (N, K, 3) x, y and the logit, as `Detections.keypoints`; those with a logit
+            above 2 are drawn. COCO's 17 are joined to a skeleton.
 
     Returns:
-        uint8 (3, kH, kW) with k a whole number, 1 from 480 pixels on.
+        uint8 (3, kH, kW); k is a whole number, and 1 if the longer side has 480 pixels or more.
     """
     k = -(-SMALLEST // max(image.shape[1:]))
     image = _enlarge(image, k)
@@ -79,13 +79,13 @@ def _enlarge(pixels: Tensor, k: int) -> Tensor:
 
 
 def _color(i: int) -> tuple[int, int, int]:
-    """Turn the hue by the golden ratio: the next ones are always far from those before."""
+    """Rotate the hue by the golden ratio, so that each color is far from those before it."""
     red, green, blue = colorsys.hsv_to_rgb(0.08 + i * 0.618034, (0.9, 0.55, 0.75)[i % 3], 1)
     return round(255 * red), round(255 * green), round(255 * blue)
 
 
 def _paint(image: Tensor, masks: Tensor, colors: Colors, alpha: float) -> Tensor:
-    """Draw masks (N, H, W), the smaller on top: torchvision makes black where they overlap."""
+    """Draw masks (N, H, W), the smaller on top; torchvision would paint overlaps black."""
     masks, free = masks.clone(), torch.ones(masks.shape[1:], dtype=torch.bool)
     for i in masks.flatten(1).sum(1).argsort().tolist():
         masks[i] &= free
@@ -94,7 +94,7 @@ def _paint(image: Tensor, masks: Tensor, colors: Colors, alpha: float) -> Tensor
 
 
 def _skeletons(image: Tensor, points: Tensor, sure: Tensor, unit: float, wider: int) -> Tensor:
-    """Where the persons' points and lines are: bool (N, H, W); torchvision's lines are white."""
+    """Mark the persons' points and lines: bool (N, H, W). torchvision draws all in one color."""
     drawn = [
         draw_keypoints(
             torch.zeros_like(image),
@@ -112,7 +112,7 @@ def _skeletons(image: Tensor, points: Tensor, sure: Tensor, unit: float, wider: 
 
 
 def _write(image: Tensor, boxes: Tensor, names: Sequence[str], colors: Colors, size: int) -> Tensor:
-    """Write names above their boxes, or into them at the upper border, and never over a border."""
+    """Write names above their boxes, or inside at the upper border; never beyond a border."""
     height, width = image.shape[1:]
     longest = max(1, *(ImageFont.truetype(FONT, size).getlength(name) for name in names))
     size = max(1, min(size, int(size * (width - 3) / longest)))
@@ -120,7 +120,7 @@ def _write(image: Tensor, boxes: Tensor, names: Sequence[str], colors: Colors, s
     places = []
     for name, (left, top) in zip(names, boxes[:, :2].tolist(), strict=True):
         x1, y1, x2, y2 = font.getbbox(name)
-        wide, high = x2 - x1 + 3, y2 - y1 + 3  # torchvision's margin; both its borders count
+        wide, high = x2 - x1 + 3, y2 - y1 + 3  # with torchvision's margin and both borders
         x = max(0, min(left, width - wide))
         y = top - high if top >= high else min(top, height - high)
         places.append([x - x1, y - y1] * 2)

@@ -1,4 +1,4 @@
-"""Test a detector on images with annotations."""
+"""Run a detector on a data set and give its detections to an evaluator."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from nonlocalnet.detection.annotations import CocoError
+from nonlocalnet.detection.coco_eval import CocoEvaluator, ScoreKind
 from nonlocalnet.detection.dataset import CocoDataset
-from nonlocalnet.detection.scores import CocoEvaluator, ScoreKind
-from nonlocalnet.evaluation.multiview import PeerLeft, autocast
-from nonlocalnet.runtime.distributed import gather, rank, size
+from nonlocalnet.evaluation.multiview import autocast
+from nonlocalnet.runtime.distributed import PeerLeft, all_gather, rank, world_size
 from nonlocalnet.runtime.workers import read_items
 
 
 def kinds_of(model: nn.Module) -> tuple[ScoreKind, ...]:
-    """Tell what a detector is scored on: boxes, and masks or keypoints."""
+    """List the kinds that a detector is scored on: boxes, and masks or keypoints."""
     heads: Any = model.roi_heads
     return ("bbox", "segm") if heads.has_mask() else ("bbox", "keypoints")
 
 
 def count_keypoints(model: nn.Module) -> int:
-    """Count the keypoints that a detector gives of an object; 0 if it gives none."""
+    """Count the keypoints that a detector predicts for an object; 0 if it predicts none."""
     heads: Any = model.roi_heads
     return heads.keypoint_predictor.out_channels if heads.has_keypoint() else 0
 
@@ -39,20 +39,23 @@ def evaluate_detector(
     dtype: torch.dtype | None = None,
     on_image: Callable[[int], None] = lambda images: None,
 ) -> list[str]:
-    """Find the objects of every image, and give them to an evaluator; -> the errors of images.
+    """Detect objects in every image and add them to an evaluator.
 
-    The network takes one image at a time, resizes it itself and gives detections in its pixels.
-    Images that cannot be read are reported, and count as without detections. Of many processes each
-    takes the images rank, rank + size, ...; `evaluator.scores()` brings them together.
+    The network takes one image at a time and resizes it itself; detections are in pixels of the
+    original. Unreadable images count as images without detections. With several processes, each
+    takes the images rank, rank + world size, ...; `evaluator.scores()` combines them.
 
     Args:
-        model: the network; it is put in evaluation mode, and back afterwards.
-        dataset: with `training=False`.
-        evaluator: for the same annotations.
-        workers: processes that decode, for each process that computes.
-        dtype: of autocast.
-        on_image: called with the number of images done, of this process's share. What it raises
-            ends the test at once.
+        model: it is run in evaluation mode, and its mode is restored.
+        dataset: a data set with `training=False`.
+        evaluator: an evaluator of the same annotations.
+        workers: decoding processes for each computing process.
+        dtype: dtype of autocast.
+        on_image: called with the number of images that this process has done. An exception in it
+            stops the test at once.
+
+    Returns:
+        One error message for each unreadable image.
 
     Raises:
         PeerLeft: another process left the test.
@@ -60,7 +63,7 @@ def evaluate_detector(
     device = next(model.parameters()).device
     was_training = model.training
     model.eval()
-    share = _Share(dataset, range(rank(), len(dataset), size()))
+    share = _Share(dataset, range(rank(), len(dataset), world_size()))
     errors: list[str] = []
     try:
         with read_items(share, workers=workers) as items:
@@ -75,7 +78,7 @@ def evaluate_detector(
     finally:
         model.train(was_training)
     found: list[str] = []
-    for part in gather(errors):
+    for part in all_gather(errors):
         if part is None:
             raise PeerLeft("another process left the test")
         found += part
@@ -83,7 +86,7 @@ def evaluate_detector(
 
 
 class _Share(Dataset):
-    """Some images of a test set, as (id, uint8 (3, H, W)) or (id, why it cannot be read)."""
+    """Part of a test set: items are (id, uint8 (3, H, W)) or (id, error message)."""
 
     def __init__(self, dataset: CocoDataset, indices: Sequence[int]) -> None:
         self.dataset, self.indices = dataset, indices

@@ -1,4 +1,4 @@
-"""Find the annotations and images of a COCO data set, as it is unpacked or otherwise."""
+"""Find the annotations and images of a data set in COCO's format."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ FileKind = Literal["instances", "person_keypoints"]
 
 @dataclass(frozen=True)
 class CocoSplit:
-    """A file of annotations and the folder of its images."""
+    """An annotation file and the folder of its images."""
 
     annotations: Path
     images: Path
@@ -23,20 +23,23 @@ class CocoSplit:
 def find_coco(
     data: Path, kind: FileKind, *, val: Path | None = None, root: Path | None = None
 ) -> tuple[CocoSplit, CocoSplit | None]:
-    """Find what to train and what to validate on.
+    """Find the training and the validation split.
 
-    A folder holds annotations/KIND_train2017.json and train2017/, and the same for val2017 if there
-    is one, as COCO's archives unpack; the files may lie in the folder itself, and the images in
-    images/train2017 or images. A file of annotations is its own training set.
+    A folder contains annotations/KIND_train2017.json and train2017/, and optionally the same for
+    val2017, as COCO's archives do. Annotation files may also be in the folder itself, and images in
+    images/train2017 or images. An annotation file is a training split by itself.
 
     Args:
-        data: a folder, or a file of annotations.
-        kind: which of COCO's annotations.
-        val: another folder or file to validate on; of a folder its val, if it has one.
-        root: the images' folder, or what holds train2017 and val2017.
+        data: a folder, or an annotation file.
+        kind: kind of annotations.
+        val: another folder or file to validate on; by default the folder's own validation split.
+        root: folder of the images, or the folder that contains train2017 and val2017.
+
+    Returns:
+        The training split, and the validation split or None.
 
     Raises:
-        CocoError: there are no annotations, several of the same split, or no images.
+        CocoError: there are no annotations, several files for one split, or no images.
 
     >>> for folder in ("coco/annotations", "coco/train2017"):
     ...     Path(folder).mkdir(parents=True)
@@ -52,7 +55,7 @@ def find_coco(
 
 
 def find_test(data: Path, kind: FileKind, *, root: Path | None = None) -> CocoSplit:
-    """Find what to test on: a file of annotations, or the validation split of a folder.
+    """Find the split to test on: an annotation file, or the validation split of a folder.
 
     Raises:
         CocoError: as `find_coco`.
@@ -63,8 +66,8 @@ def find_test(data: Path, kind: FileKind, *, root: Path | None = None) -> CocoSp
 def _refuse(data: Path, kind: FileKind, split: str) -> NoReturn:
     raise CocoError(
         data,
-        f"no {kind}_{split}*.json there or in annotations/: name COCO's folder, or a file of "
-        "annotations",
+        f"no {kind}_{split}*.json there or in annotations/: name COCO's folder, or an annotation "
+        "file",
     )
 
 
@@ -79,7 +82,7 @@ def _find(data: Path, kind: FileKind, split: str, root: Path | None) -> CocoSpli
     ]
     if len(found) > 1:
         names = ", ".join(file.name for file in found)
-        raise CocoError(data, f"has several of the kind: {names}; name one of the files")
+        raise CocoError(data, f"has several annotation files: {names}; name one of them")
     return CocoSplit(found[0], _images(data, found[0], root)) if found else None
 
 

@@ -16,18 +16,12 @@ from torchvision.models.detection.image_list import ImageList
 from torchvision.transforms.v2 import functional as F
 from torchvision.utils import draw_bounding_boxes
 
-from nonlocalnet.data.find_videos import is_video
+from nonlocalnet.data.suffixes import is_video
 from nonlocalnet.detection.annotations import read_image
-from nonlocalnet.inspection.analysis import (
-    Analysis,
-    BlockMap,
-    analyze,
-    evaluating,
-    find_block,
-    non_local_blocks,
-)
+from nonlocalnet.inspection.analysis import analyze, evaluating, non_local_blocks
+from nonlocalnet.inspection.attention import Analysis, BlockMap, find_block
 from nonlocalnet.inspection.geometry import Axis, pooled
-from nonlocalnet.inspection.look import TOP, Look, place_point
+from nonlocalnet.inspection.scene import TOP, Scene, place_point
 
 BACKBONE, KEYPOINT_HEAD = "backbone.", "roi_heads.keypoint_head."
 STRIPE, STRIPES = 6, (90, 130)  # of padding: width in pixels, grays
@@ -35,34 +29,43 @@ STRIPE, STRIPES = 6, (90, 130)  # of padding: width in pixels, grays
 Box = tuple[float, float, float, float]  # x1, y1, x2, y2
 
 
-def look_at_image(
+def look_at(
     model: Any,
-    image: Tensor,
+    image: Tensor | str | os.PathLike,
     *,
     at: Sequence[float] | None = None,
     block: str | int | None = None,
     top: int = 20,
     title: str = "",
-) -> Look:
-    """Look at an image as a detector of torchvision sees it: resized, normalized and padded.
+    moment: float | str = 0.5,
+    crop: bool = False,
+) -> Scene:
+    """Build the scene of an image as a detector sees it: resized, normalized and padded.
 
-    Positions are in pixels of the image as it is given. It is shown in the size that the network
-    gives it, with the padding at the right and below, striped: the network attends to that too, so
-    its keys keep their weights. A point asked for lies in the image, and so do the telling ones.
+    Positions are in pixels of the original image. The image is shown at the network's size, with
+    the padding at the right and bottom as stripes: the network attends to the padding too, so its
+    keys keep their weights. The requested point and the distinctive ones lie in the image.
 
-    Blocks in the keypoint head see one region, 14 x 14 positions laid evenly over its box: that of
-    the surest detection that holds the point, or of the surest one without a point.
+    Blocks in the keypoint head see one region, 14 x 14 positions spaced evenly over its box: that
+    of the highest-scoring detection that contains the point, or of all if no point is requested.
 
     Args:
-        model: run in evaluation mode, and put back.
-        image: (3, H, W), uint8, or float from 0 to 1.
+        model: it is run in evaluation mode, and its modes are restored.
+        image: a file, or (3, H, W), uint8 or float from 0 to 1.
         at: (x, y), a pixel of the image.
-        block, top, title: as in `look`.
+        block, top, title: as in `nl.look`.
+        moment, crop: for videos only: must be left at their defaults.
 
     Raises:
-        ValueError: as `look`; or all that was asked for are blocks of the keypoint head, and there
-            is no detection at the point.
+        ValueError: as `nl.look`; or only blocks of the keypoint head are requested, and there is no
+            detection at the point.
+        CocoError: the file cannot be read.
     """
+    if crop or moment != 0.5:
+        raise ValueError("a detector looks at whole images: leave out moment and crop")
+    if not isinstance(image, Tensor):
+        title = title or Path(image).name
+        image = read_picture(image)
     whole = _check(image, model.transform.max_size)
     point = None if at is None else place_point(at, whole, None)
     names = [n for n in non_local_blocks(model) if n.startswith((BACKBONE, KEYPOINT_HEAD))]
@@ -108,13 +111,13 @@ def look_at_image(
     blocks = _placed(model, analysis, scale, regions)
     size = tuple(n * s for n, s in zip(analysis.size, scale, strict=True))
     analysis = Analysis(size, blocks, analysis.output)
-    analysis.block(block)  # refuses one that is not there
+    analysis.block(block)  # raises if there is no such block
     frame = _shown(model, images.tensors[0], inner)
     region = regions[0] if regions else None
     if region is not None:
         box = torch.tensor(region).view(2, 2) / torch.tensor(scale).flip(0)
         frame = draw_bounding_boxes(frame, box.view(1, 4), colors="white", width=2)
-    return Look(
+    return Scene(
         frames=frame.unsqueeze(0),
         analysis=analysis,
         title=title,

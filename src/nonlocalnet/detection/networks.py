@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import torch
-from torch import nn
 
 from nonlocalnet.blocks.insertion import add_non_local
 from nonlocalnet.blocks.norm import BlockNorm
+from nonlocalnet.detection.rows import BACKBONES, STAGES
 from nonlocalnet.errors import check_choice
 from nonlocalnet.ops import Pairwise
 
@@ -22,84 +21,11 @@ HeadPlace = Literal["after_relu", "before_relu"]
 BackboneNorm = Literal["frozen", "batch", "sync"]
 
 COCO_CLASSES, PERSON_CLASSES = 91, 2  # with the background, as torchvision's weights have them
-STAGES = 5  # with conv1, all may learn
 
 
-@dataclass(frozen=True)
-class Backbone:
-    """A ResNet, the channels of the FPN and the heads on it, and where res4 takes its block."""
-
-    depths: tuple[int, int, int, int]
-    groups: int = 1
-    width_per_group: int = 64
-    slim: bool = False  # stages of 64 to 512 channels, not of 256 to 2048
-    fpn: int = 256
-    box_head: int | None = None  # None is torchvision's: 1024, and 256 or 512
-    mask_head: int | None = None
-    keypoint_head: int | None = None
-
-    @property
-    def place(self) -> str:
-        """Where the block stands: right before the last residual block of res4."""
-        return f"layer3.{self.depths[2] - 2}"
-
-
-BACKBONES = {
-    "r50": Backbone((3, 4, 6, 3)),
-    "r101": Backbone((3, 4, 23, 3)),
-    "x152": Backbone((3, 8, 36, 3), groups=32, width_per_group=8),
-    # for tests and small data
-    "tiny": Backbone(
-        (1, 1, 2, 1),
-        width_per_group=16,
-        slim=True,
-        fpn=64,
-        box_head=256,
-        mask_head=64,
-        keypoint_head=64,
-    ),
-}
-
-
-@dataclass(frozen=True)
-class Row:
-    """A detector of the table."""
-
-    kind: Literal["mask", "keypoint"]
-    backbone: str
-    backbone_blocks: int
-    head_blocks: int = 0
-
-
-def _rows() -> Iterator[tuple[str, Row]]:
-    for backbone in BACKBONES:
-        yield f"mask_rcnn_{backbone}_fpn", Row("mask", backbone, 0)
-        yield f"mask_rcnn_{backbone}_fpn_nl1", Row("mask", backbone, 1)
-    for backbone in ("r50", "r101", "tiny"):
-        yield f"keypoint_rcnn_{backbone}_fpn", Row("keypoint", backbone, 0)
-        yield f"keypoint_rcnn_{backbone}_fpn_nl4", Row("keypoint", backbone, 0, 4)
-        yield f"keypoint_rcnn_{backbone}_fpn_nl5", Row("keypoint", backbone, 1, 4)
-
-
-DETECTORS = dict(_rows())
-
-
-def is_detector(network: nn.Module) -> bool:
-    """Tell torchvision's R-CNNs, ours among them, from other networks."""
-    return hasattr(network, "roi_heads")
-
-
-def list_detectors() -> list[str]:
-    """List the detectors by name.
-
-    >>> list_detectors()[:2]
-    ['mask_rcnn_r50_fpn', 'mask_rcnn_r50_fpn_nl1']
-    """
-    return list(DETECTORS)
-
-
-def create_detector(
+def build(
     name: str,
+    fields: Mapping[str, Any],
     *,
     num_classes: int | None = None,
     norm: BackboneNorm = "frozen",
@@ -115,22 +41,24 @@ def create_detector(
 ) -> MaskRCNN | KeypointRCNN:
     """Build a detector of the paper's Tables 5 and 6 on torchvision's R-CNN.
 
-    One non-local block stands right before the last residual block of res4 (`_nl1`, `_nl5`); in the
-    keypoint head of 8 convolutions, one after every 2 (`_nl4`, `_nl5`). Blocks are the identity
-    until they are trained, so torchvision's released weights load (`load_weights`) and give the
-    same detections.
+    One non-local block is inserted before the last residual block of res4 (`_nl1`, `_nl5`), and one
+    after every second of the 8 convolutions in the keypoint head (`_nl4`, `_nl5`). Blocks are the
+    identity until they are trained, so torchvision's released weights load (`load_weights`) and
+    give the same detections.
 
     Args:
-        name: a row; `list_detectors` gives them. X152 is the 32x8d ResNeXt.
-        num_classes: with the background; by default 91 of COCO, for keypoints 2.
-        norm: of the backbone: "frozen", "batch" or "sync" (over processes).
-        norm_eps: of the frozen norms. torchvision's COCO_V1 weights are made for 0.
-        trainable_stages: how many of the backbone's five stages learn, from the last on.
-        pairwise: of all blocks.
+        name: of the table; X152 is the 32x8d ResNeXt.
+        fields: of its row: kind, backbone, backbone_blocks, head_blocks.
+        num_classes: number of classes with the background; by default 91 (COCO), for keypoints 2.
+        norm: norms of the backbone: "frozen", "batch" or "sync" (over processes).
+        norm_eps: epsilon of the frozen norms. torchvision's COCO_V1 weights need 0.
+        trainable_stages: number of the backbone's five stages that are trained, from the last.
+        pairwise: pairwise function of all blocks.
         subsample, block_norm: of the backbone's block, as in `NonLocalBlock`.
-        head_subsample, head_inner_channels, head_place: of the head's blocks; inner channels by
-            default half of 512; the place is after the second convolution's ReLU or before it.
-        options: of torchvision's `MaskRCNN` or `KeypointRCNN`: min_size, box_score_thresh, ...
+        head_subsample, head_inner_channels, head_place: of the head's blocks. Inner channels are
+            half of 512 by default; the place is after or before the second convolution's ReLU.
+        options: options of torchvision's `MaskRCNN` or `KeypointRCNN`: min_size,
+            box_score_thresh, ...
 
     Returns:
         torchvision's own class; `.config` holds the arguments that build it again.
@@ -138,33 +66,34 @@ def create_detector(
     Raises:
         ValueError: an unknown name, choice or option.
 
-    Source: paper, section 5.2 and Tables 5 and 6. What it leaves open, and our defaults: the norms
-    are frozen, as the detectors of its time and torchvision's; then the block has none and W_z
-    starts at zero, as the official code has it for frozen networks. The backbone's keys are
-    subsampled, which the paper says it does in space (section 3.3); the head's 14 x 14 positions
-    are not, as pooling 196 keys saves nothing. ReLU comes before the head's blocks, as in the
-    backbone, where a block follows a whole residual block.
+    Source: paper, section 5.2 and Tables 5 and 6. Our defaults where the paper says nothing: norms
+    are frozen, as in torchvision's detectors; blocks then have no norm and W_z starts at zero, as
+    in the official code's frozen networks. The backbone's keys are subsampled in space (section
+    3.3). The head's 14 x 14 positions are not: pooling 196 keys saves nothing. Blocks in the head
+    come after the ReLU, as in the backbone, where a block follows a whole residual block.
 
-    >>> net = create_detector("mask_rcnn_r50_fpn_nl1", num_classes=5, min_size=64)
+    >>> from nonlocalnet import create_model
+    >>> net = create_model("mask_rcnn_r50_fpn_nl1", num_classes=5, min_size=64)
     >>> net.backbone.body.layer3[4].non_local.subsample
     (2, 2)
     """
-    check_choice("detector", name, DETECTORS)
     check_choice("norm", norm, get_args(BackboneNorm))
     check_choice("head_place", head_place, get_args(HeadPlace))
-    row = DETECTORS[name]
+    kind = fields["kind"]
     if num_classes is None:
-        num_classes = COCO_CLASSES if row.kind == "mask" else PERSON_CLASSES
+        num_classes = COCO_CLASSES if kind == "mask" else PERSON_CLASSES
     if num_classes < 2:
         raise ValueError(f"num_classes counts the background too: at least 2; got {num_classes}")
     if not 0 <= trainable_stages <= STAGES:
         raise ValueError(f"trainable_stages must be from 0 to {STAGES}; got {trainable_stages}")
-    of = BACKBONES[row.backbone]
+    of = BACKBONES[fields["backbone"]]
     from nonlocalnet.detection import rcnn
 
-    known = [*inspect.signature(create_detector).parameters, *rcnn.list_options(row.kind)]
+    known = [*inspect.signature(build).parameters, *rcnn.list_options(kind)]
     for option in options:
-        check_choice("option", option, [name for name in known if name not in ("name", "options")])
+        check_choice(
+            "option", option, [name for name in known if name not in ("name", "fields", "options")]
+        )
     sides = options.get("min_size", 800)
     sizes = [*(sides if isinstance(sides, list | tuple) else [sides]), options.get("max_size", 1)]
     if not all(type(size) is int and size > 0 for size in sizes):
@@ -180,14 +109,14 @@ def create_detector(
         trainable_stages=trainable_stages,
     )
     network = rcnn.make_network(
-        row.kind,
+        kind,
         backbone,
         num_classes,
         box_width=of.box_head,
-        head_width=of.mask_head if row.kind == "mask" else of.keypoint_head,
+        head_width=of.mask_head if kind == "mask" else of.keypoint_head,
         **options,
     )
-    if row.backbone_blocks:
+    if fields["backbone_blocks"]:
         add_non_local(
             backbone.body,
             of.place,
@@ -197,9 +126,11 @@ def create_detector(
             subsample=subsample,
             norm=block_norm,
         )
-    if row.head_blocks:
+    if fields["head_blocks"]:
         head = network.roi_heads.keypoint_head
-        second = [4 * k + (3 if head_place == "after_relu" else 2) for k in range(row.head_blocks)]
+        second = [
+            4 * k + (3 if head_place == "after_relu" else 2) for k in range(fields["head_blocks"])
+        ]
         add_non_local(
             head,
             [str(index) for index in second],

@@ -1,10 +1,11 @@
-"""Torchvision's Mask R-CNN and Keypoint R-CNN on a ResNet with FPN, as narrow as asked for."""
+"""Build torchvision's Mask R-CNN and Keypoint R-CNN on a ResNet with FPN of any width."""
 
 from __future__ import annotations
 
 import inspect
-from typing import Any, Literal
+from typing import Any
 
+import torch
 from torch import nn
 from torchvision.models.detection import KeypointRCNN, MaskRCNN
 from torchvision.models.detection.backbone_utils import BackboneWithFPN
@@ -15,7 +16,7 @@ from torchvision.models.detection.transform import GeneralizedRCNNTransform
 from torchvision.models.resnet import Bottleneck, ResNet
 from torchvision.ops import FrozenBatchNorm2d
 
-DetectorKind = Literal["mask", "keypoint"]
+from nonlocalnet.detection.rows import DetectorKind
 
 NETWORKS: dict[DetectorKind, Any] = {"mask": MaskRCNN, "keypoint": KeypointRCNN}
 LAYERS = ("layer1", "layer2", "layer3", "layer4")
@@ -24,7 +25,7 @@ KEYPOINTS = 17
 
 
 class SlimBottleneck(Bottleneck):
-    """A bottleneck that gives a quarter of the usual channels: 64 to 512 over the stages."""
+    """A bottleneck with a quarter of the usual output channels: 64 to 512 over the stages."""
 
     expansion = 1
 
@@ -48,7 +49,7 @@ def make_backbone(
     norm_eps: float,
     trainable_stages: int,
 ) -> BackboneWithFPN:
-    """Build a ResNet with an FPN of `fpn` channels, of which the last stages learn."""
+    """Build a ResNet with an FPN of `fpn` channels; only its last stages are trained."""
 
     def make_norm(channels: int) -> nn.Module:
         if norm == "frozen":
@@ -79,7 +80,7 @@ def make_network(
     head_width: int | None,
     **options: Any,
 ) -> Any:
-    """Build torchvision's network; the widths are of its box head and of the other head."""
+    """Build torchvision's network with a box head and a mask or keypoint head of given widths."""
     if box_width is None or head_width is None:
         return NETWORKS[kind](backbone, num_classes, **options)
     fpn = backbone.out_channels
@@ -95,3 +96,8 @@ def make_network(
         heads["keypoint_head"] = KeypointRCNNHeads(fpn, [head_width] * 8)
         heads["keypoint_predictor"] = KeypointRCNNPredictor(head_width, keypoints)
     return NETWORKS[kind](backbone, **heads | options)
+
+
+def use_fast_layout(network: Any) -> None:
+    """Lay kernels of the backbone out as convolutions are fastest; heads need the usual layout."""
+    network.backbone.to(memory_format=torch.channels_last)

@@ -1,4 +1,4 @@
-"""Resize, mirror and color an image together with its boxes, masks and keypoints."""
+"""Resize, mirror and color-jitter images together with boxes, masks and keypoints."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ SIDES = {"left": "right", "right": "left", "l": "r", "r": "l"}
 
 
 def mirrored(names: Sequence[str]) -> tuple[int, ...]:
-    """Tell which keypoint takes the place of each in the mirror: the left eye is the right one.
+    """Find the keypoint that takes the place of each one in a mirrored image.
 
-    Sides are told by the names: left and right, or l and r, as words of their own. A keypoint whose
-    other side has no name stays what it is.
+    Sides are recognized by the words left and right, or l and r, in the names. A keypoint without
+    a counterpart keeps its place.
 
     >>> mirrored(["nose", "left_eye", "right_eye", "tail"])
     (0, 2, 1, 3)
@@ -37,10 +37,16 @@ def mirrored(names: Sequence[str]) -> tuple[int, ...]:
 
 
 class RandomMirror(nn.Module):
-    """Mirror image, boxes, masks and keypoints with probability p; left keypoints become right.
+    """Mirror image, boxes, masks and keypoints at random; left keypoints become right ones.
 
-    A keypoint is a pixel: x becomes W - 1 - x, while a box's border x becomes W - x. `keypoints`
-    are their names, by which left and right change places (`mirrored`).
+    A keypoint is a pixel: x becomes W - 1 - x, while a box's border x becomes W - x.
+
+    Args:
+        p: probability of mirroring.
+        keypoints: names of the keypoints, which tell left from right (`mirrored`).
+
+    Raises:
+        ValueError: `p` is not a probability; or an object has another number of keypoints.
     """
 
     def __init__(self, p: float = 0.5, keypoints: Sequence[str] = PERSON_KEYPOINTS) -> None:
@@ -66,21 +72,27 @@ class RandomMirror(nn.Module):
 
 
 class ImageTrainTransform(v2.Compose):
-    """Augment for training: mirror, resize to a short side drawn from a list, jitter colors.
+    """Augment for training: mirror, resize to a random short side of a list, jitter colors.
 
-    Mirrored first: a keypoint, which is a pixel, then keeps its half pixel at any scale. The longer
-    side is at most `max_size`, the short one then smaller. `jitter` is the most by which
-    brightness, contrast and saturation change, as a share; hue stays. `keypoints` names them, as in
-    `RandomMirror`. Draws come from torch's
-    global generator. Detectron's, which the paper uses, are 800, 1333 and a flip of 0.5;
-    `SHORT_SIDES` is the usual list of several scales.
+    Mirroring comes first, so that a keypoint, which is a pixel, keeps its half pixel at any scale.
+    Random numbers come from torch's global generator. Detectron, which the paper uses, has a short
+    side of 800, a longest side of 1333 and a flip of 0.5.
+
+    Args:
+        short_side: short side in pixels, or several to choose from; None leaves the size as it is.
+            `SHORT_SIDES` is the usual list of several scales.
+        max_size: largest long side; the short side is then smaller.
+        flip: probability of mirroring.
+        jitter: largest relative change of brightness, contrast and saturation; hue is kept.
+        keypoints: names of the keypoints, as in `RandomMirror`.
+
+    Raises:
+        ValueError: there is no short side, one is not below `max_size`, or `flip` or `jitter` are
+            not in [0, 1].
 
     >>> image = tv_tensors.Image(torch.zeros(3, 30, 40, dtype=torch.uint8))
     >>> ImageTrainTransform(short_side=60, max_size=90)(image, {})[0].shape
     torch.Size([3, 60, 80])
-
-    Raises ValueError where no short side is given, one is not below `max_size`, or `flip` or
-    `jitter` are not in [0, 1].
     """
 
     def __init__(
@@ -102,9 +114,10 @@ class ImageTrainTransform(v2.Compose):
 
 
 class ImageTestTransform(v2.Compose):
-    """Resize for testing, to a short side or less, so that the longer is at most `max_size`.
+    """Resize for testing to a short side, or less if the long side would exceed `max_size`.
 
-    Raises ValueError where the short side is not below `max_size`.
+    Raises:
+        ValueError: the short side is not below `max_size`.
     """
 
     def __init__(self, short_side: int = SHORT_SIDE, max_size: int = MAX_SIZE) -> None:

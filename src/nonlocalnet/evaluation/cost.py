@@ -1,4 +1,4 @@
-"""What a network costs: parameters and multiply-adds, counted without computing."""
+"""Count the parameters and multiply-adds of a network on meta tensors."""
 
 from __future__ import annotations
 
@@ -11,16 +11,13 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from nonlocalnet.blocks.norm import FrozenNorm
 from nonlocalnet.clips import ClipSpec
-from nonlocalnet.detection.networks import DETECTORS
-from nonlocalnet.networks.registry import Network, create_model
-
-IMAGE = (800, 1344)  # COCO's 800 x 1333, padded to a multiple of 32 as detectors do
-PROPOSALS, OBJECTS = 1000, 100  # that torchvision's detectors test in an image at most
+from nonlocalnet.networks.registry import Network, create_model, family_of
+from nonlocalnet.runtime.device import meta_device
 
 
 @dataclass(frozen=True)
 class Cost:
-    """Weights of convolutions and fc (no biases, no norms), and multiply-adds of one input."""
+    """Weights of convolutions and linear layers (no biases, no norms), and multiply-adds."""
 
     parameters: int
     multiply_adds: int
@@ -29,24 +26,24 @@ class Cost:
 def cost(
     name: str, *, clip: str = "8x8", crop: int = 224, num_classes: int | None = None, **options
 ) -> Cost:
-    """Count a network of the table.
+    """Count the parameters and multiply-adds of a network of the table.
 
-    Multiply-adds are those of convolutions, fc and matrix products, for one clip of crop x crop
-    pixels; of a detector for one image of 800 x 1344 with 1000 proposals and 100 objects. Source:
-    the counting of the paper's table 2e.
+    Multiply-adds are those of convolutions, linear layers and matrix products, for one clip of
+    crop x crop pixels; for detectors, for one image of 800 x 1344 with 1000 proposals and 100
+    objects. The rules are those of the paper's table 2e.
 
     >>> cost("c2d_r50").parameters
     24274112
     """
-    detector = name in DETECTORS
-    given: dict[str, Any] = {} if detector else {"clip": clip, "crop": crop}
-    with torch.device("meta"):
+    family = family_of(name)
+    given: dict[str, Any] = {"clip": clip, "crop": crop} if family.takes == "videos" else {}
+    if "defaults" in family.places:  # its networks have clips of their own
+        own = family.load("defaults")(name)
+        given = {key: own[key] for key in given}
+    with meta_device():
         model = create_model(name, num_classes=num_classes, **given, **options).eval()
         with torch.no_grad(), FlopCounterMode(display=False) as counter:
-            if detector:
-                _detect(model)
-            else:
-                model(torch.empty(1, 3, ClipSpec.parse(clip).frames, crop, crop))
+            family.load("cost")(model, **given)
     norms = (nn.modules.batchnorm._NormBase, nn.GroupNorm, FrozenNorm)
     parameters = sum(
         parameter.numel()
@@ -58,13 +55,6 @@ def cost(
     return Cost(parameters, counter.get_total_flops() // 2)
 
 
-def _detect(model: Network) -> None:
-    """Compute all of a detector but what chooses its regions, which has no weights."""
-    features = model.backbone(torch.empty(1, 3, *IMAGE))
-    model.rpn.head(list(features.values()))
-    heads, channels = model.roi_heads, model.backbone.out_channels
-    heads.box_predictor(heads.box_head(torch.empty(PROPOSALS, channels, 7, 7)))
-    for kind in ("mask", "keypoint"):
-        if getattr(heads, f"{kind}_head") is not None:
-            regions = torch.empty(OBJECTS, channels, 14, 14)
-            getattr(heads, f"{kind}_predictor")(getattr(heads, f"{kind}_head")(regions))
+def compute_clip(model: Network, *, clip: str, crop: int) -> None:
+    """Run a video network on one clip."""
+    model(torch.empty(1, 3, ClipSpec.parse(clip).frames, crop, crop))

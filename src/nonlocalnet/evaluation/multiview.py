@@ -1,4 +1,4 @@
-"""Multi-view testing: several clips and crops of each video, their probabilities averaged."""
+"""Multi-view testing: average probabilities over several clips and crops of each video."""
 
 from __future__ import annotations
 
@@ -14,25 +14,29 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from nonlocalnet.data.dataset import VideoDataset
-from nonlocalnet.data.formats.lists import VideoRecord
+from nonlocalnet.data.datasets import VideoRecord
 from nonlocalnet.data.video.reader import VideoError
 from nonlocalnet.evaluation.views import Crop, make_test_set
-from nonlocalnet.networks.video_resnet import VideoResNet
-from nonlocalnet.runtime.distributed import gather, rank, size
+from nonlocalnet.networks.registry import Network
+from nonlocalnet.runtime.distributed import PeerLeft, all_gather, rank, world_size
 from nonlocalnet.runtime.workers import read_items
 
-# views in one forward pass at first; where memory runs out, half as many, and so on
+# views in one forward pass; halved whenever memory runs out
 CPU_VIEWS, ACCELERATOR_VIEWS = 16, 64
-CPU_PIXELS = 2**26  # of all views in one forward pass: a CPU does not say that memory runs out
+CPU_PIXELS = 2**26  # of all views in one forward pass: a CPU does not report a lack of memory
 
 
 @dataclass
 class Predictions:
     """Class probabilities of the videos that could be read, and the errors of the others.
 
-    probabilities (N, K), target (N,) or (N, K), indices (N,) into the data set's records, in
-    rising order. views_right (N,): the share of a video's views whose likeliest class, without the
-    other views, is a label of it; its mean is the official test's "clip accuracy".
+    Attributes:
+        probabilities: (N, K).
+        target: labels, (N,) or (N, K).
+        indices: (N,), positions in the data set's records, in ascending order.
+        views_right: (N,), the share of a video's views that are classified correctly by themselves;
+            the mean is the "clip accuracy" of the official test.
+        unreadable: one error message for each unreadable video.
     """
 
     probabilities: Tensor
@@ -43,19 +47,15 @@ class Predictions:
 
 
 def autocast(device: torch.device, dtype: torch.dtype | None) -> contextlib.AbstractContextManager:
-    """Compute in `dtype` where it is safe; None is full precision."""
+    """Return a context that computes in `dtype` where it is safe; None is full precision."""
     if dtype is None:
         return contextlib.nullcontext()
     return torch.autocast(device.type, dtype=dtype)
 
 
-class PeerLeft(RuntimeError):
-    """Another process left a test that this one shared: it gathered None in place of its rows."""
-
-
 @torch.no_grad()
 def evaluate(
-    model: VideoResNet,
+    model: Network,
     dataset: VideoDataset,
     *,
     multi_label: bool = False,
@@ -63,24 +63,27 @@ def evaluate(
     dtype: torch.dtype | None = None,
     on_video: Callable[[int], None] = lambda videos: None,
 ) -> Predictions:
-    """Compute the probabilities of every video of a test set.
+    """Compute the class probabilities of every video of a test set.
 
-    p(video) = mean over views of p(view), p(view) by `VideoResNet.probabilities`: probabilities
-    are averaged, not logits. Videos that cannot be read are skipped and reported.
+    p(video) is the mean of p(view) over its views, where p(view) comes from `probabilities_of`:
+    probabilities are averaged, not logits. Unreadable videos are skipped and reported.
 
-    Of many processes (`runtime.distributed.processes`) each tests the videos rank, rank + size,
-    ..., so that every video counts once, and each returns the same: all of them.
+    With several processes (`runtime.distributed.process_group`), each tests the videos rank,
+    rank + world size, ..., so that every video counts once; all return the predictions of all.
 
     Source: official code, `tools/test_net_video.py`; paper, section 4 (10 clips, averaged softmax).
 
     Args:
-        model: the network; it is put in evaluation mode, and back afterwards.
-        dataset: with `train=False`.
+        model: it is run in evaluation mode, and its mode is restored.
+        dataset: a data set with `train=False`.
         multi_label: sigmoid instead of softmax.
-        workers: processes that decode, for each process that computes.
-        dtype: of autocast.
-        on_video: called with the number of videos done, of this process's share. What it raises
-            ends the test, and the workers with it, at once.
+        workers: decoding processes for each computing process.
+        dtype: dtype of autocast.
+        on_video: called with the number of videos that this process has done. An exception in it
+            stops the test and the workers at once.
+
+    Returns:
+        Predictions and errors.
 
     Raises:
         ValueError: no video could be read.
@@ -90,7 +93,7 @@ def evaluate(
     was_training = model.training
     model.eval()
     forward = _Forward(model, dataset.normalize, multi_label, dtype)
-    share = _Share(dataset, range(rank(), len(dataset), size()))
+    share = _Share(dataset, range(rank(), len(dataset), world_size()))
     views_each = dataset.num_clips * getattr(dataset.transform, "num_crops", 1)
     reading = {
         "workers": workers,
@@ -116,12 +119,12 @@ def evaluate(
                 on_video(len(batch))
     finally:
         model.train(was_training)
-    return _merge(gather(rows))
+    return _merge(all_gather(rows))
 
 
 @torch.no_grad()
 def predict(
-    model: VideoResNet,
+    model: Network,
     path: str | os.PathLike,
     *,
     top: int = 5,
@@ -133,15 +136,16 @@ def predict(
     """Classify one video file.
 
     Args:
-        model: from `nl.load`, which knows clip, size and class names.
+        model: a network from `nl.load`, which knows clip, size and class names.
         path: the video.
-        top: how many classes to give.
-        num_clips, num_crops, side, crop: the views, as in `evaluation.protocol.make_test_set`.
+        top: number of classes to return.
+        num_clips, num_crops, side, crop: the views, as in `evaluation.views.make_test_set`.
 
     Returns:
-        (class, probability) pairs, the likeliest first.
+        (class, probability) pairs by descending probability.
 
     Raises:
+        ValueError: a network without `info`, or `top` or `num_clips` below 1.
         VideoError: the file is missing or cannot be decoded.
     """
     info = getattr(model, "info", None)
@@ -149,7 +153,7 @@ def predict(
         raise ValueError("this model does not know its clip and classes: load it with nl.load")
     if top < 1 or num_clips < 1:
         raise ValueError(f"top and num_clips must be at least 1; got {top} and {num_clips}")
-    record = VideoRecord(Path(path), (0,), str(path))  # a label is asked for, none is used
+    record = VideoRecord(Path(path), (0,), str(path))  # a record needs a label; it is not used
     dataset = make_test_set(
         [record], info, num_clips=num_clips, num_crops=num_crops, side=side, crop=crop
     )
@@ -162,12 +166,23 @@ def predict(
     ]
 
 
+def probabilities_of(model: Network, views: Tensor, *, multi_label: bool = False) -> Tensor:
+    """Compute class probabilities: by the network's own `probabilities`, else from its logits.
+
+    (B, 3, T, H, W) -> (B, K).
+    """
+    if hasattr(model, "probabilities"):
+        return model.probabilities(views, multi_label=multi_label)
+    logits = model(views)
+    return logits.sigmoid() if multi_label else logits.softmax(dim=1)
+
+
 class _Forward:
-    """Compute p of views (V, 3, T, H, W) -> (V, K) on the CPU, as many at once as fit in memory."""
+    """Compute probabilities (V, K) of views (V, 3, T, H, W), as many at once as fit in memory."""
 
     def __init__(
         self,
-        model: VideoResNet,
+        model: Network,
         normalize: Callable[[Tensor], Tensor],
         multi_label: bool,
         dtype: torch.dtype | None = None,
@@ -197,12 +212,12 @@ class _Forward:
         try:
             views = self.normalize(chunk.to(self.device, non_blocking=True))
             with autocast(self.device, self.dtype):
-                p = self.model.probabilities(views, multi_label=self.multi_label)
+                p = probabilities_of(self.model, views, multi_label=self.multi_label)
             return p.float().cpu()
         except torch.OutOfMemoryError:
             if len(chunk) == 1:
                 raise
-            return None  # what was computed is freed only when this frame is left
+            return None  # memory is freed only when this frame is left
 
 
 class _Unreadable(NamedTuple):
@@ -214,7 +229,7 @@ Item = tuple[Tensor, int | list[float], int]  # views, target, index
 
 
 class _Share(Dataset):
-    """Some videos of a test set; the error instead of what raises it: one bad file ends no test."""
+    """Part of a test set; unreadable videos give their error, so that one does not stop a test."""
 
     def __init__(self, dataset: VideoDataset, indices: Sequence[int]) -> None:
         self.dataset, self.indices = dataset, indices
@@ -226,11 +241,7 @@ class _Share(Dataset):
         index = self.indices[index]
         try:
             views, target, _ = self.dataset[index]
-            return (
-                views,
-                target.tolist(),
-                index,
-            )  # plain: each tensor that is sent holds a file open
+            return views, target.tolist(), index  # a list: each tensor sent keeps a file open
         except VideoError as error:
             return _Unreadable(index, str(error))
 
@@ -238,7 +249,7 @@ class _Share(Dataset):
 def _batches(
     items: Iterable[Item | _Unreadable], forward: _Forward
 ) -> Iterator[list[Item] | _Unreadable]:
-    """Join videos whose views are of one shape while they fit into one forward pass."""
+    """Group videos with views of the same shape as long as they fit in one forward pass."""
     batch: list[Item] = []
     for item in items:
         if isinstance(item, _Unreadable):

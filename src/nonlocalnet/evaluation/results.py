@@ -11,10 +11,11 @@ from typing import Any
 
 from torch import Tensor
 
-from nonlocalnet.data.formats.lists import VideoRecord
+from nonlocalnet.data.datasets import VideoRecord
 from nonlocalnet.evaluation.metrics import (
     average_precision,
     confusion_matrix,
+    find_metric,
     wilson_interval,
 )
 from nonlocalnet.evaluation.multiview import Predictions
@@ -86,12 +87,13 @@ def find_mistakes(predictions: Predictions, records: Sequence[VideoRecord]) -> l
 
 
 def find_intervals(scores: dict[str, float], videos: int) -> dict[str, tuple[float, float]]:
-    """Give the 95% interval, percent, of the scores that are shares of videos: top1 and top5."""
+    """Compute the 95% interval, percent, of the scores that are shares of videos."""
     found = {}
-    for name in {"top1", "top5"} & scores.keys():
-        low, high = wilson_interval(scores[name] / 100, videos)
-        found[name] = (100 * low, 100 * high)
-    return dict(sorted(found.items()))
+    for name, value in scores.items():
+        if find_metric(name).proportion:
+            low, high = wilson_interval(value / 100, videos)
+            found[name] = (100 * low, 100 * high)
+    return found
 
 
 def write_results(

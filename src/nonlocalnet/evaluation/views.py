@@ -1,4 +1,4 @@
-"""Which views a test takes of each video."""
+"""Choose the views of a test: clips and crops of each video."""
 
 from __future__ import annotations
 
@@ -10,18 +10,19 @@ from typing import Literal
 from nonlocalnet.checkpoints.metadata import WeightsInfo
 from nonlocalnet.clips import ClipSpec
 from nonlocalnet.data.dataset import VideoDataset
-from nonlocalnet.data.formats.lists import VideoRecord
+from nonlocalnet.data.datasets import VideoRecord
 from nonlocalnet.data.transforms import TestTransform
 
-SIZED = 1000  # videos
+SIZED = 1000  # largest number of videos whose sizes are read
 Crop = int | Literal["whole"]
 
 
 def identify_videos(records: Sequence[VideoRecord]) -> str:
-    """Hash the videos' file names, labels and sizes in bytes, in any order and folder.
+    """Hash file names, labels and sizes in bytes of videos, regardless of order and folder.
 
-    Weights say with it what they were trained on and chosen by, and a test compares. Of more than
-    `SIZED` videos the sizes of as many are asked for, evenly spread: a file server answers slowly.
+    Weights record with it what they were trained and selected on, so that a test can compare. Of
+    more than `SIZED` videos, only the sizes of as many are read, evenly spread: file servers are
+    slow.
 
     >>> from pathlib import Path
     >>> one, two = (VideoRecord(Path(f"{p}/a.mp4"), (3,), f"{p}/a.mp4") for p in ("x", "y"))
@@ -50,19 +51,23 @@ def make_test_set(
     side: int | None = None,
     crop: Crop | None = None,
 ) -> VideoDataset:
-    """Make the test set of videos for a network that says what its input is.
+    """Create a test set of videos for a network, from its description of the input.
 
-    The defaults are the protocol of the official README's accuracies, 10 clips x 3 crops. Others,
-    and where they come from: docs/testing.md.
+    The defaults, 10 clips x 3 crops, are those of the accuracies in the official README.
+    docs/testing.md lists others with their sources.
 
     Args:
         records: the videos.
-        info: of the network (`model.info`): clip, number of classes, short side, normalization.
+        info: description of the network (`model.info`): clip, number of classes, short side and
+            normalization.
         num_clips: clips spread over the video (`data.sampling.test_clips`); 1 is the middle one.
-        num_crops: 1 in the center, 3 along the longer side, 6 with mirror images; by default 3,
-            of whole frames 1.
-        side: short side of the frames, pixels; by default `info.short_side`.
-        crop: side of the crops, pixels, by default `side`; "whole" is all of the frame.
+        num_crops: 1 in the center, 3 along the longer side, 6 with their mirror images; by default
+            3, for whole frames 1.
+        side: short side of the frames in pixels; by default `info.short_side`.
+        crop: side of the crops in pixels, by default `side`; "whole" is the whole frame.
+
+    Returns:
+        The test set.
 
     Raises:
         ValueError: crops that do not fit, or labels that do not fit the network.

@@ -1,1 +1,1 @@
-"""A page on this machine that shows what any video's points attend to: `nonlocalnet explore`."""
+"""A local web page that shows what the points of any video attend to: `nonlocalnet explore`."""

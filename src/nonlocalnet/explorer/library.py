@@ -1,4 +1,4 @@
-"""What the explorer knows: networks, videos, and the clips that were looked at."""
+"""The networks and videos of the explorer, and a cache of scenes."""
 
 from __future__ import annotations
 
@@ -12,10 +12,11 @@ from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
-from nonlocalnet.data.find_videos import walk
+from nonlocalnet.data.find_videos import find_videos
 from nonlocalnet.data.suffixes import SUFFIXES
 from nonlocalnet.data.video.reader import VideoError, probe
-from nonlocalnet.inspection.look import Look, look_at_clip, read_clip
+from nonlocalnet.inspection.clip import look_at_clip, read_clip
+from nonlocalnet.inspection.scene import Scene
 from nonlocalnet.networks.video_resnet import VideoResNet
 from nonlocalnet.runtime.isolated import Failure, IsolatedCall
 from nonlocalnet.runtime.log import status
@@ -23,15 +24,15 @@ from nonlocalnet.runtime.log import status
 T = TypeVar("T")
 
 NAME = 120  # characters of a file's name that are shown
-LONGEST = 4  # times the short side: a longer strip takes memory without end when it is looked at
-KEPT = 6  # looks in memory
-UPLOADS = 20  # videos kept, the newest
+LONGEST = 4  # times the short side: longer strips take too much memory
+KEPT = 6  # scenes in the cache
+UPLOADS = 20  # the newest are kept
 DECODING = 30.0  # seconds for one clip
-MEMORY = 2 << 30  # bytes for decoding, beyond what the process has at its start
+MEMORY = 2 << 30  # bytes for decoding, in addition to what the process has when it starts
 
 
-class Unknown(KeyError):
-    """A video or network that is not there, in words for whoever asked."""
+class NotFound(KeyError):
+    """There is no such video or network; the message is for the user."""
 
     def __str__(self) -> str:
         return str(self.args[0])
@@ -39,7 +40,7 @@ class Unknown(KeyError):
 
 @dataclass(frozen=True)
 class Video:
-    """A video of the folder, or an uploaded one."""
+    """A video of the folder, or an upload."""
 
     key: str
     name: str
@@ -47,13 +48,13 @@ class Video:
 
 
 class Library:
-    """Hold networks and videos, and look at clips, one at a time.
+    """Hold networks and videos, and build scenes, one at a time.
 
-    Videos are decoded in a process of its own, with limits of time and memory: a hostile file ends
-    that process, and the next one gets another.
+    Videos are decoded in a separate process with limits of time and memory: a hostile file ends
+    that process, and another one is started for the next file.
 
     Args:
-        networks: by the name that is shown; from `nl.load`.
+        networks: from `nl.load`, by the name to show.
         videos: files to choose from.
         store: an empty folder for uploads.
     """
@@ -66,12 +67,12 @@ class Library:
             f"v{i}": Video(f"v{i}", shown(path.name), path) for i, path in enumerate(videos)
         }
         self._uploads: OrderedDict[str, Video] = OrderedDict()
-        self._looks: OrderedDict[tuple[str, str, float], Look] = OrderedDict()
+        self._scenes: OrderedDict[tuple[str, str, float], Scene] = OrderedDict()
         self._looking, self._changing = threading.Lock(), threading.Lock()
         self._decode = IsolatedCall(
             time_limit=DECODING, memory_limit=MEMORY, modules=[read_clip.__module__]
         )
-        # it takes seconds to start, which the first video need not wait for
+        # starting takes seconds: begin now, so that the first video does not wait
         threading.Thread(target=self._decode, args=(int,), daemon=True).start()
 
     def videos(self) -> list[Video]:
@@ -80,11 +81,15 @@ class Library:
             return [*self._videos.values(), *self._uploads.values()]
 
     def new_file(self) -> Path:
-        """Name a file in the store that an upload may be written to."""
+        """Return the path of a new file in the store, for an upload."""
         return self.store / secrets.token_hex(16)
 
     def add(self, path: Path, name: str) -> Video:
-        """Take up an uploaded file; the oldest ones beyond 20 are deleted.
+        """Add an uploaded file; if there are more than 20, the oldest is deleted.
+
+        Args:
+            path: from `new_file`.
+            name: of the file, as the user sees it.
 
         Raises:
             VideoError: it cannot be read, or is a long strip; the file is deleted.
@@ -95,8 +100,8 @@ class Library:
             if max(about.width, about.height) > LONGEST * min(about.width, about.height):
                 raise VideoError(
                     name,
-                    f"frames of {about.width}x{about.height} are too long a strip: one side may "
-                    f"be {LONGEST} times the other",
+                    f"frames of {about.width}x{about.height} are too long a strip: the longer side "
+                    f"may be at most {LONGEST} times the shorter",
                 )
         except VideoError:
             path.unlink(missing_ok=True)
@@ -109,51 +114,56 @@ class Library:
                 old.path.unlink(missing_ok=True)
         return video
 
-    def look(self, video: str, network: str, moment: float) -> Look:
-        """Look at a clip, or give the look that was kept.
+    def look(self, video: str, network: str, moment: float) -> Scene:
+        """Return the scene of a clip, from the cache if it is there.
+
+        Args:
+            video: key of the video.
+            network: name of the network.
+            moment: position of the clip in the video, from 0 to 1.
 
         Raises:
-            Unknown: no such video or network.
+            NotFound: there is no such video or network.
             VideoError: the video cannot be read.
-            ValueError: a moment outside [0, 1].
+            ValueError: the moment is not from 0 to 1.
         """
         with self._changing:
             found = self._videos.get(video) or self._uploads.get(video)
         if found is None:
-            raise Unknown("this video is no longer here: choose or drop it again")
+            raise NotFound("this video is no longer available: choose or drop it again")
         if network not in self.networks:
-            raise Unknown("this network is not here: choose another")
+            raise NotFound("there is no such network: choose another")
         if not 0 <= moment <= 1:
             raise ValueError(f"moment must be from 0 (first clip) to 1 (last); got {moment:g}")
         key = (video, network, moment)
-        with self._looking:  # many who ask for one thing wait for one computation
-            if key not in self._looks:
+        with self._looking:  # requests for the same scene wait for one computation
+            if key not in self._scenes:
                 model = self.networks[network]
                 clip, view = self._isolated(
                     partial(read_clip, info=model.info, moment=moment), found.path, found.name
                 )
-                made = look_at_clip(model, clip, view, title=found.name)
-                _ = made.summaries  # computed now, by one
-                self._looks[key] = made
-            self._looks.move_to_end(key)
-            while len(self._looks) > KEPT:
-                self._looks.popitem(last=False)
-            return self._looks[key]
+                scene = look_at_clip(model, clip, view, title=found.name)
+                _ = scene.summaries  # computed here, while the lock is held
+                self._scenes[key] = scene
+            self._scenes.move_to_end(key)
+            while len(self._scenes) > KEPT:
+                self._scenes.popitem(last=False)
+            return self._scenes[key]
 
     def close(self) -> None:
-        """End the decoding process, whatever it does."""
+        """End the decoding process, even if it is busy."""
         self._decode.close()
 
     def _isolated(self, function: Callable[..., T], path: Path, name: str) -> T:
         result = self._decode(function, path)
         if isinstance(result, Failure):
-            # the file's name in the store says nothing to who sent it
+            # the sender does not know the file's name in the store
             raise VideoError(name, result.reason.replace(f"{path}: ", "").replace(str(path), name))
         return result
 
 
 def shown(name: str) -> str:
-    """Make a name that came from outside fit to be shown; it names no file.
+    """Clean a file's name from outside for display; it is never used as a path.
 
     >>> shown("C:\\\\films\\\\one\\x00\\n.mp4")
     'one.mp4'
@@ -164,10 +174,13 @@ def shown(name: str) -> str:
 
 
 def videos_of(source: Path | None) -> list[Path]:
-    """List the videos of a file, or of a folder and those below it; say what is left out.
+    """List the videos of a folder and its subfolders, and print what is left out.
+
+    Args:
+        source: the folder, or a single video; None for no videos.
 
     Raises:
-        FileNotFoundError: it is not there.
+        FileNotFoundError: there is no such file or folder.
         ValueError: the folder has no videos.
     """
     if source is None:
@@ -176,7 +189,7 @@ def videos_of(source: Path | None) -> list[Path]:
         return [source]
     if not source.is_dir():
         raise FileNotFoundError(f"no video or folder at {source}")
-    found = walk(source)
+    found = find_videos(source)
     if not found.videos:
         known = f"{', '.join(SUFFIXES[:6])} or folders of 00001.jpg"
         raise ValueError("; ".join([f"{source} has no videos, such as {known}", *found.notes()]))

@@ -1,4 +1,4 @@
-"""The explorer's web server: a page, its parts, and uploads that cannot do harm."""
+"""The web application of the explorer: the page, its data, and safe uploads."""
 
 from __future__ import annotations
 
@@ -27,21 +27,21 @@ from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
 
 from nonlocalnet.data.video.reader import VideoError
-from nonlocalnet.explorer.library import Library, Unknown
+from nonlocalnet.explorer.library import Library, NotFound
 from nonlocalnet.explorer.uploads import Full, TooSlow, Uploads
-from nonlocalnet.inspection import html_page as document
+from nonlocalnet.inspection import html_page
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
 MIB = 1 << 20
-CHECKING = 8  # uploads that are here and may be videos, at once
-WAITING = 64  # requests for a look, at once
+CHECKING = 8  # complete uploads that are being checked, at once
+WAITING = 64  # requests for a scene, at once
 OWN = ("explorer.js", "explorer.css")
-SHARED = ("look.css", *(f"{name}.js" for name in document.MODULES))
+SHARED = ("look.css", *(f"{name}.js" for name in html_page.MODULES))
 
-TOO_SLOW = "the video came too slowly: send it again"
-FULL = "several videos are being sent already: try again in a moment"
+TOO_SLOW = "the upload was too slow: send the video again"
+FULL = "several videos are being uploaded already: try again in a moment"
 POLICY = (
     "default-src 'none'; script-src 'self' 'nonce-{nonce}'; style-src 'self'; "
     "img-src 'self' data: blob:; connect-src 'self'; base-uri 'none'; form-action 'none'; "
@@ -49,26 +49,18 @@ POLICY = (
 )
 
 
-class Refused(Exception):
-    """A request that is answered with a status and a sentence."""
-
-    def __init__(self, status: int, reason: str) -> None:
-        super().__init__(reason)
-        self.status, self.reason = status, reason
-
-
 def make_app(
     library: Library, *, host: str = "127.0.0.1", max_upload_mib: float = 256
 ) -> Starlette:
-    """Make the web application.
+    """Create the web application.
 
     Args:
-        library: what can be looked at.
-        host: the address it is bound to. Requests by another name are refused, so that no page of
-            the web can reach it by a name of its own (DNS rebinding). On a wildcard address every
-            numeric address is taken, this machine's own name, and names that only a local network
-            gives: without a dot, or in .local.
-        max_upload_mib: of one video.
+        library: the networks and videos.
+        host: the address that the server listens at. Requests for another host are refused, so that
+            no web page can reach the server under a name of its own (DNS rebinding). On a wildcard
+            address, these are accepted: numeric addresses, this machine's name, and names of local
+            networks (without a dot, or in .local).
+        max_upload_mib: maximum size of a video.
     """
     uploads = Uploads()
     checking, waiting = asyncio.Semaphore(CHECKING), asyncio.Semaphore(WAITING)
@@ -76,10 +68,10 @@ def make_app(
 
     async def index(request: Request) -> Response:
         nonce = secrets.token_urlsafe(16)
-        names = {f"look/{name}": f"/static/{name}.js" for name in document.MODULES}
+        names = {f"look/{name}": f"/static/{name}.js" for name in html_page.MODULES}
         names["look/explorer"] = "/static/explorer.js"
-        text = Template(document.static("page.html")).substitute(
-            title="What does the network look at?",
+        text = Template(html_page.static("page.html")).substitute(
+            title="What does the network attend to?",
             note="Choose or drop a video, then point at a frame.",
             style='<link rel="stylesheet" href="/static/look.css">'
             '<link rel="stylesheet" href="/static/explorer.css">',
@@ -94,11 +86,11 @@ def make_app(
     async def static(request: Request) -> Response:
         name = request.path_params["name"]
         if name in SHARED:
-            text = document.static(name)
+            text = html_page.static(name)
         elif name in OWN:
             text = files("nonlocalnet.explorer").joinpath("static", name).read_text("utf-8")
         else:
-            raise Refused(404, "there is no such file")
+            raise HTTPException(404, "there is no such file")
         kind = "text/css" if name.endswith(".css") else "text/javascript"
         return Response(text, media_type=kind)
 
@@ -112,7 +104,7 @@ def make_app(
         )
 
     async def upload(request: Request) -> Response:
-        too_large = Refused(413, f"the video is larger than {max_upload_mib:g} MiB")
+        too_large = HTTPException(413, f"the video is larger than {max_upload_mib:g} MiB")
         length = request.headers.get("content-length", "")
         if length.isdecimal() and int(length) > most:
             raise too_large
@@ -120,21 +112,21 @@ def make_app(
             raise Full
         path = library.new_file()
         try:
-            with uploads.place() as place, path.open("wb") as file:
+            with uploads.slot() as slot, path.open("wb") as file:
                 size = 0
-                async for chunk in place.read(request.stream()):
+                async for chunk in slot.read(request.stream()):
                     size += len(chunk)
                     if size > most:
                         raise too_large
                     file.write(chunk)
             if not size:
-                raise Refused(400, "the file is empty")
+                raise HTTPException(400, "the file is empty")
             name = request.query_params.get("name", "")
             async with checking:
                 video = await _in_thread(library.add, path, name)
         except OSError as error:
             path.unlink(missing_ok=True)
-            raise Refused(507, f"the video cannot be kept here: {error.strerror}") from error
+            raise HTTPException(507, f"the video cannot be stored: {error.strerror}") from error
         except BaseException:
             path.unlink(missing_ok=True)
             raise
@@ -142,14 +134,14 @@ def make_app(
 
     async def look(request: Request) -> Response:
         found = await _look(request)
-        return JSONResponse(await _in_thread(document.about, found))
+        return JSONResponse(await _in_thread(html_page.metadata, found))
 
     async def part(request: Request) -> Response:
         found = await _look(request)
         name = request.path_params["name"]
-        data = await _in_thread(document.part, found, name)
+        data = await _in_thread(html_page.array, found, name)
         if data is None:
-            raise Refused(404, "there is no such part")
+            raise HTTPException(404, "there is no such part")
         return Response(data, media_type="application/octet-stream")
 
     async def _look(request: Request) -> Any:
@@ -159,16 +151,16 @@ def make_app(
         except ValueError:
             moment = math.nan
         if not 0 <= moment <= 1:
-            raise Refused(400, "moment must be a number from 0 to 1")
+            raise HTTPException(400, "moment must be a number from 0 to 1")
         if waiting.locked():
-            raise Refused(503, "too many are waiting: try again in a moment")
+            raise HTTPException(503, "too many requests are waiting: try again in a moment")
         async with waiting:
             try:
                 return await _in_thread(
                     library.look, ask.get("video", ""), ask.get("network", ""), moment
                 )
             except MemoryError:
-                raise Refused(507, "this machine has not enough memory to look at it") from None
+                raise HTTPException(507, "the clip needs too much memory") from None
 
     own = {"127.0.0.1", "localhost", "::1", host.lower()}
     if _is_wildcard(host):
@@ -187,21 +179,20 @@ def make_app(
             Middleware(BaseHTTPMiddleware, dispatch=partial(_guard, partial(_is_own, own, host))),
         ],
         exception_handlers={
-            Refused: _say(lambda error: error.status, lambda error: error.reason),
             TooSlow: _say(lambda error: 408, lambda error: TOO_SLOW),
             Full: _say(lambda error: 503, lambda error: FULL),
-            Unknown: _say(lambda error: 404, str),
+            NotFound: _say(lambda error: 404, str),
             VideoError: _say(lambda error: 422, str),
-            ClientDisconnect: _say(lambda error: 400, lambda error: "the sender went away"),
+            ClientDisconnect: _say(lambda error: 400, lambda error: "the client disconnected"),
             HTTPException: _say(lambda error: error.status_code, _http),
-            Exception: _unforeseen,
+            Exception: _unexpected,
         },
         lifespan=_closing(library),
     )
 
 
 def is_loopback(host: str) -> bool:
-    """Tell whether an address is of this machine alone."""
+    """Return whether an address can be reached from this machine only."""
     if host == "localhost":
         return True
     with contextlib.suppress(ValueError):
@@ -210,7 +201,7 @@ def is_loopback(host: str) -> bool:
 
 
 async def _in_thread(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-    """Call in a thread; at the end it is left to itself, or Ctrl-C would wait for it."""
+    """Call in a thread, which is abandoned at shutdown, so that Ctrl-C does not wait for it."""
     return await to_thread.run_sync(partial(function, *args, **kwargs), abandon_on_cancel=True)
 
 
@@ -227,7 +218,7 @@ def _is_wildcard(host: str) -> bool:
 
 
 def _is_own(own: Collection[str], host: str, name: str) -> bool:
-    """Tell whether a name is this server's, and not one that a page of the web could have made."""
+    """Return whether a host name is this server's, and not one set up by a web page."""
     if name in own or not _is_wildcard(host):
         return name in own
     with contextlib.suppress(ValueError):
@@ -236,7 +227,7 @@ def _is_own(own: Collection[str], host: str, name: str) -> bool:
 
 
 def _is_foreign(request: Request) -> bool:
-    """Tell whether another web page asks: browsers say so, other programs say nothing."""
+    """Return whether the request comes from another web page, according to the browser."""
     origin = request.headers.get("origin")
     return request.headers.get("sec-fetch-site", "none") not in ("same-origin", "none") or (
         origin is not None and origin.partition("://")[2] != request.headers.get("host")
@@ -253,15 +244,18 @@ def _say(
 
 
 def _http(error: HTTPException) -> str:
-    return {404: "there is no such page", 405: "this page cannot be asked in this way"}.get(
-        error.status_code, error.detail
-    )
+    """Return the message of an error, in a sentence if it is Starlette's own."""
+    sentences = {
+        "Not Found": "there is no such page",
+        "Method Not Allowed": "this page does not support that method",
+    }
+    return sentences.get(error.detail, error.detail)
 
 
-async def _unforeseen(request: Request, error: Exception) -> Response:
+async def _unexpected(request: Request, error: Exception) -> Response:
     traceback.print_exception(error)
     return JSONResponse(
-        {"error": "this went wrong in the server, whose terminal says more"}, status_code=500
+        {"error": "an unexpected error in the server: see its terminal"}, status_code=500
     )
 
 
@@ -269,10 +263,10 @@ async def _guard(
     is_own: Callable[[str], bool], request: Request, call_next: RequestResponseEndpoint
 ) -> Response:
     if not is_own(_hostname(request.headers.get("host", ""))):
-        reason = "this server does not go by that name: use the address that it printed"
+        reason = "this is not the name of this server: use the address that it printed"
         response: Response = JSONResponse({"error": reason}, status_code=421)
-    elif request.url.path != "/" and _is_foreign(request):  # a link to the page does no harm
-        response = JSONResponse({"error": "another web page may not use this"}, status_code=403)
+    elif request.url.path != "/" and _is_foreign(request):  # a link to the page is harmless
+        response = JSONResponse({"error": "other web pages may not use this"}, status_code=403)
     else:
         response = await call_next(request)
     response.headers["x-content-type-options"] = "nosniff"

@@ -1,4 +1,4 @@
-"""Places for uploads that nobody holds by being slow."""
+"""Slots for uploads: a limited number at once, with a minimum rate."""
 
 from __future__ import annotations
 
@@ -6,23 +6,23 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Generator
 
-PLACES = 4  # uploads at once
-RATE = 32 << 10  # bytes a second that an upload has at least
-GRACE = 15.0  # seconds that it may fall behind that
-PATIENCE = 1.0  # seconds behind, from which on it makes room for another
+SLOTS = 4  # uploads at once
+RATE = 32 << 10  # bytes per second, at least
+GRACE = 15.0  # seconds that an upload may fall behind this rate
+PATIENCE = 1.0  # seconds behind, after which it may be dropped for another upload
 LONGEST = 900.0  # seconds for an upload
 
 
 class TooSlow(Exception):
-    """An upload that fell behind."""
+    """The upload was too slow."""
 
 
 class Full(Exception):
-    """All places are taken by uploads that go on."""
+    """All slots are taken by uploads that are fast enough."""
 
 
 class Upload:
-    """One that is received: every byte moves its end, which is never more than GRACE away."""
+    """An upload in progress: each byte extends its deadline, up to GRACE from now."""
 
     def __init__(self) -> None:
         self._now = asyncio.get_running_loop().time
@@ -32,20 +32,20 @@ class Upload:
 
     @property
     def behind(self) -> float:
-        """How many seconds it is behind RATE."""
+        """Seconds that it is behind RATE."""
         return self._now() + GRACE - self._end
 
     def drop(self) -> None:
-        """Let its reading end, as too slow, at once."""
+        """End the upload now, as too slow."""
         self._last = self._now()
         if self._clock is not None:
             self._clock.reschedule(self._last)
 
     async def read(self, stream: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-        """Give the body piece by piece.
+        """Yield the body chunk by chunk.
 
         Raises:
-            TooSlow: it fell behind, paused or lasted too long, or was dropped.
+            TooSlow: the upload fell behind, took too long, or was dropped.
         """
         while True:
             try:
@@ -62,19 +62,19 @@ class Upload:
 
 
 class Uploads:
-    """Hand out the places: where all are taken, the slowest upload that is behind makes room."""
+    """Assign slots; if all are taken, drop the slowest upload that is behind for a new one."""
 
     def __init__(self) -> None:
         self._held: list[Upload] = []
 
     @contextlib.contextmanager
-    def place(self) -> Generator[Upload]:
-        """Hold a place.
+    def slot(self) -> Generator[Upload]:
+        """Hold a slot.
 
         Raises:
             Full: there is none, and no upload is behind.
         """
-        if len(self._held) >= PLACES:
+        if len(self._held) >= SLOTS:
             slowest = max(self._held, key=lambda upload: upload.behind)
             if slowest.behind < PATIENCE:
                 raise Full

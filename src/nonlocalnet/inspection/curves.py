@@ -1,49 +1,33 @@
-"""Curves of training runs."""
+"""Draw the curves of training runs."""
 
 from __future__ import annotations
 
 import numpy as np
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+# Okabe and Ito's, which are distinguishable with color blindness
 COLORS = (
-    "#0072b2",
-    "#d55e00",
-    "#009e73",
-    "#cc79a7",
-    "#e69f00",
-    "#56b4e9",
-    "#000000",
-    "#8a8a8a",
+    *("#0072b2", "#d55e00", "#009e73", "#cc79a7"),
+    *("#e69f00", "#56b4e9", "#000000", "#8a8a8a"),
 )
 DASHES = ("-", "--", ":", "-.")
-FEW = 25  # points of a line that are marked
-
-
-def curves(runs: dict[str, list[tuple[list[int], list[float]]]], *, ylabel: str) -> Figure:
-    """Draw one line a run, one color a group: {group: [(iterations, values), ...]}."""
-    figure = Figure(figsize=(7, 3.2), dpi=120)
-    axis = figure.subplots()
-    colors = ("#8e8e93", "#0a66c2", "#d97706", "#15803d")
-    for (name, lines), color in zip(runs.items(), colors, strict=False):
-        for k, (iterations, values) in enumerate(lines):
-            label = name if k == 0 else None
-            axis.plot(iterations, values, color=color, linewidth=1.6, label=label)
-    axis.set(xlabel="iteration", ylabel=ylabel)
-    _plain(axis)
-    axis.legend(frameon=False)
-    figure.tight_layout()
-    return figure
+FEW = 25  # lines with at most so many points have markers
 
 
 Line = tuple[list[float], list[float]]  # x, y
 
 
 def panels(lines: dict[str, dict[str, Line]], *, xlabel: str) -> Figure:
-    """Draw what several runs measured, one panel a quantity: {ylabel: {run: (x, y)}}.
+    """Draw what several runs measured, one panel per quantity.
 
-    A run has its color and dashes in all panels; the colors are Okabe and Ito's, which the
-    color-blind tell apart, and after eight runs the dashes change. Few points are marked.
+    A run has the same color and dashes in all panels; after eight runs the dashes change.
+
+    Args:
+        lines: {ylabel: {run: (x, y)}}.
+        xlabel: of all panels.
+
+    Returns:
+        A matplotlib figure.
     """
     names = list(dict.fromkeys(name for runs in lines.values() for name in runs))
     styles = {
@@ -62,7 +46,8 @@ def panels(lines: dict[str, dict[str, Line]], *, xlabel: str) -> Figure:
                 x, y, linewidth=1.6, marker=marker, markersize=4, **styles[name]
             )
         axis.set_ylabel(ylabel)
-        _plain(axis)
+        axis.grid(alpha=0.25)
+        axis.spines[["top", "right"]].set_visible(False)
     axes[-1].set_xlabel(xlabel)
     figure.align_ylabels(axes)
     figure.legend(
@@ -74,8 +59,3 @@ def panels(lines: dict[str, dict[str, Line]], *, xlabel: str) -> Figure:
         fontsize=9,
     )
     return figure
-
-
-def _plain(axis: Axes) -> None:
-    axis.grid(alpha=0.25)
-    axis.spines[["top", "right"]].set_visible(False)

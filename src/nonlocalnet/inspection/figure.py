@@ -1,10 +1,11 @@
-"""Pictures of attention: the paper's Figure 3, and heat on every frame, for one query."""
+"""Draw attention as a picture: the arrows of the paper's Figure 3, and brightness."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from textwrap import wrap
-from typing import Literal, get_args
+from typing import Any, get_args
 
 import numpy as np
 import torch
@@ -14,19 +15,36 @@ from matplotlib.patches import ConnectionPatch, Rectangle
 from matplotlib.patheffects import Stroke
 
 from nonlocalnet.errors import check_choice
-from nonlocalnet.inspection.analysis import Attention
+from nonlocalnet.inspection.attention import Attention
 from nonlocalnet.inspection.geometry import Axis
-from nonlocalnet.inspection.heat import NEGATIVE, POSITIVE, heat_of, lifted, paint
+from nonlocalnet.inspection.heat import NEGATIVE, POSITIVE, heat_of, lifted, paint, query_of
+from nonlocalnet.inspection.scene import Scene
+from nonlocalnet.options import Style
+from nonlocalnet.runtime.atomic import write_atomically
 
-Style = Literal["arrows", "heat", "both"]
-
-FAINT = 0.02  # relative to the heaviest; no arrow below
+FAINT = 0.02  # relative to the brightest key: below, there is no arrow
 MOST_FRAMES, IN_A_ROW = 32, 8
-WIDE = 12.4  # inches, a whole row
-LETTERS = 12  # of the title to an inch
+WIDE = 12.4  # inches, a full row
+LETTERS = 12  # of the title per inch
 
 
-def figure3(
+def write(scene: Scene, path: Path, **options: Any) -> None:
+    """Write a picture (.png); options are those of `draw_figure`."""
+    number, total = scene.layer
+    layer = f"layer {number} of {total} ({scene.block.name})"
+    best = [f"prediction: {name} ({p:.0%})" for name, p in scene.prediction[:1]]
+    lines = [" · ".join(part for part in (scene.title, *best) if part)]
+    if scene.evenly:
+        lines += [f"{scene.evenly} · {layer}"]
+    else:
+        lines += [f"what the framed point attends to · {layer}", scene.reason]
+    title = "\n".join(line[:1].upper() + line[1:] for line in lines if line)
+    defaults: dict[str, Any] = {"top": scene.top, "title": title, "times": scene.times}
+    figure = draw_figure(scene.frames, scene.attention, **{**defaults, **options})
+    write_atomically(path, lambda file: figure.savefig(file, format="png"))
+
+
+def draw_figure(
     frames: torch.Tensor,
     attention: Attention,
     *,
@@ -35,38 +53,41 @@ def figure3(
     style: Style = "both",
     times: Sequence[float] | None = None,
 ) -> Figure:
-    """Draw the clip in a row, the query framed, and arrows to the heaviest keys.
+    """Draw the frames of a clip, a frame around the query, and arrows to the heaviest keys.
 
-    Everything lies where the network's layers put it: the query's cell and the centers of the
-    keys' cells, to the fraction of a pixel. Light and arrows go to keys that have more than an even
-    share, and grow with what is beyond it; amber is positive, blue negative, and a bar says what
-    the light means. An even row has neither, and a sentence instead of the bar. More than 8 frames
-    take several rows; of more than 32, some are shown.
+    The query's cell and the centers of the keys follow from the layers of the network, to the
+    fraction of a pixel. Keys with more than an even share are bright and get arrows, the more so
+    the larger the excess; amber is positive, blue negative, and a color bar gives the scale. An
+    even row has no brightness, no arrows, and a sentence instead of the bar. More than 8 frames
+    take several rows; of more than 32, a selection is shown.
 
     Args:
-        frames: (T, 3, H, W) uint8 RGB, the clip that attention was computed for.
+        frames: (T, 3, H, W) uint8 RGB, the clip that the attention was computed for.
         attention: from `Analysis.attention`.
-        top: at most how many arrows; a key below 2% of the brightest gets none.
-        title: above the row, in one or several lines.
-        style: "arrows" on the plain frames (the paper's figure), "heat" on every frame, or "both".
-        times: of the frames, seconds.
+        top: maximum number of arrows; keys below 2% of the brightest get none.
+        title: of one or more lines; by default the block.
+        style: "arrows" on plain frames (the paper's figure), "heat" for brightness, or "both".
+        times: time of each frame, seconds.
 
     Returns:
-        A matplotlib figure, to be saved or shown.
+        A matplotlib figure.
+
+    Raises:
+        ValueError: the style is unknown.
     """
     check_choice("style", style, get_args(Style))
     count, _, height, width = frames.shape
     queries, keys = lifted(attention, frames)
     heat = heat_of(attention, frames)
-    query = _place(attention, queries)
+    query = tuple(axis.center(i) for axis, i in zip(queries, query_of(attention), strict=True))
     now = min(int(query[0]), count - 1)
     shown = _choose(count, now)
     per_row = _per_row(len(shown), height / width)
     rows = -(-len(shown) // per_row)
     side = WIDE / per_row if len(shown) > 1 else 6.4
     across = int(LETTERS * side * per_row)
-    said = (title or attention.block).split("\n")
-    lines = [line for part in said for line in wrap(part, across)] or [""]
+    parts = (title or attention.block).split("\n")
+    lines = [line for part in parts for line in wrap(part, across)] or [""]
     head = 0.36 + 0.17 * (len(lines) - 1)
     size = (side * per_row, (side * height / width + 0.28) * rows + 0.59 + head)
     figure = Figure(figsize=size, dpi=120)
@@ -74,7 +95,7 @@ def figure3(
     for axis in axes[len(shown) :]:
         axis.set_visible(False)
     shares = attention.shares.reshape(keys[0].count, -1).sum(1)
-    told: set[int] = set()
+    labeled: set[int] = set()
     for frame, axis in zip(shown, axes, strict=False):
         plain = frames[frame].permute(1, 2, 0).numpy()
         dark = style != "arrows" and not attention.attends_evenly
@@ -85,9 +106,9 @@ def figure3(
         if count > 1:
             when = f"frame {frame}" if times is None else f"{times[frame]:.2f} s"
             step = keys[0].nearest(frame + 0.5)
-            if step not in told:  # frames of one moment have its share together
+            if step not in labeled:  # the frames of a temporal position share one label
                 when += f" · {shares[step]:.0%}"
-            told.add(step)
+            labeled.add(step)
             axis.set_xlabel(when, fontsize=8, labelpad=2)
     _frame_query(axes[shown.index(now)], attention, queries)
     if style != "heat":
@@ -100,13 +121,8 @@ def figure3(
     return figure
 
 
-def _place(attention: Attention, queries: Sequence[Axis]) -> tuple[float, ...]:
-    index = (0,) * (3 - len(attention.query)) + attention.query
-    return tuple(axis.start + i * axis.stride for axis, i in zip(queries, index, strict=True))
-
-
 def _choose(count: int, now: int) -> list[int]:
-    """Choose frames to show, spread evenly, the query's among them."""
+    """Choose evenly spaced frames to show, the query's among them."""
     if count <= MOST_FRAMES:
         return list(range(count))
     step = -(-count // MOST_FRAMES)
@@ -118,21 +134,11 @@ def _per_row(count: int, aspect: float) -> int:
 
 
 def _frame_query(axis: Axes, attention: Attention, queries: Sequence[Axis]) -> None:
-    index = (0,) * (3 - len(attention.query)) + attention.query
-    (top, bottom), (left, right) = (queries[k].cell(index[k]) for k in (1, 2))
+    _, y, x = query_of(attention)
+    (top, bottom), (left, right) = queries[1].cell(y), queries[2].cell(x)
     for width, color in ((4.5, "black"), (2.2, "white")):
-        corner = (left, top)
-        axis.add_patch(
-            Rectangle(
-                corner,
-                right - left,
-                bottom - top,
-                fill=False,
-                edgecolor=color,
-                linewidth=width,
-                zorder=4,
-            )
-        )
+        style: dict[str, Any] = {"edgecolor": color, "linewidth": width, "zorder": 4}
+        axis.add_patch(Rectangle((left, top), right - left, bottom - top, fill=False, **style))
 
 
 def _draw_arrows(
@@ -150,7 +156,7 @@ def _draw_arrows(
         strength = float(abs(light[index]))
         if strength < FAINT:
             break
-        t, y, x = (axis.start + int(i) * axis.stride for axis, i in zip(keys, index, strict=True))
+        t, y, x = (axis.center(int(i)) for axis, i in zip(keys, index, strict=True))
         nearest = min(range(len(shown)), key=lambda i: (abs(shown[i] + 0.5 - t), -shown[i]))
         color = np.array(POSITIVE if light[index] >= 0 else NEGATIVE) / 255
         width = 0.5 + 1.7 * strength
@@ -175,18 +181,18 @@ def _draw_arrows(
 
 
 def _draw_legend(figure: Figure, attention: Attention, many: bool) -> None:
-    """Say what the light means: how many times an even share a place gets."""
+    """Draw the color bar, and explain it: how many times an even share a place gets."""
     width, height = figure.get_size_inches()
     share = 1 / attention.count
     if attention.attends_evenly:
-        text = f"all {attention.count} places get much the same: there is nothing to see"
+        text = f"all {attention.count} places get about the same: there is nothing to see"
         if not attention.normalized:
             text += f" · the weights add up to {float(attention.weights.abs().sum()):.2g}"
         figure.text(0.012, 0.355 / height, text, fontsize=8, va="center")
         return
     signed = attention.pairwise == "dot_product"
     largest = float(attention.shares.max()) / share
-    left = 0.012 + 0.25 / width  # room for half of a label
+    left = 0.012 + 0.25 / width  # space for half of a label
     axis = figure.add_axes((left, 0.3 / height, 1.7 / width, 0.11 / height))
     ramp = np.linspace(-1 if signed else 0, 1, 128, dtype=np.float32)[None]
     gray = torch.full((3, 1, 128), 150, dtype=torch.uint8)
@@ -196,15 +202,10 @@ def _draw_legend(figure: Figure, attention: Attention, many: bool) -> None:
     axis.set_xticklabels([end, "even", end] if signed else ["even", end], fontsize=7)
     axis.tick_params(length=2, pad=1)
     axis.spines[:].set_visible(False)
-    said = [f"light: how many times an even share ({_percent(share)}) a place gets"]
+    notes = [f"brightness: attention relative to an even share ({100 * share:.3g}%)"]
     if signed:
-        said.append("blue: negative weights")
+        notes.append("blue: negative weights")
     if many:
-        said.append("percentages under frames: attention to that moment, up to the next one")
-    text = (" · " if many else "\n").join(said)
+        notes.append("percentages: attention to the frames from there to the next percentage")
+    text = (" · " if many else "\n").join(notes)
     figure.text(left + 1.95 / width, 0.355 / height, text, fontsize=8, va="center")
-
-
-def _percent(share: float) -> str:
-    """Round to three digits."""
-    return f"{100 * share:.3g}%"

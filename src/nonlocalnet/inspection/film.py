@@ -1,9 +1,10 @@
-"""Attention as a film: the point on the left, what it attends to on the right, frame by frame."""
+"""Write attention as a video: the point on the left, what it attends to on the right."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -12,18 +13,29 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from nonlocalnet.data.video.write import write_video
-from nonlocalnet.inspection.analysis import Attention
+from nonlocalnet.inspection.attention import Attention
 from nonlocalnet.inspection.geometry import Axis
-from nonlocalnet.inspection.heat import NEGATIVE, POSITIVE, heat_of, lifted, paint
+from nonlocalnet.inspection.heat import NEGATIVE, POSITIVE, heat_of, lifted, paint, query_of
+from nonlocalnet.inspection.scene import Scene
 
-SHORT_SIDE = 320  # pixels of a panel, at least
+SHORT_SIDE = 320  # pixels, of a panel, at least
 GAP, FOOT, LINES = 12, 56, 2
-SECONDS = 6.0  # a shorter film is repeated
+SECONDS = 6.0  # shorter clips are repeated
 BACKGROUND, INK = (18, 20, 23), (240, 240, 236)
 FONT = Path(matplotlib.get_data_path()) / "fonts/ttf/DejaVuSans.ttf"
 
 
-def animate(
+def write(scene: Scene, path: Path, **options: Any) -> None:
+    """Write a video (.mp4); options are those of `write_film`."""
+    number, total = scene.layer  # half of the width is little space
+    best = [f"{name} ({p:.0%})" for name, p in scene.prediction[:1]]
+    names = " · ".join(part for part in (*best, scene.title) if part)
+    title = "\n".join(part for part in (f"framed point, layer {number} of {total}", names) if part)
+    defaults: dict[str, Any] = {"top": scene.top, "title": title, "times": scene.times}
+    write_film(path, scene.frames, scene.attention, **{**defaults, **options})
+
+
+def write_film(
     path: Path,
     frames: torch.Tensor,
     attention: Attention,
@@ -33,24 +45,24 @@ def animate(
     times: Sequence[float] | None = None,
     fps: int = 4,
 ) -> None:
-    """Write a film (.mp4): the query's frame stands still on the left, the clip runs on the right.
+    """Write a video (.mp4): the query's frame on the left, the clip running on the right.
 
-    The running frame is lit where the query attends to, as in `figure3`, with a dot on each of the
-    heaviest keys of that moment, larger for brighter ones. An even row has neither.
+    The running frame is bright where the query attends to, as in `figure.draw_figure`; the heaviest
+    keys of the frame have dots, larger for brighter ones. An even row has neither.
 
     Args:
         path: the file.
         frames: (T, 3, H, W) uint8 RGB.
         attention: from `Analysis.attention`.
-        top: how many keys of the whole clip get a dot.
-        title: in one line or two.
-        times: as in `figure3`.
-        fps: frames a second.
+        top: maximum number of keys with dots, in the whole clip.
+        title: of one or two lines; by default the block.
+        times: time of each frame, seconds.
+        fps: frame rate.
     """
     queries, keys = lifted(attention, frames)
     heat = heat_of(attention, frames)
-    index = (0,) * (3 - len(attention.query)) + attention.query
-    now = min(int(queries[0].start + index[0] * queries[0].stride), len(frames) - 1)
+    index = query_of(attention)
+    now = min(int(queries[0].center(index[0])), len(frames) - 1)
     scale = max(1.0, SHORT_SIDE / min(frames.shape[2:]))
     still = _enlarge(frames[now].permute(1, 2, 0).numpy(), scale)
     (y0, y1), (x0, x1) = (queries[k].cell(index[k]) for k in (1, 2))
@@ -60,15 +72,15 @@ def animate(
     draw.rectangle(box, outline="white", width=3)
     shares = attention.shares.numpy().reshape([axis.count for axis in keys])
     film = []
+    even = attention.attends_evenly
     for frame in range(len(frames)):
         plain = frames[frame].permute(1, 2, 0).numpy()
-        dark = not attention.attends_evenly
-        lit = _enlarge(paint(frames[frame], heat[frame]) if dark else plain, scale)
+        lit = _enlarge(plain if even else paint(frames[frame], heat[frame]), scale)
         step = keys[0].nearest(frame + 0.5)
         _dot(ImageDraw.Draw(lit), attention, keys, step, scale, top)
         when = f"frame {frame}" if times is None else f"{times[frame]:.2f} s"
         here = f"{when}: {shares[step].sum():.0%} of the attention\n"
-        here += "light: where the framed point looks" if dark else "attends evenly: nothing to see"
+        here += "attends evenly: nothing to see" if even else "bright: where it attends to"
         film.append(_join(still, lit, title or attention.block, here))
     times_over = max(1, round(SECONDS * fps / len(film)))
     write_video(path, np.stack(film * times_over), fps=fps)
@@ -77,7 +89,7 @@ def animate(
 def _enlarge(picture: NDArray[np.uint8], scale: float) -> Image.Image:
     height, width = picture.shape[:2]
     image = Image.fromarray(picture)
-    # cells keep their edges
+    # BOX keeps the edges of cells sharp
     return image.resize((round(width * scale), round(height * scale)), Image.Resampling.BOX)
 
 
@@ -95,7 +107,7 @@ def _dot(
         t, y, x = (int(i) for i in np.unravel_index(flat, light.shape))
         if t != step or not size[t, y, x]:
             continue
-        center = [scale * (keys[k].start + i * keys[k].stride) for k, i in ((2, x), (1, y))]
+        center = [scale * keys[k].center(i) for k, i in ((2, x), (1, y))]
         radius = 3 + 6 * float(size[t, y, x])
         circle = [center[0] - radius, center[1] - radius, center[0] + radius, center[1] + radius]
         color = POSITIVE if light[t, y, x] >= 0 else NEGATIVE

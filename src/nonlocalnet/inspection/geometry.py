@@ -1,4 +1,4 @@
-"""Where the positions of a feature map lie in the picture that the network was given."""
+"""Where the positions of a feature map lie in the network's input."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ LAYERS = (
 
 @dataclass(frozen=True)
 class Axis:
-    """Positions along one axis of a map: position i is centerd at start + i · stride.
+    """The positions along one axis of a map: the center of position i is start + i · stride.
 
-    In units of input pixels (frames, steps), where pixel p covers [p, p + 1]: the input itself is
-    Axis(0.5, 1, size).
+    The unit is a pixel (frame, step) of the input, and pixel p covers [p, p + 1]: the input itself
+    is Axis(0.5, 1, size).
 
     >>> stem = Axis(0.5, 1, 224).through(kernel=7, stride=2, padding=3, count=112)
     >>> stem
@@ -43,31 +43,34 @@ class Axis:
         *,
         count: int,
     ) -> Axis:
-        """Give the axis after a convolution or pooling: its windows' centers."""
+        """Return the axis after a convolution or pooling: the centers of its windows."""
         offset = dilation * (kernel - 1) / 2 - padding
         return Axis(self.start + self.stride * offset, self.stride * stride, count)
 
     def scaled(self, factor: float) -> Axis:
-        """Give the axis in pixels of another size: `factor` of them to one of these."""
+        """Return the axis in other pixels, `factor` of which make one of these."""
         return Axis(self.start * factor, self.stride * factor, self.count)
 
     def spread(self, count: int) -> Axis:
-        """Give the axis of another number of positions laid evenly over the same stretch."""
+        """Return the axis of `count` positions spaced evenly over the same range."""
         stride = self.stride * self.count / count
         return Axis(self.start - self.stride / 2 + stride / 2, stride, count)
 
+    def center(self, i: int) -> float:
+        """Return the center of position i."""
+        return self.start + i * self.stride
+
     def cell(self, i: int) -> tuple[float, float]:
-        """Give the edges of the stretch that position i stands for, as wide as the stride."""
-        center = self.start + i * self.stride
-        return center - self.stride / 2, center + self.stride / 2
+        """Return the edges of the cell of position i, which is as wide as the stride."""
+        return self.center(i) - self.stride / 2, self.center(i) + self.stride / 2
 
     def covering(self, size: int) -> list[int]:
-        """Give, for each of `size` pixels, the position whose cell its center lies in, or -1."""
+        """Return, for each of `size` pixels, the position whose cell holds its center, or -1."""
         cells = [int((p + 0.5 - self.cell(0)[0]) // self.stride) for p in range(size)]
         return [i if 0 <= i < self.count else -1 for i in cells]
 
     def nearest(self, x: float) -> int:
-        """Find the position whose center is nearest to x, the later one of two."""
+        """Return the position whose center is nearest to x; in a tie, the later one."""
         i = int((x - self.start) / self.stride + 0.5) if x > self.start else 0
         return min(i, self.count - 1)
 
@@ -76,12 +79,12 @@ Grid = tuple[Axis, ...]  # one axis each of T, (H, W) or (T, H, W)
 
 
 def input_grid(size: Sequence[int]) -> Grid:
-    """Give the grid of the input's own pixels."""
+    """Return the grid of the input's pixels."""
     return tuple(Axis(0.5, 1, n) for n in size)
 
 
 def pooled(grid: Grid, factors: Sequence[int] | None, size: Sequence[int]) -> Grid:
-    """Give the grid of keys: cells of `factors` positions of a block's map, as many as `size`."""
+    """Return the grid of `size` keys, each pooled from `factors` positions of a block's map."""
     if factors is None:
         return grid
     kernels = [min(k, axis.count) for k, axis in zip(factors, grid, strict=True)]
@@ -92,16 +95,19 @@ def pooled(grid: Grid, factors: Sequence[int] | None, size: Sequence[int]) -> Gr
 
 @contextlib.contextmanager
 def traced(model: nn.Module, size: Sequence[int]) -> Generator[dict[tuple[int, ...], Grid]]:
-    """Collect the grid of each map that a forward pass makes, by the map's size.
+    """Record the grid of each feature map of a forward pass, by the size of the map.
 
-    Every convolution and pooling module moves and widens the positions of the map it is given:
-    stride, padding, kernel and dilation say how. Maps of one size lie in one place, as those of a
-    residual branch and its shortcut do. A size that comes about otherwise (adaptive pooling,
-    interpolation, patches cut by hand) is not in the result; `find` lays it evenly.
+    The grid after a convolution or pooling module follows from the grid before it and the module's
+    stride, padding, kernel and dilation. Maps of the same size are taken to have the same grid, as
+    those of a residual branch and its shortcut have. A size with another origin (adaptive pooling,
+    interpolation, patches cut by hand) is not recorded; `find` spaces its positions evenly.
 
     Args:
         model: any network of modules.
-        size: of the input's axes, without batch and channels.
+        size: length of the input's axes, without batch and channels.
+
+    Yields:
+        The grids, filled while the network runs.
     """
     grids: dict[tuple[int, ...], Grid] = {tuple(size): input_grid(size)}
 
@@ -132,7 +138,7 @@ def traced(model: nn.Module, size: Sequence[int]) -> Generator[dict[tuple[int, .
 
 
 def find(grids: dict[tuple[int, ...], Grid], size: Sequence[int], whole: Sequence[int]) -> Grid:
-    """Give the grid of a map; one whose way is unknown is laid evenly over the `whole` input."""
+    """Return the grid of a map; if it was not recorded, spaced evenly over the `whole` input."""
     known = grids.get(tuple(size))
     if known is not None:
         return known
@@ -142,9 +148,17 @@ def find(grids: dict[tuple[int, ...], Grid], size: Sequence[int], whole: Sequenc
 def lift(
     grid: Grid, size: Sequence[float], picture: tuple[int, float, float]
 ) -> tuple[Axis, Axis, Axis]:
-    """Put a map's grid on frames: (T, H, W) of a picture of the clip, whose own axes are `size`.
+    """Place the grid of a map on the frames that show a clip.
 
-    An image is one frame. A sequence is one frame too, with time from left to right.
+    An image is one frame, and so is a sequence, with time from left to right.
+
+    Args:
+        grid: the positions, in units of the clip.
+        size: length of each axis of the clip.
+        picture: (T, H, W) of the frames.
+
+    Returns:
+        The axes t, y and x, in frames and pixels of the picture.
     """
     frames, height, _ = picture
     whole = (Axis(frames / 2, frames, 1), Axis(height / 2, height, 1))

@@ -1,4 +1,4 @@
-"""Attention as light on the frames of a clip, pixel by pixel."""
+"""Draw attention as brightness on the frames of a clip."""
 
 from __future__ import annotations
 
@@ -6,28 +6,35 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from nonlocalnet.inspection.analysis import Attention
+from nonlocalnet.inspection.attention import Attention
 from nonlocalnet.inspection.geometry import Axis, lift
 
-# told apart by the color-blind, and from each other in gray
+# distinguishable with color blindness, and in grayscale
 POSITIVE, NEGATIVE = (255, 176, 0), (100, 143, 255)
-DIM, TINT = 0.42, 0.38  # brightness where there is no light, color where there is most
+DIM, TINT = 0.42, 0.38  # brightness of the darkest places, amount of color in the brightest
 
 Floats = NDArray[np.float32]
 
 
 def lifted(attention: Attention, frames: Tensor) -> list[tuple[Axis, Axis, Axis]]:
-    """Put the grids of positions and keys on the frames (T, 3, H, W) that show the clip."""
+    """Place the grids of queries and keys on the frames (T, 3, H, W) that show the clip."""
     count, _, height, width = frames.shape
     picture = count, height, width
     return [lift(grid, attention.size, picture) for grid in (attention.queries, attention.keys)]
 
 
-def heat_of(attention: Attention, frames: Tensor) -> Floats:
-    """Give every pixel the light of the key that it belongs to: see `Attention.light`.
+def query_of(attention: Attention) -> tuple[int, int, int]:
+    """Return the query's index along t, y and x of the frames: see `geometry.lift`."""
+    t, y, x = (0,) * (3 - len(attention.query)) + attention.query
+    return t, y, x
 
-    -> (T, H, W) from -1 to 1; 0 where a key has no more than an even share, and where no key lies,
-    as pooling leaves out what does not fill a cell.
+
+def heat_of(attention: Attention, frames: Tensor) -> Floats:
+    """Return for every pixel the brightness of its key: see `Attention.light`.
+
+    Returns:
+        (T, H, W) from -1 to 1; 0 for keys with at most an even share and for pixels without a key,
+        since pooling drops what does not fill a cell.
     """
     _, keys = lifted(attention, frames)
     light = attention.light.numpy().reshape([axis.count for axis in keys])
@@ -39,9 +46,9 @@ def heat_of(attention: Attention, frames: Tensor) -> Floats:
 
 
 def paint(frame: Tensor, heat: Floats) -> NDArray[np.uint8]:
-    """Light up a frame where attention is: uint8 (3, H, W), (H, W) -> uint8 (H, W, 3).
+    """Draw brightness on a frame: uint8 (3, H, W), (H, W) -> uint8 (H, W, 3).
 
-    The frame is dark where a place gets no more than others; amber is positive, blue negative.
+    Places with at most an even share are dark; amber is positive, blue negative.
     """
     picture = frame.permute(1, 2, 0).numpy().astype(np.float32)
     strength = np.abs(heat)[..., None]

@@ -1,31 +1,32 @@
-"""How widely attention is spread, and how far it reaches, in numbers; and where it tells most."""
+"""Statistics of attention: how widely it is spread, how far it reaches, where it is distinctive."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from nonlocalnet.inspection.analysis import PAIRS, BlockMap
-from nonlocalnet.inspection.even import EVEN, uneven
+from nonlocalnet.inspection.attention import EVEN, BlockMap, uneven
 from nonlocalnet.inspection.geometry import Grid
 
-SAMPLED = 1024  # positions that a block's means are taken over
-APART = 0.2  # of the map's sides: how far telling points are from each other
+PAIRS = 1 << 24  # weights in memory at once
+SAMPLED = 1024  # positions that the means of a block are taken over
+APART = 0.2  # minimum distance of distinctive points, as a part of the map's sides
 
 
 @dataclass(frozen=True)
-class Numbers:
-    """What a row of weights, or the mean over rows, is like; shares p_j = |w_j| / Σ|w|.
+class RowStatistics:
+    """Statistics of a row of weights, or their mean over rows; shares are p_j = |w_j| / Σ|w|.
 
     Attributes:
-        uneven: the part of the attention that an even spread would have elsewhere: `even.uneven`.
-        entropy: -Σ p ln p, nats; from 0 (one key) to ln M (all alike).
-        places: exp(entropy), the number of keys that an even spread of that entropy has.
+        uneven: the share that would have to move for a uniform row: `attention.uneven`.
+        entropy: -Σ p ln p, nats; from 0 (one key) to ln M (uniform).
+        places: exp(entropy), the number of keys that a uniform row of that entropy has.
         same_frame: share of the keys at the query's own time; None without time.
         distance: Σ p · distance in the picture, in pixels; None for sequences.
         frames: Σ p · distance in time, in frames of the clip; None for images.
@@ -38,65 +39,80 @@ class Numbers:
     distance: float | None
     frames: float | None
 
-    def plain(self) -> dict[str, float]:
-        """Give those that there are, for JSON."""
+    def to_dict(self) -> dict[str, float]:
+        """Return the values that are not None, for JSON."""
         return {key: value for key, value in vars(self).items() if value is not None}
 
 
 @dataclass(frozen=True)
 class Summary:
-    """A block in numbers.
+    """Statistics of a block.
 
     Attributes:
         mean: over positions.
-        even: what they would be if every position saw all of its keys alike.
-        common: how alike the rows are: Σ_j min(p_ij, mean_i p_ij), meaned over i; 1 if all
-            positions attend to the same keys. None if they do not see the same ones.
-        keys: M, how many a position can see.
-        sampled: positions that were looked at.
-        evenly: whether every one of them attends evenly, so that there is nothing to see.
+        even: what the mean would be if every position attended uniformly to all of its keys.
+        evenly: whether every position attends evenly, so that there is nothing to see.
+        common: overlap of the rows: the mean over i of Σ_j min(p_ij, mean_i p_ij); 1 if all
+            positions attend to the same keys. None if they do not see the same keys.
+        keys: M, the number of keys that a position can see.
+        sampled: the number of positions that were measured.
     """
 
-    mean: Numbers
-    even: Numbers
+    mean: RowStatistics
+    even: RowStatistics
+    evenly: bool
     common: float | None
     keys: int
     sampled: int
-    evenly: bool
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values, for JSON."""
+        return {**vars(self), "mean": self.mean.to_dict(), "even": self.even.to_dict()}
 
 
 @dataclass(frozen=True)
 class Point:
-    """A position worth looking at, and why it was chosen."""
+    """A position worth looking at.
+
+    Attributes:
+        query: position in the block's feature map.
+        own: the share of its attention that the mean row does not have.
+    """
 
     query: tuple[int, ...]
-    own: float  # share of its weight that the mean row does not have
+    own: float
 
     @property
     def reason(self) -> str:
-        """Say it in words."""
+        """Why it was chosen, in words."""
         return f"{self.own:.0%} of its attention is where the average point does not look"
 
 
-def describe(block: BlockMap, queries: Sequence[int]) -> list[Numbers]:
-    """Give the numbers of several positions, flattened."""
-    found: list[Numbers] = []
-    for part in _parts(block, queries):
-        table = _measure(block, part, block.rows(part))
-        found += [_numbers(row) for row in table.tolist()]
-    return found
+def describe(block: BlockMap, queries: Sequence[int]) -> list[RowStatistics]:
+    """Return the statistics of several flattened positions."""
+    return [
+        _to_statistics(row)
+        for part in _split(block, torch.tensor(queries))
+        for row in _measure(block, part, block.rows(part)).tolist()
+    ]
 
 
 def summarize(
     block: BlockMap, sampled: int = SAMPLED, within: Sequence[float] | None = None
 ) -> tuple[Summary, list[Point]]:
-    """Describe a block, and choose its most telling positions.
+    """Compute the statistics of a block, and choose its most distinctive positions.
 
-    Looks at `sampled` positions spread evenly over the map, or all if there are fewer; of a padded
-    image at those that lie `within` its height and width. Telling are those whose attention is most
-    their own, 1 - Σ_j min(p_ij, mean_i p_ij), and not even: concentrated, and not where all others
-    look too. Low entropy alone finds corners, which all attend to one place. None lies within a
-    fifth of the map's sides of a better one.
+    Distinctive are positions that do not attend evenly and whose attention differs most from the
+    average: 1 - Σ_j min(p_ij, mean_i p_ij). Low entropy alone would find corners, which all attend
+    to one place. Each is at least a fifth of the map's sides away from those before it.
+
+    Args:
+        block: the block, for one clip.
+        sampled: the maximum number of positions to measure, spaced evenly over the map.
+        within: (height, width) of a padded image: positions in the padding are left out.
+
+    Returns:
+        The statistics, and up to five positions, the most distinctive first.
     """
     inside = torch.arange(math.prod(block.size))
     if within is not None:
@@ -106,7 +122,7 @@ def summarize(
     positions = inside[torch.linspace(0, total - 1, min(sampled, total)).round().long()]
     tables, evens = [], []
     mean = torch.zeros(math.prod(block.key_size), dtype=torch.float64)
-    for part in _parts(block, positions.tolist()):
+    for part in _split(block, positions):
         rows = block.rows(part)
         tables.append(_measure(block, part, rows))
         evens.append(_measure(block, part, _seen(block, part)))
@@ -115,23 +131,23 @@ def summarize(
     alike = torch.cat(
         [
             torch.minimum(_shares(block.rows(part)).double(), mean).sum(1)
-            for part in _parts(block, positions.tolist())
+            for part in _split(block, positions)
         ]
     )
     table = torch.cat(tables)
+    evenly = table[:, 0] < EVEN
     summary = Summary(
-        _numbers(table.mean(0).tolist()),
-        _numbers(torch.cat(evens).mean(0).tolist()),
-        float(alike.mean()) if len(block.key_rows) == 1 else None,
-        block.key_rows.shape[1],
-        len(positions),
-        bool((table[:, 0] < EVEN).all()),
+        mean=_to_statistics(table.mean(0).tolist()),
+        even=_to_statistics(torch.cat(evens).mean(0).tolist()),
+        evenly=bool(evenly.all()),
+        common=float(alike.mean()) if len(block.key_rows) == 1 else None,
+        keys=block.key_rows.shape[1],
+        sampled=len(positions),
     )
-    own = torch.where(table[:, 0] < EVEN, 0, 1 - alike)
-    return summary, _telling(block, positions, own)
+    return summary, _distinctive(block, positions, torch.where(evenly, 0, 1 - alike))
 
 
-def _telling(block: BlockMap, positions: Tensor, own: Tensor, count: int = 5) -> list[Point]:
+def _distinctive(block: BlockMap, positions: Tensor, own: Tensor, count: int = 5) -> list[Point]:
     points: list[Point] = []
     for i in own.argsort(descending=True).tolist():
         query = tuple(int(k) for k in np.unravel_index(int(positions[i]), block.size))
@@ -150,9 +166,9 @@ def _telling(block: BlockMap, positions: Tensor, own: Tensor, count: int = 5) ->
     return points
 
 
-def _parts(block: BlockMap, positions: Sequence[int]) -> list[Tensor]:
-    step = max(1, PAIRS // block.key_rows.numel())
-    return list(torch.tensor(positions).split(step))
+def _split(block: BlockMap, positions: Tensor) -> tuple[Tensor, ...]:
+    """Split positions so that the rows of each part fit into memory."""
+    return positions.split(max(1, PAIRS // block.key_rows.numel()))
 
 
 def _shares(weights: Tensor) -> Tensor:
@@ -161,14 +177,13 @@ def _shares(weights: Tensor) -> Tensor:
 
 
 def _seen(block: BlockMap, positions: Tensor) -> Tensor:
-    """1 where a position sees a key, (Q, M)."""
-    group = block._row_of[positions] // block.query_rows.shape[1]
+    """Mark the keys that each position sees: (Q, M), 1 or 0."""
     seen = torch.zeros(len(positions), block.key_rows.numel())
-    return seen.scatter_(1, block.key_rows[group], 1.0)
+    return seen.scatter_(1, block.key_rows[block.groups(positions)], 1.0)
 
 
 def _measure(block: BlockMap, positions: Tensor, rows: Tensor) -> Tensor:
-    """Compute `Numbers` but for places: weights (Q, M) -> (Q, 5), NaN for none."""
+    """Compute all but `places`: weights (Q, M) -> (Q, 5), NaN for None."""
     shares = _shares(rows)
     beside = uneven(rows, block.key_rows.shape[1])
     entropy = torch.special.entr(shares).sum(1)
@@ -189,13 +204,13 @@ def _measure(block: BlockMap, positions: Tensor, rows: Tensor) -> Tensor:
     return torch.stack([beside, entropy, same, distance, frames], dim=1).double()
 
 
-def _numbers(row: Sequence[float]) -> Numbers:
+def _to_statistics(row: Sequence[float]) -> RowStatistics:
     beside, entropy = row[:2]
     same, distance, frames = (None if math.isnan(value) else value for value in row[2:])
-    return Numbers(beside, entropy, math.exp(entropy), same, distance, frames)
+    return RowStatistics(beside, entropy, math.exp(entropy), same, distance, frames)
 
 
 def _centers(grid: Grid, size: Sequence[int]) -> Tensor:
-    """Centers of all positions, flattened: (N, axes)."""
+    """Return the centers of all positions, flattened: (N, axes)."""
     lines = [axis.start + axis.stride * torch.arange(axis.count) for axis in grid]
     return torch.stack(torch.meshgrid(*lines, indexing="ij"), dim=-1).view(-1, len(size)).float()

@@ -1,12 +1,12 @@
-"""Arguments of a network as words of a command: NAME=VALUE."""
+"""Read what a command's options say of a network: NAME=VALUE pairs and names of classes."""
 
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
-
-from nonlocalnet.checkpoints.metadata import read_classes
 
 
 def parse_options(options: Sequence[str]) -> dict[str, Any]:
@@ -29,3 +29,15 @@ def parse_options(options: Sequence[str]) -> dict[str, Any]:
     if isinstance(result.get("classes"), str):
         result["classes"] = read_classes(result["classes"])
     return result
+
+
+def read_classes(path: str | os.PathLike) -> list[str]:
+    """Read class names, one a line, in label order.
+
+    Raises:
+        ValueError: the file is empty.
+    """
+    names = [line.strip() for line in Path(path).read_text().splitlines() if line.strip()]
+    if not names:
+        raise ValueError(f"{path} has no class names; write one a line, in label order")
+    return names

@@ -1,14 +1,14 @@
 """Concatenation, f = relu(a_i + b_j), in O((N + M)(log M + c)) and without the N x M matrix.
 
-With the keys sorted so that b_1 >= ... >= b_M, the k_i keys that query i sees (a_i + b_j > 0) come
-first, and sums over them are rows of two tables of prefix sums:
+Sort the keys so that b_1 >= ... >= b_M. Then the k_i keys with a_i + b_j > 0, which are active for
+query i, come first, and sums over them are rows of two tables of prefix sums:
 
     Σ_j relu(a_i + b_j) g_j = (a_i + b_k) S_k + T_k        k = k_i
     S_k = Σ_{r<=k} g_r,     T_k = T_{k-1} + (b_{k-1} - b_k) S_{k-1},     T_1 = 0
 
-No factor here is negative, so that nothing cancels, however far a and b are from zero: the
-errors are those of the sum itself (the textbook prefix form, a_i Σ g + Σ b g, loses all digits).
-The gradient is the same operator with queries and keys exchanged:
+No factor here is negative, so nothing cancels, however far a and b are from zero: the errors are
+those of the sum itself. (The simpler form a_i Σ g + Σ b g loses all digits.) The gradient is the
+same operator with queries and keys exchanged:
 
     da_i = G_i · Σ_j [a_i + b_j > 0] g_j,   db_j = g_j · Σ_i [a_i + b_j > 0] G_i,
     dg_j = Σ_i relu(a_i + b_j) G_i
@@ -25,31 +25,31 @@ from torch.nn import functional as F
 from nonlocalnet.ops.operators import operator
 from nonlocalnet.ops.plan import recording
 
-BLOCK = 64  # rows of the inner scan
-SLAB = 2**20  # numbers in one table: what a processor's cache holds
+BLOCK = 64  # rows of the inner prefix sum
+SLAB = 2**20  # most numbers in a table, so that it stays in a processor's cache
 
 
 def concatenation(
     theta: Tensor, phi: Tensor, g: Tensor, w_f: Tensor, mask: Tensor | None = None
 ) -> Tensor:
-    """Compute y_i = 1/M · Σ_j relu(w_fᵀ[θ_i, φ_j]) g_j, gradients of every order included.
+    """Compute y_i = 1/M · Σ_j relu(w_fᵀ[θ_i, φ_j]) g_j, with gradients of every order.
 
     theta (B, N, d), phi (B, M, d), g (B, M, c), w_f (2d,), all float32 or all float64; mask (B, M)
-    booleans, True = a real position, of which M counts those -> (B, N, c).
+    booleans, True = a real position, and M counts only those -> (B, N, c).
 
     Source: paper, equation 6. relu'(0) is 0, as in torch.
     """
     w_theta, w_phi = w_f.chunk(2)
-    if mask is not None:  # NaN in the padding reaches no gradient; with g = 0, no sum either
+    if mask is not None:  # NaN in the padding must not reach a gradient; g = 0 keeps it from sums
         phi = phi.masked_fill(~mask.unsqueeze(2), 0)
     a, b = theta @ w_theta, phi @ w_phi
-    # the division is done on g, the smallest tensor: on a and b it would round their signs away
+    # divide g, the smallest tensor: dividing a and b could round the sign of a_i + b_j away
     if mask is None:
         g = g / g.shape[1]
     else:
         count = mask.sum(dim=1).clamp(min=1).to(g.dtype)
         g = g.masked_fill(~mask.unsqueeze(2), 0) / count[:, None, None]
-    if recording():  # a file that needs torch alone
+    if recording():  # the program may use only torch's operators
         return _relu_sum(a, b, g)
     return _ReluSum.apply(a, b, g)
 
@@ -59,7 +59,7 @@ def concatenation(
     flops=lambda a, b, g: g[0] * g[2] * (2 * a[1] + 3 * b[1]),  # a row of two tables; both tables
 )
 def relu_sum(a: Tensor, b: Tensor, g: Tensor) -> Tensor:
-    """Σ_j relu(a_i + b_j) g_j: (B, N), (B, M), (B, M, c) -> (B, N, c)."""
+    """Compute Σ_j relu(a_i + b_j) g_j: (B, N), (B, M), (B, M, c) -> (B, N, c)."""
     return _relu_sum(a, b, g)
 
 
@@ -68,9 +68,9 @@ def relu_sum(a: Tensor, b: Tensor, g: Tensor) -> Tensor:
     flops=lambda a, b, g: g[0] * g[2] * b[1],  # one table
 )
 def step_sum(a: Tensor, b: Tensor, g: Tensor) -> Tensor:
-    """Σ_j [a_i + b_j > 0] g_j: (B, N), (B, M), (B, M, c) -> (B, N, c)."""
-    seen = _look(a, b)
-    return torch.cat([seen.rows(seen.prefix_sums(part)) for part in _slabs(a, b, g)], dim=2)
+    """Compute Σ_j [a_i + b_j > 0] g_j: (B, N), (B, M), (B, M, c) -> (B, N, c)."""
+    keys = _sort_keys(a, b)
+    return torch.cat([keys.rows(keys.prefix_sums(part)) for part in _slabs(a, b, g)], dim=2)
 
 
 @operator(
@@ -81,8 +81,8 @@ def step_sum(a: Tensor, b: Tensor, g: Tensor) -> Tensor:
 def relu_sum_backward(
     grad: Tensor, a: Tensor, b: Tensor, g: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Give the gradients of `relu_sum` in a, b and g, a slab of channels at a time."""
-    keys, queries = _look(a, b), _look(b, a)
+    """Compute the gradients of `relu_sum` in a, b and g, a slab of channels at a time."""
+    keys, queries = _sort_keys(a, b), _sort_keys(b, a)
     da, db, dg = a.new_zeros(a.shape), b.new_zeros(b.shape), g.new_empty(g.shape)
     slabs = zip(_slabs(a, b, grad), _slabs(a, b, g), _slabs(a, b, dg), strict=True)
     for grad_part, g_part, dg_part in slabs:
@@ -95,58 +95,58 @@ def relu_sum_backward(
 
 
 def _relu_sum(a: Tensor, b: Tensor, g: Tensor) -> Tensor:
-    seen = _look(a, b)
+    keys = _sort_keys(a, b)
     parts = []
     for part in _slabs(a, b, g):
-        sums = seen.prefix_sums(part)
-        parts.append(seen.relu_rows(seen.rows(sums), sums))
+        sums = keys.prefix_sums(part)
+        parts.append(keys.relu_rows(keys.rows(sums), sums))
     return parts[0] if len(parts) == 1 else torch.cat(parts, dim=2)
 
 
-class _Look(NamedTuple):
-    """What queries a see of keys b: the keys sorted, and how many of them each query sees."""
+class _SortedKeys(NamedTuple):
+    """Keys b in falling order, and which of them are active for each query of a."""
 
-    order: Tensor  # (B, M), of the keys, largest first
-    last: Tensor  # (B, N), the last key seen in that order; 0 where none is
-    none: Tensor  # (B, N, 1), where none is
-    above: Tensor  # (B, N, 1), a_i + b_last; 0 where none is
-    gaps: Tensor  # (B, M, 1), from the key before; 0 for the first
+    order: Tensor  # (B, M), indices of the keys, largest first
+    last: Tensor  # (B, N), position of the last active key in that order; 0 where none is active
+    none: Tensor  # (B, N, 1), True where no key is active
+    above: Tensor  # (B, N, 1), a_i + b_last; 0 where no key is active
+    gaps: Tensor  # (B, M, 1), how far a key is below the one before; 0 for the first
 
     def prefix_sums(self, g: Tensor) -> Tensor:
-        """S: (B, M, c) -> (B, M, c)."""
+        """Compute the table S: (B, M, c) -> (B, M, c)."""
         return _prefix_sums(_take(g, self.order))
 
     def rows(self, table: Tensor) -> Tensor:
-        """Row k_i of a table for every query: (B, M, c) -> (B, N, c)."""
+        """Take row k_i of a table for every query: (B, M, c) -> (B, N, c)."""
         return _take(table, self.last).masked_fill_(self.none, 0)
 
     def relu_rows(self, steps: Tensor, sums: Tensor) -> Tensor:
-        """(a_i + b_k) S_k + T_k, from the rows S_k and the table S."""
+        """Compute (a_i + b_k) S_k + T_k from the rows S_k and the table S."""
         falls = F.pad(sums, (0, 0, 1, -1)).mul_(self.gaps)  # (b_{k-1} - b_k) S_{k-1}
         return self.rows(_prefix_sums(falls)).addcmul_(steps, self.above)
 
 
-def _look(a: Tensor, b: Tensor) -> _Look:
+def _sort_keys(a: Tensor, b: Tensor) -> _SortedKeys:
     ascending, order = (-b).sort(dim=1)
     count = torch.searchsorted(ascending, a.contiguous())  # keys with b_j > -a_i, strictly
     last, none = (count - 1).clamp_(min=0), (count == 0).unsqueeze(2)
     b = -ascending
-    # a NaN key is sorted to the end, where nobody would see it; all of its sample depends on it
+    # sorting puts a NaN key last, where no query would use it; it must make its sample NaN
     poison = torch.where(b.isnan().any(dim=1), torch.nan, 0.0).to(b.dtype)[:, None, None]
     above = torch.where(none, 0, (a + b.gather(1, last)).unsqueeze(2)) + poison
-    # keys that no query sees may be hugely negative; their gaps must not overflow
+    # keys that are active for no query may be hugely negative; their gaps must not overflow
     highest = a.nan_to_num(nan=-torch.inf, posinf=torch.inf, neginf=-torch.inf).amax(1, True)
     b = torch.maximum(b, -highest)
     gaps = F.pad(b, (1, -1)) - b
     gaps[:, 0] = 0
-    return _Look(order, last, none, above, gaps.unsqueeze(2))
+    return _SortedKeys(order, last, none, above, gaps.unsqueeze(2))
 
 
 def _prefix_sums(x: Tensor) -> Tensor:
-    """Sum rows 0 to r, for every r, in place: (B, M, c).
+    """Compute the sums of rows 0 to r for every r, in place: (B, M, c).
 
-    In two levels: torch's cumsum is several times slower along an axis that is not the last, and
-    one long chain of float32 additions would lose digits.
+    There are two levels, because torch's cumsum is several times slower along an axis that is not
+    the last, and because one long chain of float32 additions would lose digits.
     """
     batch, m, c = x.shape
     if recording() or (x.device.type == "cpu" and m * c < 2**17):
@@ -166,14 +166,14 @@ def _prefix_sums(x: Tensor) -> Tensor:
 
 
 def _take(x: Tensor, index: Tensor) -> Tensor:
-    """x (B, M, c), index (B, N) -> (B, N, c)."""
+    """Take rows by index: x (B, M, c), index (B, N) -> (B, N, c)."""
     batch, m, c = x.shape
     offset = torch.arange(batch, device=x.device).unsqueeze(1) * m
     return x.reshape(-1, c).index_select(0, (index + offset).flatten()).view(batch, -1, c)
 
 
 def _slabs(a: Tensor, b: Tensor, x: Tensor) -> tuple[Tensor, ...]:
-    """Cut the channels of x (B, ., c) so that tables stay in a processor's cache."""
+    """Split the channels of x (B, ., c) so that tables stay in a processor's cache."""
     if x.device.type != "cpu" or recording():
         return (x,)
     positions = max(a.numel(), b.numel())
@@ -181,7 +181,7 @@ def _slabs(a: Tensor, b: Tensor, x: Tensor) -> tuple[Tensor, ...]:
 
 
 class _ReluSum(torch.autograd.Function):
-    """`relu_sum` with its gradient; not the operator's own, which torch.func does not know."""
+    """`relu_sum` with its gradient; torch.func cannot transform an operator's own gradient."""
 
     generate_vmap_rule = True
 
@@ -198,14 +198,14 @@ class _ReluSum(torch.autograd.Function):
         a, b, g = ctx.saved_tensors
         if not torch.is_grad_enabled():
             return relu_sum_backward(grad, a, b, g)
-        # for gradients of gradients: the same in functions that have them
+        # for second derivatives: the same by functions that are differentiable
         da = (grad * _StepSum.apply(a, b, g)).sum(dim=2)
         db = (g * _StepSum.apply(b, a, grad)).sum(dim=2)
         return da, db, _ReluSum.apply(b, a, grad)
 
 
 class _StepSum(torch.autograd.Function):
-    """`step_sum` with its gradient: constant in a and b but for jumps, and linear in g."""
+    """`step_sum` with its gradient: piecewise constant in a and b, and linear in g."""
 
     generate_vmap_rule = True
 

@@ -1,4 +1,4 @@
-"""The public operation: check the input, choose the path, compute."""
+"""Public functions of the operation: check the input, choose an implementation, compute."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ from nonlocalnet.errors import check_choice
 from nonlocalnet.ops import reference, softmax
 from nonlocalnet.ops.concatenation import concatenation
 from nonlocalnet.ops.dot_product import summary
-from nonlocalnet.ops.pairwise import PAIRWISE, SOFTMAX_FORMS, Pairwise
-from nonlocalnet.ops.plan import Path, Plan, choose, recording
+from nonlocalnet.ops.pairwise import FUNCTIONS
+from nonlocalnet.ops.plan import Implementation, Plan, choose, recording
 from nonlocalnet.ops.precision import product_dtype, wide, without_autocast
+from nonlocalnet.options import Pairwise
 
 
 def non_local(
@@ -24,7 +25,7 @@ def non_local(
     mask: Tensor | None = None,
     w_f: Tensor | None = None,
     w_z: Tensor | None = None,
-    path: Path = "auto",
+    implementation: Implementation = "auto",
     memory_budget: int | None = None,
 ) -> Tensor:
     """Compute the non-local operation y_i = 1/C(x) · Σ_j f(x_i, x_j) g(x_j).
@@ -38,34 +39,36 @@ def non_local(
     concatenation      relu(w_fᵀ[θ_i, φ_j])         M
     ================== ============================ ==================
 
-    For the plain Gaussian, theta and phi are the features x themselves. Every path is exact; none
-    but the textbook form holds the N x M matrix, which is taken where it is small and fastest.
+    For the plain Gaussian, theta and phi are the features x themselves. Every implementation is
+    exact. Only the reference holds the whole N x M matrix; "auto" takes it where the matrix is
+    small and nothing is faster.
 
     Args:
         theta: (B, N, d), the queries.
         phi: (B, M, d), the keys.
         g: (B, M, c), the values.
         pairwise: the function f, one of the four above.
-        scale: factor of the exponent, softmax forms only; None is no scaling, as in the paper.
-            The official code uses d ** -0.5.
-        mask: (B, M) booleans, True = a real position. Masked keys weigh nothing, and M counts
+        scale: factor of the exponent, for the softmax forms only. None means no scaling, as in
+            the paper; the official code uses d ** -0.5.
+        mask: (B, M) booleans, True = a real position. Masked keys have weight zero, and M counts
             the others; where a sample has no real key, y is zero.
-        w_f: (2d,), the weight of the concatenation's projection; that form only.
-        w_z: (k, c), a projection of y that follows: W_z y is returned, in whichever order is
-            cheaper, and laid out in memory as g is (channels first or last).
-        path: "auto", or one way of computing for comparison: "textbook"; "associative" (dot
-            product); "sorted" (concatenation); "fused", "blocks" or "triton" (softmax forms).
-            `explain` tells which one "auto" takes.
-        memory_budget: bytes that N x M-shaped tensors may take at a time, by default 128 MiB.
+        w_f: (2d,), the weight of the projection, for concatenation only.
+        w_z: (k, c), a projection of y: W_z y is returned, multiplied in the cheaper order and
+            in the memory layout of g (channels first or last).
+        implementation: how it is computed. "auto" chooses the fastest, and `explain` tells which;
+            the others are for comparison: "reference" (all functions), "linear" (dot product),
+            "sorted" (concatenation), "fused", "chunked" and "triton" (softmax forms).
+        memory_budget: bytes that N x M-shaped tensors may take at a time; None is 128 MiB.
 
     Returns:
-        (B, N, c), or (B, N, k) with w_z, in the dtype of g. Sums are accumulated in float32 at
-        least; scores and weights are float32 but where a CPU multiplies bfloat16 itself. Autocast
-        does not apply inside. Second derivatives exist on every path but "fused" and "triton".
+        (B, N, c), or (B, N, k) with w_z, in the dtype of g. Sums are accumulated in at least
+        float32. Scores and weights are float32 too, unless the inputs are bfloat16 and the CPU
+        has bfloat16 units. Autocast does not apply inside. All implementations but "fused" and
+        "triton" have second derivatives.
 
     Raises:
-        ValueError: an unknown pairwise function, shapes that do not fit, an option of another
-            form, a path of another form.
+        ValueError: an unknown pairwise function, shapes that do not fit, or an option or
+            implementation that this pairwise function does not have.
 
     Source: paper, equations 1 to 4 and 6; official code `lib/models/nonlocal_helper.py`. The
     official code has embedded Gaussian and dot product only.
@@ -83,26 +86,26 @@ def non_local(
         scale=scale,
         mask=mask,
         w_f=w_f,
-        path=path,
+        implementation=implementation,
         memory_budget=memory_budget,
     )
     if w_z is not None and (w_z.ndim != 2 or w_z.shape[1] != g.shape[2]):
         raise ValueError(f"w_z must be (k, c) with c = {g.shape[2]}; got {tuple(w_z.shape)}")
     with without_autocast(theta.device.type):
         theta, phi, values, w_f = _to(plan.dtype, theta, phi, g, w_f)
-        if plan.path == "associative":
+        if plan.implementation == "linear":
             keys = summary(phi, values, mask)
             if w_z is not None and _fold_pays(theta, keys, w_z):
                 keys = keys @ w_z.to(keys.dtype).mT
                 return _times(theta, keys, like=g).to(g.dtype)
             y = torch.bmm(theta, keys)
-        elif plan.path == "sorted":
+        elif plan.implementation == "sorted":
             y = concatenation(theta, phi, values, w_f, mask)
-        elif plan.path == "fused":
+        elif plan.implementation == "fused":
             y = softmax.fused(theta, phi, values, scale, mask)
-        elif plan.path in ("blocks", "triton"):
-            by_blocks = softmax.blocks if plan.path == "blocks" else softmax.triton
-            y = by_blocks(theta, phi, values, scale, mask, rows=plan.rows or 1)
+        elif plan.implementation in ("chunked", "triton"):
+            compute = softmax.chunked if plan.implementation == "chunked" else softmax.triton
+            y = compute(theta, phi, values, scale, mask, rows=plan.rows or 1)
         else:
             y = reference.non_local(theta, phi, values, pairwise, scale=scale, mask=mask, w_f=w_f)
         if w_z is not None:
@@ -120,15 +123,25 @@ def explain(
     scale: float | None = None,
     mask: Tensor | None = None,
     w_f: Tensor | None = None,
-    path: Path = "auto",
+    implementation: Implementation = "auto",
     memory_budget: int | None = None,
 ) -> Plan:
-    """Tell how `non_local` computes this input, and why: arguments and errors as there.
+    """Tell which implementation `non_local` chooses for this input, and why.
+
+    Args:
+        theta, phi, g, pairwise, scale, mask, w_f, implementation, memory_budget: as in
+            `non_local`.
+
+    Returns:
+        The plan; str() gives the implementation and the reason.
+
+    Raises:
+        ValueError: as `non_local`.
 
     >>> import torch, nonlocalnet as nl
     >>> theta, phi, g = torch.randn(1, 4000, 8), torch.randn(1, 1000, 8), torch.randn(1, 1000, 8)
     >>> print(nl.explain(theta, phi, g, "dot_product"))
-    associative: 200.0 times fewer multiply-adds
+    linear: 200.0 times fewer multiply-adds
     """
     _check(theta, phi, pairwise, scale, mask, w_f)
     if g.ndim != 3 or g.shape[:2] != phi.shape[:2]:
@@ -143,7 +156,7 @@ def explain(
         dtype=_common_dtype(theta, phi, g),
         device=theta.device.type,
         grad=torch.is_grad_enabled() and any(t.requires_grad for t in tensors),
-        path=path,
+        implementation=implementation,
         memory_budget=memory_budget,
     )
 
@@ -160,19 +173,19 @@ def affinity(
 ) -> Tensor:
     """Compute rows of the weights a_ij = f(x_i, x_j) / C(x), so that y_i = Σ_j a_ij g(x_j).
 
-    Rows of the softmax forms sum to one. Dot product's weights have signs; concatenation's are
-    not negative; neither sums to one.
+    Rows of the softmax forms sum to one. Rows of the other two do not, and weights of the dot
+    product may be negative.
 
     Args:
         theta, phi, pairwise, scale, mask, w_f: as in `non_local`.
-        queries: (Q,) or (B, Q) integers, the positions i whose rows are wanted; None is all N.
+        queries: (Q,) or (B, Q) integers, the positions i whose rows to compute; None is all N.
 
     Returns:
-        (B, Q, M) in float32, or float64 for float64 input. No N x M matrix is made when queries
-        are given.
+        (B, Q, M) in float32, or float64 for float64 input. With queries, only these rows are
+        computed.
 
     Raises:
-        ValueError: as `non_local`, and queries that are not integers in [0, N).
+        ValueError: as `non_local`, or if queries are not integers in [0, N).
 
     Source: paper, equation 1 and figure 3.
 
@@ -198,7 +211,7 @@ def _check(
     mask: Tensor | None,
     w_f: Tensor | None,
 ) -> None:
-    check_choice("pairwise", pairwise, PAIRWISE)
+    check_choice("pairwise", pairwise, FUNCTIONS)
     if theta.ndim != 3:
         raise ValueError(f"theta must be (B, N, d); got {tuple(theta.shape)}")
     batch, _, d = theta.shape
@@ -207,7 +220,7 @@ def _check(
             f"phi must be (B, M, d) with the B and d of theta, ({batch}, M, {d}); "
             f"got {tuple(phi.shape)}"
         )
-    if scale is not None and pairwise not in SOFTMAX_FORMS:
+    if scale is not None and not FUNCTIONS[pairwise].softmax:
         raise ValueError(
             f"scale must be None for pairwise={pairwise!r}, which divides by the number of keys; "
             f"got {scale!r}"
@@ -217,7 +230,7 @@ def _check(
             f"mask must be booleans of shape (B, M) = {tuple(phi.shape[:2])}; "
             f"got {mask.dtype} of {tuple(mask.shape)}"
         )
-    if pairwise == "concatenation":
+    if FUNCTIONS[pairwise].concatenated:
         if w_f is None or w_f.shape != (2 * d,):
             got = None if w_f is None else tuple(w_f.shape)
             raise ValueError(f"w_f must be (2d,) = ({2 * d},) for concatenation; got {got}")
@@ -226,21 +239,21 @@ def _check(
 
 
 def _fold_pays(theta: Tensor, keys: Tensor, w_z: Tensor) -> bool:
-    """Whether W_z (keys) costs less than W_z (y); in an export always, whatever the sizes."""
+    """Tell whether W_z (keys) is cheaper than W_z (y); an export folds at any size."""
     _, d, c = keys.shape
     k, n = w_z.shape[0], theta.shape[1]
     return recording() or d * c * k + n * d * k < n * d * c + n * c * k
 
 
 def _times(rows: Tensor, matrix: Tensor, like: Tensor) -> Tensor:
-    """(B, N, c) (B, c, k) -> (B, N, k), written channels first where `like` (B, M, c) is."""
+    """Multiply (B, N, c) by (B, c, k), in the memory layout of `like` (B, M, c)."""
     if like.stride(2) == 1:
         return torch.bmm(rows, matrix)
     return torch.bmm(matrix.mT, rows.mT).mT
 
 
 def _common_dtype(*tensors: Tensor) -> torch.dtype:
-    """The widest: autocast projects to half precision beside features in float32."""
+    """Return the widest: under autocast, half-precision projections meet float32 features."""
     widest = tensors[0].dtype
     for tensor in tensors:
         if tensor.dtype.itemsize > widest.itemsize:
@@ -249,7 +262,7 @@ def _common_dtype(*tensors: Tensor) -> torch.dtype:
 
 
 def _to(dtype: torch.dtype, *tensors: Tensor | None) -> tuple[Tensor, ...]:
-    """Convert; None stays None."""
+    """Convert tensors to a dtype; None stays None."""
     return tuple(None if t is None else t.to(dtype) for t in tensors)  # ty: ignore
 
 

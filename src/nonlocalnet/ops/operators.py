@@ -1,8 +1,9 @@
-"""Functions as operators of torch: one node to compilers, whatever loops are inside.
+"""Register functions as torch operators, which compilers see as one node.
 
-By the library's plain interface: `torch.library.custom_op` would load the compiler on the first
-call, which takes seconds and 130 MB. torch's FLOP counter sees one node too, and gets a formula
-when it is loaded: loading it from here would take 80 MB, since it loads triton.
+torch's low-level library interface is used, because `torch.library.custom_op` imports the compiler
+on the first call, which takes seconds and 130 MB. torch's FLOP counter needs a formula for each
+operator. They are registered when the counter is imported; importing it here would take 80 MB,
+since it imports triton.
 """
 
 from __future__ import annotations
@@ -18,16 +19,18 @@ from torch import Tensor
 
 _LIBRARY = torch.library.Library("nonlocalnet", "FRAGMENT")
 _COUNTER = "torch.utils.flop_counter"
-_FORMULAS: dict[Any, Callable[..., int]] = {}  # of operators, for torch's FLOP counter
+_FORMULAS: dict[Any, Callable[..., int]] = {}  # by operator
 
 
 def operator(fake: Callable, flops: Callable[..., int]) -> Callable[[Callable], Callable]:
     """Register a function of (B, ...) tensors as `torch.ops.nonlocalnet.NAME`.
 
-    `fake` gives the result's shape; `flops` counts what is multiplied and added, of the same
-    arguments with shapes in place of tensors. vmap's axis is folded into the samples. The operator
-    has no gradient of its own: it is called in an autograd.Function, which torch.func knows how to
-    treat.
+    The operator has no gradient of its own. It is called in an autograd.Function, which torch.func
+    can transform. vmap's axis is folded into the batch.
+
+    Args:
+        fake: returns an empty result of the right shape and dtype, for the same arguments.
+        flops: counts multiplications and additions, for arguments with shapes in place of tensors.
     """
 
     def register(function: Any) -> Callable:
@@ -75,7 +78,7 @@ def _register_formulas() -> None:
 
 
 class _WhenCounterLoads(importlib.abc.MetaPathFinder):
-    """Finds nothing itself; adds our formulas to torch's once its module has run."""
+    """Import hook that registers our formulas once torch's counter has been imported."""
 
     def find_spec(self, fullname: str, path: Any, target: Any = None) -> Any:
         if fullname != _COUNTER:

@@ -1,19 +1,44 @@
 """The four pairwise functions f of the paper (section 3.2) and their normalizers C.
 
-A pairwise function is written in two steps, as every fast path needs them apart: `scores`, one
-number s_ij per pair, and `weights`, what multiplies g(x_j): f(x_i, x_j) / C(x).
+A pairwise function is computed in two steps, which fast implementations need separately: `scores`
+gives one number s_ij per pair, and `weights` turns it into f(x_i, x_j) / C(x).
 """
 
 from __future__ import annotations
 
-from typing import Literal, get_args
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-Pairwise = Literal["gaussian", "embedded_gaussian", "dot_product", "concatenation"]
-PAIRWISE: tuple[str, ...] = get_args(Pairwise)
-SOFTMAX_FORMS = ("gaussian", "embedded_gaussian")
+from nonlocalnet.options import Pairwise
+
+
+@dataclass(frozen=True)
+class PairwiseFunction:
+    """A pairwise function: how its scores, its weights and the block's parameters are made.
+
+    Attributes:
+        embedded: θ and φ are projections of x; otherwise they are x itself.
+        concatenated: s_ij = w_fᵀ[θ_i, φ_j], with a weight w_f (2d,); otherwise s_ij = θ_iᵀφ_j.
+        softmax: f = exp(scale · s_ij) and C = Σ_j f; otherwise C = M.
+        relu: f = relu(s_ij).
+    """
+
+    embedded: bool = True
+    concatenated: bool = False
+    softmax: bool = False
+    relu: bool = False
+
+
+FUNCTIONS: dict[str, PairwiseFunction] = {
+    "gaussian": PairwiseFunction(embedded=False, softmax=True),
+    "embedded_gaussian": PairwiseFunction(softmax=True),
+    "dot_product": PairwiseFunction(),
+    "concatenation": PairwiseFunction(concatenated=True, relu=True),
+}
+PAIRWISE = tuple(FUNCTIONS)
+SOFTMAX_FORMS = tuple(name for name, function in FUNCTIONS.items() if function.softmax)
 
 
 def scores(
@@ -24,14 +49,14 @@ def scores(
     scale: float | None = None,
     w_f: Tensor | None = None,
 ) -> Tensor:
-    """Score every pair: what f is a function of.
+    """Compute the scores s_ij, of which f is a function.
 
     s_ij = scale · θ_iᵀφ_j (softmax forms), θ_iᵀφ_j (dot product), w_fᵀ[θ_i, φ_j] (concatenation).
 
-    theta (B, N, d), phi (B, M, d), w_f (2d,) -> (B, N, M). The concatenation is never built:
-    w_fᵀ[θ_i, φ_j] is a sum of one number of i and one of j.
+    theta (B, N, d), phi (B, M, d), w_f (2d,) -> (B, N, M). The concatenation is never built,
+    since w_fᵀ[θ_i, φ_j] is the sum of one number for i and one for j.
     """
-    if pairwise == "concatenation":
+    if FUNCTIONS[pairwise].concatenated:
         assert w_f is not None
         w_theta, w_phi = w_f.chunk(2)
         return (theta @ w_theta).unsqueeze(2) + (phi @ w_phi).unsqueeze(1)
@@ -45,17 +70,18 @@ def weights(s: Tensor, pairwise: Pairwise, mask: Tensor | None = None) -> Tensor
     Softmax forms: exp(s_ij) / Σ_j exp(s_ij). Dot product: s_ij / M. Concatenation:
     relu(s_ij) / M. M counts the key positions that the mask keeps.
 
-    s (B, N, M), mask (B, M) booleans, True = a real position -> (B, N, M). A sample whose keys
-    are all masked has weights zero.
+    s (B, N, M), mask (B, M) booleans, True = a real position -> (B, N, M). If all keys of a
+    sample are masked, its weights are zero.
     """
-    if pairwise in SOFTMAX_FORMS:
+    function = FUNCTIONS[pairwise]
+    if function.softmax:
         if mask is None:
             return s.softmax(dim=2)
         padding = ~mask.unsqueeze(1)
-        # the lowest finite number, not -inf: a row of -inf alone would be NaN, also in backward
+        # the lowest finite number, not -inf: softmax of a row of -inf is NaN, also in backward
         s = s.masked_fill(padding, torch.finfo(s.dtype).min)
         return s.softmax(dim=2).masked_fill(padding, 0)
-    f = s.relu() if pairwise == "concatenation" else s
+    f = s.relu() if function.relu else s
     if mask is None:
         return f / s.shape[2]
     count = mask.sum(dim=1).clamp(min=1).to(s.dtype)

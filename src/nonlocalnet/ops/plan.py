@@ -1,6 +1,6 @@
-"""Which path computes the operation for which input, and why.
+"""Choose the implementation that computes an input, and say why.
 
-The numbers that decide were measured: benchmarks/operation.py, docs/operation.md.
+The thresholds were measured: see benchmarks/operation.py and docs/operation.md.
 """
 
 from __future__ import annotations
@@ -11,64 +11,69 @@ from typing import Literal, get_args
 import torch
 
 from nonlocalnet.errors import check_choice
+from nonlocalnet.ops.pairwise import FUNCTIONS
 from nonlocalnet.ops.precision import product_dtype, wide
 
-Path = Literal["auto", "textbook", "associative", "sorted", "fused", "blocks", "triton"]
-PATHS: tuple[str, ...] = get_args(Path)
-SOFTMAX_PATHS = ("auto", "textbook", "fused", "blocks", "triton")
-PATHS_OF: dict[str, tuple[str, ...]] = {
-    "gaussian": SOFTMAX_PATHS,
-    "embedded_gaussian": SOFTMAX_PATHS,
-    "dot_product": ("auto", "textbook", "associative"),
-    "concatenation": ("auto", "textbook", "sorted"),
+Implementation = Literal["auto", "reference", "linear", "sorted", "fused", "chunked", "triton"]
+IMPLEMENTATIONS: tuple[str, ...] = get_args(Implementation)
+SOFTMAX_IMPLEMENTATIONS = ("auto", "reference", "fused", "chunked", "triton")
+IMPLEMENTATIONS_OF: dict[str, tuple[str, ...]] = {
+    "gaussian": SOFTMAX_IMPLEMENTATIONS,
+    "embedded_gaussian": SOFTMAX_IMPLEMENTATIONS,
+    "dot_product": ("auto", "reference", "linear"),
+    "concatenation": ("auto", "reference", "sorted"),
 }
 
 MIB = 2**20
-BUDGET = 128 * MIB  # of N x M numbers at a time
-CPU_BLOCK = 2**21  # numbers in a block of scores, beyond which a processor's cache is lost
-CPU_FUSED_FROM = 500_000  # pairs, from which torch's attention is faster without gradients
-SORTED_FROM = {"cpu": 200_000}  # pairs of a sample, from which sorting is faster
-GPU_SORTED_FROM = 5_000_000  # the same, from a model: not measured
+BUDGET = 128 * MIB  # bytes of N x M-shaped tensors at a time
+CPU_CHUNK = 2**21  # most scores in a chunk, so that they stay in a processor's cache
+CPU_FUSED_FROM = 500_000  # pairs from which torch's attention is faster without gradients
+SORTED_FROM = {"cpu": 200_000}  # pairs of a sample from which sorting is faster
+GPU_SORTED_FROM = 5_000_000  # the same, estimated and not measured
 CUDA_FUSED_WIDTH = 256  # the widest head that torch's fast kernels take
 
 
 def recording() -> bool:
-    """Tell whether a program for inputs of any size is being made, by an export or a trace.
+    """Tell whether an export or a trace is recording a program for inputs of any size.
 
-    It needs torch alone, and what it does must not hang on the sizes of the example.
+    The program may use only torch's operators and must not depend on the example's sizes.
     """
     return torch.compiler.is_exporting() or torch.jit.is_tracing()
 
 
 @dataclass(frozen=True)
 class Plan:
-    """How an operation is computed.
+    """How `non_local` computes an input.
 
     Attributes:
-        path: the path's name, as `path=` takes it.
-        why: the reason, in a few words.
-        dtype: of the products; sums and scores are float32 at least, but for bfloat16 scores
-            where a CPU multiplies bfloat16 itself.
-        rows: queries in a block, for the paths "blocks" and "triton".
-        matrix_bytes: about what N x M-shaped tensors take at a time, forward and backward.
+        implementation: its name, as `implementation=` takes it.
+        why: the reason.
+        dtype: of the products. Sums and scores are at least float32, except bfloat16 scores on
+            a CPU with bfloat16 units.
+        rows: queries per chunk, for "chunked" and "triton".
+        matrix_bytes: estimate of what N x M-shaped tensors take at a time, in forward and
+            backward.
     """
 
-    path: str
+    implementation: str
     why: str
     dtype: torch.dtype
     rows: int | None = None
     matrix_bytes: int = 0
 
     def __str__(self) -> str:
-        return f"{self.path}: {self.why}"
+        return f"{self.implementation}: {self.why}"
 
 
-def check_path(pairwise: str, path: str, memory_budget: int | None) -> None:
-    """Refuse a path that the pairwise function does not have, and a budget below one byte."""
-    check_choice("path", path, PATHS)
-    if path not in PATHS_OF[pairwise]:
-        allowed = ", ".join(map(repr, PATHS_OF[pairwise]))
-        raise ValueError(f"path must be one of {allowed} for pairwise={pairwise!r}; got {path!r}")
+def check_implementation(pairwise: str, implementation: str, memory_budget: int | None) -> None:
+    """Raise if the pairwise function has no such implementation, or the budget is below 1."""
+    check_choice("implementation", implementation, IMPLEMENTATIONS)
+    if implementation not in IMPLEMENTATIONS_OF[pairwise]:
+        allowed = ", ".join(map(repr, IMPLEMENTATIONS_OF[pairwise]))
+        raise ValueError(
+            f"implementation must be one of {allowed} for pairwise={pairwise!r}; "
+            f"got {implementation!r}"
+        )
     if memory_budget is not None and memory_budget < 1:
         raise ValueError(f"memory_budget must be at least 1 (bytes); got {memory_budget!r}")
 
@@ -80,34 +85,35 @@ def choose(
     dtype: torch.dtype,
     device: str,
     grad: bool = True,
-    path: str = "auto",
+    implementation: str = "auto",
     memory_budget: int | None = None,
 ) -> Plan:
-    """Choose the path for θ (B, N, d), φ (B, M, d), g (B, M, c), size = (B, N, M, d, c).
+    """Choose the implementation for θ (B, N, d), φ (B, M, d), g (B, M, c), size = (B, N, M, d, c).
 
-    The textbook form where its matrix fits the budget and nothing is faster; else the form that
-    needs no matrix (dot product, concatenation), torch's fused attention, or query blocks. In an
-    export or a trace, a path that no program could hold gives way to what "auto" takes there.
+    This is the reference where its matrix fits the budget and nothing is faster; otherwise an
+    implementation without the matrix ("linear", "sorted", "fused") or with one chunk of it at a
+    time ("chunked"). An export or a trace replaces implementations that use our own operators by
+    the one that "auto" takes there.
 
     Raises:
-        ValueError: a path that this pairwise function does not have, or a budget below one byte.
+        ValueError: this pairwise function has no such implementation, or the budget is below 1.
     """
-    check_path(pairwise, path, memory_budget)
+    check_implementation(pairwise, implementation, memory_budget)
     budget = BUDGET if memory_budget is None else memory_budget
     why = "asked for"
     if recording():
-        path = path if path in ("textbook", "associative") else "auto"
-    elif 0 in size or (device == "meta" and path == "auto"):
-        path, why = "textbook", "nothing to compute"
-    if path == "auto":
+        implementation = implementation if implementation in ("reference", "linear") else "auto"
+    elif 0 in size or (device == "meta" and implementation == "auto"):
+        implementation, why = "reference", "nothing to compute"
+    if implementation == "auto":
         fastest = {"dot_product": _dot_product, "concatenation": _concatenation}
-        path, why = fastest.get(pairwise, _softmax)(size, dtype, device, grad, budget)
-    products = _products(pairwise, path, dtype, device)
-    if path in ("blocks", "triton"):
+        implementation, why = fastest.get(pairwise, _softmax)(size, dtype, device, grad, budget)
+    products = _products(pairwise, implementation, dtype, device)
+    if implementation in ("chunked", "triton"):
         rows = _rows(size, products, device, budget)
-        return Plan(path, why, products, rows, _matrix_bytes(size, products, rows))
-    whole = path == "textbook"
-    return Plan(path, why, products, None, _matrix_bytes(size, products) if whole else 0)
+        return Plan(implementation, why, products, rows, _matrix_bytes(size, products, rows))
+    whole = implementation == "reference"
+    return Plan(implementation, why, products, None, _matrix_bytes(size, products) if whole else 0)
 
 
 Size = tuple[int, int, int, int, int]
@@ -117,73 +123,77 @@ Choice = tuple[str, str]
 def _softmax(size: Size, dtype: torch.dtype, device: str, grad: bool, budget: int) -> Choice:
     batch, n, m, d, c = size
     if recording():
-        return "fused", "exported as torch's attention, whatever the sizes"
-    fits = _matrix_bytes(size, _products("gaussian", "textbook", dtype, device)) <= budget
+        return "fused", "exported as torch's attention, for any size"
+    fits = _matrix_bytes(size, _products("gaussian", "reference", dtype, device)) <= budget
     if device == "cuda":
         narrow = max(d, c) <= CUDA_FUSED_WIDTH and d % 8 == c % 8 == 0
         if narrow and dtype != torch.float64:
             return "fused", f"torch has fast kernels for heads up to {CUDA_FUSED_WIDTH}"
         if dtype.itemsize == 2:
-            return "blocks", "no fast kernel of torch takes this head; scores stay in float32"
-        return ("textbook", _FITS) if fits else ("blocks", "torch has no fast kernel for this head")
+            return "chunked", "no fast kernel of torch takes this head; scores stay in float32"
+        return (
+            ("reference", _FITS) if fits else ("chunked", "torch has no fast kernel for this head")
+        )
     half = product_dtype(dtype, device).itemsize == 2
     fused = device == "cpu" and d == c and not half
     if fused and not grad and batch * n * m >= CPU_FUSED_FROM:
         return "fused", "without gradients torch's attention is faster at this size"
     if fits:
-        return "textbook", _FITS
+        return "reference", _FITS
     if fused:
         return "fused", _TOO_LARGE
-    return "blocks", f"{_TOO_LARGE}, and torch's attention is not fused for this input"
+    return "chunked", f"{_TOO_LARGE}, and torch's attention is not fused for this input"
 
 
 def _dot_product(size: Size, dtype: torch.dtype, device: str, grad: bool, budget: int) -> Choice:
     _, n, m, d, c = size
     if recording():
-        return "associative", "exported in the order that needs no matrix, whatever the sizes"
+        return "linear", "exported in the order that needs no matrix, for any size"
     if dtype.itemsize == 2 and device == "cuda":
-        return "associative", "two products in half precision, and no matrix"
+        return "linear", "two products in half precision, and no matrix"
     linear, quadratic = (n + m) * d * c, n * m * (d + c)
     if linear < quadratic:
-        return "associative", f"{_times(quadratic, linear)}fewer multiply-adds"
-    return "textbook", f"{_times(linear, quadratic)}fewer multiply-adds, and a small matrix"
+        return "linear", f"{_times(quadratic, linear)}fewer multiply-adds"
+    return "reference", f"{_times(linear, quadratic)}fewer multiply-adds, and a small matrix"
 
 
 def _concatenation(size: Size, dtype: torch.dtype, device: str, grad: bool, budget: int) -> Choice:
     _, n, m, _, _ = size
     if recording():
         if torch.onnx.is_in_onnx_export():
-            return "textbook", "ONNX has no search in a sorted list"
-        return "sorted", "exported as sort and prefix sums, whatever the sizes"
+            return "reference", "ONNX has no search in a sorted list"
+        return "sorted", "exported as sort and prefix sums, for any size"
     if _matrix_bytes(size, wide(dtype)) > budget:
         return "sorted", _TOO_LARGE
     limit = SORTED_FROM.get(device, GPU_SORTED_FROM)
     if n * m >= limit:
         return "sorted", f"faster from {limit:,} pairs on"
-    return "textbook", f"faster below {limit:,} pairs"
+    return "reference", f"faster below {limit:,} pairs"
 
 
 def _times(more: int, less: int) -> str:
-    # sizes that change are no numbers to a compiler
+    # to a compiler, dynamic sizes are not numbers
     return "" if torch.compiler.is_compiling() else f"{more / less:.1f} times "
 
 
 _FITS = "its matrix fits the memory budget, and it is the fastest that has gradients"
-_TOO_LARGE = "the textbook's matrix would exceed the memory budget"
+_TOO_LARGE = "the reference's matrix would exceed the memory budget"
 
 
-def _products(pairwise: str, path: str, dtype: torch.dtype, device: str) -> torch.dtype:
-    if pairwise == "concatenation":  # a rounded a_i + b_j is another function
+def _products(pairwise: str, implementation: str, dtype: torch.dtype, device: str) -> torch.dtype:
+    if FUNCTIONS[pairwise].relu:  # rounding a_i + b_j would change the relu's sign
         return wide(dtype)
-    if path == "fused" and device == "cpu":  # slower in half precision than blocks
+    if implementation == "fused" and device == "cpu":  # slower in half precision than "chunked"
         return wide(dtype)
-    if path == "textbook" and device != "cpu":  # its scores would be rounded to half, or overflow
+    if (
+        implementation == "reference" and device != "cpu"
+    ):  # its scores would be rounded to half, or overflow
         return wide(dtype)
     return product_dtype(dtype, device)
 
 
 def _matrix_bytes(size: Size, dtype: torch.dtype, rows: int | None = None) -> int:
-    """Scores, weights and the gradient of one of them."""
+    """Count the bytes of scores, weights and the gradient of one of them."""
     batch, n, m, _, _ = size
     return 3 * batch * (n if rows is None else rows) * m * dtype.itemsize
 
@@ -193,5 +203,5 @@ def _rows(size: Size, dtype: torch.dtype, device: str, budget: int) -> int:
     row = max(batch * m, 1)
     rows = budget // (3 * row * max(dtype.itemsize, 4))
     if device == "cpu":
-        rows = min(rows, CPU_BLOCK // row)
+        rows = min(rows, CPU_CHUNK // row)
     return max(1, min(n, rows))

@@ -1,8 +1,8 @@
 """Gaussian and embedded Gaussian, f = exp(s_ij), C = Σ_j f, without the N x M matrix.
 
-`fused` is torch's attention, where torch has a fused kernel for the input; `blocks` goes over the
-queries in blocks with plain matrix products, and computes the weights again in backward; `triton`
-does the same with kernels of our own, for heads that torch has none for.
+`fused` calls torch's attention, where torch has a fused kernel for the input. `chunked` computes a
+chunk of queries at a time with plain matrix products, and computes the weights again in backward.
+`triton` uses our own kernels, for heads that are too wide for torch's.
 """
 
 from __future__ import annotations
@@ -26,21 +26,21 @@ def fused(
 ) -> Tensor:
     """Compute Σ_j softmax_j(scale · θ_iᵀφ_j) g_j by torch's scaled dot product attention.
 
-    theta (B, N, d), phi (B, M, d), g (B, M, c), mask (B, M) -> (B, N, c). Torch falls back to the
-    N x M matrix, without a word, for 3-D input and where the last axis is not dense: hence one
-    head, and copies. It has no second derivatives.
+    theta (B, N, d), phi (B, M, d), g (B, M, c), mask (B, M) -> (B, N, c). torch silently falls back
+    to the N x M matrix for 3-D input and where the last axis is not dense; so an axis for one head
+    is added, and such input is copied. There are no second derivatives.
     """
     attended = None
     if mask is not None:
         phi, g = _clear(phi, g, mask)
-        # a sample without real keys sees all of its zeros: y = 0, where torch may say NaN
+        # without real keys, a sample attends to all of its zeros: y = 0, where torch may give NaN
         attended = (mask | ~mask.any(dim=1, keepdim=True))[:, None, None]
     heads = [_dense(t).unsqueeze(1) for t in (theta, phi, g)]
     scale = 1.0 if scale is None else scale
     return F.scaled_dot_product_attention(*heads, attn_mask=attended, scale=scale).squeeze(1)
 
 
-def blocks(
+def chunked(
     theta: Tensor,
     phi: Tensor,
     g: Tensor,
@@ -53,11 +53,11 @@ def blocks(
 
     theta (B, N, d), phi (B, M, d), g (B, M, c) of one dtype, any strides; mask (B, M) booleans
     -> (B, N, c). Scores and weights are float32 at least, and hold B · rows · M numbers twice.
-    Gradients of gradients are taken of the textbook form, with its N x M matrix.
+    Second derivatives are those of the reference, with its N x M matrix.
     """
     if mask is not None:
         phi, g = _clear(phi, g, mask)
-    return _Blocks.apply(theta, phi, g, 1.0 if scale is None else scale, mask, rows)
+    return _Chunked.apply(theta, phi, g, 1.0 if scale is None else scale, mask, rows)
 
 
 def triton(
@@ -69,20 +69,21 @@ def triton(
     *,
     rows: int,
 ) -> Tensor:
-    """Compute Σ_j softmax_j(scale · θ_iᵀφ_j) g_j by ops/kernels/softmax.py; arguments as `blocks`.
+    """Compute Σ_j softmax_j(scale · θ_iᵀφ_j) g_j by ops/kernels/softmax.py; arguments as `chunked`.
 
-    Needs a GPU, and has no second derivatives. Not measured yet, hence nobody's default.
+    Needs a GPU and has no second derivatives. Not measured yet, so "auto" never chooses it.
     """
     if theta.device.type != "cuda" and os.environ.get("TRITON_INTERPRET") != "1":
         raise ValueError(
-            f"path='triton' needs tensors on a CUDA device; got {theta.device}: choose another path"
+            f"implementation='triton' needs tensors on a CUDA device; got {theta.device}: "
+            "choose another implementation"
         )
     scale = 1.0 if scale is None else scale
     return _Triton.apply(theta, phi, g, scale, mask, rows)[0]
 
 
 def _clear(phi: Tensor, g: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-    """Keep what stands in the padding, NaN too, from reaching anything."""
+    """Zero the padding, whose values, even NaN, must not reach the result."""
     padding = ~mask.unsqueeze(2)
     return phi.masked_fill(padding, 0), g.masked_fill(padding, 0)
 
@@ -92,7 +93,7 @@ def _dense(x: Tensor) -> Tensor:
 
 
 def _product(x: Tensor, y: Tensor) -> Tensor:
-    """x y with a float32 result at least; a GPU gives it without rounding to half first."""
+    """Multiply x by y into at least float32; on a GPU without rounding to half first."""
     if x.dtype.itemsize == 2 and x.is_cuda:
         return torch.bmm(x, y, out_dtype=torch.float32)
     z = torch.bmm(x, y)
@@ -100,7 +101,7 @@ def _product(x: Tensor, y: Tensor) -> Tensor:
 
 
 def _weights(theta: Tensor, phi: Tensor, scale: float, mask: Tensor | None) -> Tensor:
-    """softmax_j(scale · θ_iᵀφ_j): (B, n, d), (B, M, d) -> (B, n, M)."""
+    """Compute softmax_j(scale · θ_iᵀφ_j): (B, n, d), (B, M, d) -> (B, n, M)."""
     s = _product(theta, phi.mT)
     if scale != 1:
         s *= scale
@@ -112,7 +113,7 @@ def _weights(theta: Tensor, phi: Tensor, scale: float, mask: Tensor | None) -> T
 
 
 def _flops(d_products: int, c_products: int, theta: Size, phi: Size, g: Size) -> int:
-    """Count multiplications and additions of that many products N x M x d and N x M x c."""
+    """Count the multiplications and additions of so many products N x M x d and N x M x c."""
     batch, n, d = theta
     return 2 * batch * n * phi[1] * (d_products * d + c_products * g[2])
 
@@ -124,7 +125,7 @@ def _flops(d_products: int, c_products: int, theta: Size, phi: Size, g: Size) ->
 def softmax_sum(
     theta: Tensor, phi: Tensor, g: Tensor, scale: float, mask: Tensor | None, rows: int
 ) -> Tensor:
-    """Σ_j softmax_j(scale · θ_iᵀφ_j) g_j: -> (B, N, c)."""
+    """Compute Σ_j softmax_j(scale · θ_iᵀφ_j) g_j -> (B, N, c)."""
     y = g.new_empty(theta.shape[0], theta.shape[1], g.shape[2])
     for part, queries in zip(y.split(rows, dim=1), theta.split(rows, dim=1), strict=True):
         part.copy_(torch.bmm(_weights(queries, phi, scale, mask).to(g.dtype), g))
@@ -145,7 +146,7 @@ def softmax_sum_backward(
     mask: Tensor | None,
     rows: int,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Give the gradients of `softmax_sum` in theta, phi and g, a block of queries at a time."""
+    """Compute the gradients of `softmax_sum` in theta, phi and g, a chunk of queries at a time."""
     sums = wide(g.dtype)
     dtheta = torch.empty(theta.shape, dtype=theta.dtype, device=theta.device)
     dphi = torch.zeros(phi.shape, dtype=sums, device=phi.device)
@@ -161,7 +162,7 @@ def softmax_sum_backward(
         _add_product(dg, p.to(g.dtype).mT, grad_y)
         _add_product(dphi, ds.mT, queries)
         part.copy_(torch.bmm(ds, phi))
-        del p, ds  # before the next block makes its own
+        del p, ds  # free them before the next chunk
     return dtheta, dphi.to(phi.dtype), dg.to(g.dtype)
 
 
@@ -172,7 +173,7 @@ def _add_product(total: Tensor, x: Tensor, y: Tensor) -> None:
         total += _product(x, y)
 
 
-class _Blocks(torch.autograd.Function):
+class _Chunked(torch.autograd.Function):
     generate_vmap_rule = True
 
     @staticmethod
@@ -188,16 +189,16 @@ class _Blocks(torch.autograd.Function):
     def backward(ctx, grad: Tensor):  # ty: ignore
         theta, phi, g, mask, y = ctx.saved_tensors
         if torch.is_grad_enabled():
-            three = _textbook_backward(grad, theta, phi, g, ctx.scale, mask)
+            three = _reference_backward(grad, theta, phi, g, ctx.scale, mask)
         else:
             three = softmax_sum_backward(grad, theta, phi, g, y, ctx.scale, mask, ctx.rows)
         return *three, None, None, None
 
 
-def _textbook_backward(
+def _reference_backward(
     grad: Tensor, theta: Tensor, phi: Tensor, g: Tensor, scale: float, mask: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The gradients in functions that have gradients themselves."""
+    """Compute the gradients by functions that are differentiable, for second derivatives."""
     sums = wide(g.dtype)
     grad, theta, phi, g = (t.to(sums) for t in (grad, theta, phi, g))
     p = weights(scores(theta, phi, "gaussian", scale=scale), "gaussian", mask)
@@ -216,8 +217,8 @@ def _textbook_backward(
 def attention(
     theta: Tensor, phi: Tensor, g: Tensor, scale: float, mask: Tensor | None
 ) -> tuple[Tensor, Tensor]:
-    """y (B, N, c) and the logarithm of the normalizer C (B, N), by our kernel."""
-    from nonlocalnet.ops.kernels import softmax as kernels  # here, since it loads triton
+    """Compute y (B, N, c) and the logarithm of the normalizer C (B, N) with our kernel."""
+    from nonlocalnet.ops.kernels import softmax as kernels  # imports triton
 
     return kernels.forward(theta, phi, g, scale, mask)
 
@@ -237,7 +238,7 @@ def attention_backward(
     mask: Tensor | None,
     rows: int,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The gradients of `attention`'s y in theta, phi and g."""
+    """Compute the gradients of `attention`'s y in theta, phi and g."""
     from nonlocalnet.ops.kernels import softmax as kernels
 
     return kernels.backward(theta, phi, g, y, lse, grad, scale, mask, block=rows)

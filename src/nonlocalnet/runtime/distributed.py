@@ -1,4 +1,4 @@
-"""Many processes under torchrun: which one this is, and what all of them say together."""
+"""torch.distributed helpers: rank, world size, collectives."""
 
 from __future__ import annotations
 
@@ -17,17 +17,21 @@ from nonlocalnet.runtime.device import pick_device
 from nonlocalnet.runtime.log import console, status
 
 
-@contextlib.contextmanager
-def processes(device: str = "auto", *, timeout: float = 1800) -> Generator[torch.device]:
-    """Join the processes that torchrun started, if it did; give this one's device.
+class PeerLeft(RuntimeError):
+    """Another process ended a shared computation early: it sent None instead of its results."""
 
-    On GPUs each process takes the one of its LOCAL_RANK and speaks NCCL (gloo for what lies on the
-    CPU); on CPUs gloo. Only the first process writes to the console. Without torchrun there is one
-    process, and nothing happens.
+
+@contextlib.contextmanager
+def process_group(device: str = "auto", *, timeout: float = 1800) -> Generator[torch.device]:
+    """Join torchrun's process group, and yield the device of this process.
+
+    On GPUs each process uses the GPU of its LOCAL_RANK, with NCCL for GPU tensors and gloo for CPU
+    tensors; on CPUs it uses gloo. Only rank 0 writes to the console. Without torchrun this is a
+    single process, and no group is created.
 
     Args:
         device: as in `pick_device`.
-        timeout: seconds after which a process that waits for a silent one gives up.
+        timeout: seconds to wait for a process that does not answer.
 
     Raises:
         ValueError: there is no such device, or fewer GPUs than processes on this machine.
@@ -51,48 +55,48 @@ def processes(device: str = "auto", *, timeout: float = 1800) -> Generator[torch
     console.quiet = status.quiet = rank() > 0
     try:
         yield found
-        dist.barrier()  # one that left early would take the others' connections with it
+        dist.barrier()  # a process that leaves early closes the connections of the others
     finally:
         dist.destroy_process_group()
 
 
 def rank() -> int:
-    """Number this process, from 0."""
+    """Return the rank of this process; 0 without a process group."""
     return dist.get_rank() if dist.is_initialized() else 0
 
 
-def size() -> int:
-    """Count the processes."""
+def world_size() -> int:
+    """Return the number of processes; 1 without a process group."""
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
-def gather(value: Any) -> list[Any]:
-    """Collect a picklable value of every process, in the order of ranks, in all of them."""
-    values = [value] * size()
-    if size() > 1:
+def all_gather(value: Any) -> list[Any]:
+    """Return the picklable values of all processes, in the order of ranks, in every process."""
+    values = [value] * world_size()
+    if world_size() > 1:
         dist.all_gather_object(values, value)
     return values
 
 
-def share(value: Any) -> Any:
-    """Give every process the first one's picklable value."""
+def broadcast(value: Any) -> Any:
+    """Return the picklable value of rank 0 in every process."""
     values = [value]
-    if size() > 1:
+    if world_size() > 1:
         dist.broadcast_object_list(values)
     return values[0]
 
 
-def average(tensors: list[Tensor]) -> None:
-    """Replace floating tensors by their means over the processes, in place."""
-    if size() > 1:
+def all_reduce_mean(tensors: list[Tensor]) -> None:
+    """Replace floating-point tensors by their means over the processes, in place."""
+    if world_size() > 1:
         for tensor in tensors:
             dist.all_reduce(tensor)
-            tensor.div_(size())
+            tensor.div_(world_size())
 
 
-def total(values: list[float], device: torch.device) -> list[float]:
-    """Add numbers over the processes, in float64, with one message."""
-    if size() == 1:
+def all_reduce_sum(values: list[float], device: torch.device) -> list[float]:
+    """Sum numbers over the processes, in float64, with one collective call."""
+    if world_size() == 1:
         return values
     tensor = torch.tensor(values, dtype=torch.float64, device=device)
     dist.all_reduce(tensor)
@@ -100,19 +104,22 @@ def total(values: list[float], device: torch.device) -> list[float]:
 
 
 @contextlib.contextmanager
-def explain_dead_processes(out: object) -> Generator[None]:
-    """Say in words when this process fails because another one is gone.
+def explain_peer_failure(out: object) -> Generator[None]:
+    """Replace the errors of torch.distributed after the death of another process by a clear one.
+
+    Args:
+        out: the folder of the run, for the message.
 
     Raises:
-        RuntimeError: with what to do; other errors pass.
+        RuntimeError: another process died; the message says what to do. Other errors are unchanged.
     """
     try:
         yield
     except RuntimeError as error:
-        lost = isinstance(error, dist.DistError) or "gloo" in str(error).lower()
-        if size() > 1 and lost:
+        disconnected = isinstance(error, dist.DistError) or "gloo" in str(error).lower()
+        if world_size() > 1 and disconnected:
             raise RuntimeError(
                 f"another process of this run died ({str(error).splitlines()[0][:200]}); start "
-                f"all again with {option('resume', True)}, checkpoints are in {out}"
+                f"all of them again with {option('resume', True)}; checkpoints are in {out}"
             ) from error
         raise

@@ -1,7 +1,7 @@
-"""Run a function on many files in processes that may die or hang without ending the run.
+"""Run functions in processes that may crash or hang without ending this one.
 
-The process pools of the standard library break when a worker dies; FFmpeg, given a hostile file,
-may take its process with it.
+A crash of FFmpeg on a hostile file takes its process with it, and the process pools of the standard
+library break when a worker dies.
 """
 
 from __future__ import annotations
@@ -11,10 +11,11 @@ import importlib
 import multiprocessing
 import os
 import pickle
+import queue
 import signal
 import threading
-import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
@@ -23,27 +24,18 @@ from typing import Any, TypeVar
 
 T = TypeVar("T")
 
-STARTING = 120.0  # seconds that a process may take to import what it needs, torch among it
+# multiprocessing looks after the processes of all threads whenever one is started, and an exit code
+# can be read only once
+_PROCESSES = threading.Lock()
+
+STARTUP_LIMIT = 120.0  # seconds that a process may take to import its modules, torch among them
 
 
 @dataclass(frozen=True)
 class Failure:
-    """What became of an item that has no result: an error, a death or a time limit."""
+    """The reason why a call has no result: an error, a crash or the time limit."""
 
     reason: str
-
-
-class _Ready:
-    """What a process says first: the clock of its first item starts."""
-
-
-@dataclass
-class _Worker:
-    process: BaseProcess
-    pipe: Connection
-    ready: bool = False
-    item: int = -1
-    since: float = 0.0
 
 
 def run_isolated(
@@ -53,85 +45,66 @@ def run_isolated(
     workers: int,
     time_limit: float,
 ) -> Iterator[tuple[int, T | Failure]]:
-    """Call function(*item) for each item in `workers` processes; give (index, result) as they come.
+    """Call `function(*item)` for each item in several processes; yield (index, result) when done.
 
-    `function` must be importable by name, its arguments and results must pickle. An exception, the
-    death of a process, or more than `time_limit` seconds on one item (the start of a process not
-    counted) is the result `Failure`; the process is replaced and the run goes on.
+    Args:
+        function: importable by name; its arguments and results must pickle.
+        items: arguments of the calls.
+        workers: processes.
+        time_limit: seconds for one item, without the start of a process.
+
+    Yields:
+        The index of an item and its result, in the order of completion. The result is a `Failure`
+        if the function raised, the process died, or the time limit was exceeded; the other items
+        are not affected.
     """
-    # not forked from here: a progress bar has threads
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([function.__module__])
-    waiting = iter(range(len(items)))
-    running: list[_Worker] = []
+    waiting: queue.SimpleQueue[int] = queue.SimpleQueue()
+    done: queue.SimpleQueue[tuple[int, Any]] = queue.SimpleQueue()
+    for index in range(len(items)):
+        waiting.put(index)
+    calls = [
+        IsolatedCall(time_limit=time_limit, modules=[function.__module__])
+        for _ in range(min(workers, len(items)))
+    ]
 
-    def start() -> _Worker:
-        ours, theirs = context.Pipe()
-        process = context.Process(target=_work, args=(function, theirs), daemon=True)
-        process.start()
-        theirs.close()  # or the end of the process would not be seen
-        return _Worker(process, ours)
+    def work(call: IsolatedCall) -> None:
+        with contextlib.suppress(queue.Empty):
+            while True:
+                index = waiting.get_nowait()
+                try:
+                    done.put((index, call(function, *items[index])))
+                except Exception as error:  # such as an item that does not pickle
+                    done.put((index, error))
 
-    def feed(worker: _Worker) -> None:
-        worker.item = next(waiting, -1)
-        if worker.item < 0:
-            end(worker)
-            return
-        worker.since = time.monotonic() + (0.0 if worker.ready else STARTING)
-        with contextlib.suppress(OSError):  # it died at once: its pipe says so in the loop
-            worker.pipe.send(items[worker.item])
-
-    def end(worker: _Worker) -> None:
-        running.remove(worker)
-        worker.process.kill()
-        worker.process.join()
-        worker.pipe.close()
-
+    pool = ThreadPoolExecutor(max(1, len(calls)))
     try:
-        for _ in range(min(workers, len(items))):
-            running.append(start())
-            feed(running[-1])
-        while running:
-            ready = wait([worker.pipe for worker in running], timeout=1.0)
-            for worker in list(running):
-                item = worker.item
-                if worker.pipe in ready:
-                    try:
-                        result = worker.pipe.recv()
-                        if isinstance(result, _Ready):
-                            worker.ready, worker.since = True, time.monotonic()
-                            continue
-                    except (EOFError, OSError):
-                        worker.process.join(5)
-                        result = Failure(f"its process died ({_cause(worker.process.exitcode)})")
-                        end(worker)
-                        worker = start()
-                        running.append(worker)
-                elif time.monotonic() - worker.since > time_limit:
-                    result = Failure(f"took longer than {time_limit:g} s")
-                    end(worker)
-                    worker = start()
-                    running.append(worker)
-                else:
-                    continue
-                feed(worker)
-                yield item, result
+        for call in calls:
+            pool.submit(work, call)
+        for _ in items:
+            index, result = done.get()
+            if isinstance(result, Exception):
+                raise result
+            yield index, result
     finally:
-        for worker in list(running):
-            end(worker)
+        with contextlib.suppress(queue.Empty):
+            while True:
+                waiting.get_nowait()
+        for call in calls:
+            call.close()
+        pool.shutdown()
 
 
 class IsolatedCall:
-    """Call functions in a process of its own, one at a time, within limits of time and memory.
+    """Call functions in a separate process, one call at a time, within limits of time and memory.
 
-    The process is kept from call to call; one that died or was killed is replaced at the next. An
-    exception, a death or more than `time_limit` seconds is the result `Failure`, and so is every
-    call once it is closed.
+    The process is reused; one that died or was killed is replaced at the next call. The result is a
+    `Failure` if the function raised, the process died, a limit was exceeded, or `close` was called.
 
     Args:
-        time_limit: seconds a call.
-        memory_limit: bytes that calls may take beyond what the process has when it starts.
-        modules: what it imports when it starts, before the limits hold.
+        time_limit: seconds for one call.
+        memory_limit: bytes that calls may allocate beyond what the process has when it starts;
+            None is no limit.
+        modules: modules that the process imports when it starts, before the limits apply.
 
     >>> call = IsolatedCall(time_limit=60, memory_limit=1 << 30)
     >>> call(divmod, 7, 2), call(divmod, 7, 0).reason
@@ -140,120 +113,128 @@ class IsolatedCall:
     """
 
     def __init__(
-        self, *, time_limit: float, memory_limit: int, modules: Sequence[str] = ()
+        self, *, time_limit: float, memory_limit: int | None = None, modules: Sequence[str] = ()
     ) -> None:
         self.time_limit, self.memory_limit = time_limit, memory_limit
         self.modules = list(modules)
-        self._worker: _Worker | None = None
-        self._one, self._closed = threading.Lock(), False
+        self._process: BaseProcess | None = None
+        self._pipe: Connection | None = None
+        self._ready = self._closed = False
+        self._lock = threading.Lock()
 
     def __call__(self, function: Callable[..., T], *arguments: Any) -> T | Failure:
-        with self._one:
-            if self._closed:
-                return Failure("files are no longer read")
-            if self._worker is None or not self._worker.process.is_alive():
-                self._end()
+        with self._lock:
+            if not self._closed and not self._is_alive():
+                self._kill()
                 try:
-                    self._worker = self._start()
-                except (EOFError, OSError) as error:  # all processes are being ended, or too many
+                    self._start()
+                except (EOFError, OSError) as error:  # too many processes, or all are being ended
                     return Failure(f"no process could be started to read it ({error})")
-            worker = self._worker
+            if self._closed:
+                self._kill()
+                return Failure("files are no longer read")
+            process, pipe = self._process, self._pipe
+            assert process is not None
+            assert pipe is not None
             try:
-                if not worker.ready:  # its imports are not the first call's time
-                    worker.ready = worker.pipe.poll(STARTING)
-                    if not worker.ready:
-                        self._end()
-                        return Failure(f"its process did not start within {STARTING:g} s")
-                    worker.pipe.recv()
-                if self._closed:
-                    return Failure("files are no longer read")
-                worker.pipe.send((function, arguments))
-                if worker.pipe.poll(self.time_limit):
-                    return worker.pipe.recv()
-                self._end()
+                if not self._ready:  # the time of imports does not count for the first call
+                    self._ready = pipe.poll(STARTUP_LIMIT)
+                    if not self._ready:
+                        self._kill()
+                        return Failure(f"its process did not start within {STARTUP_LIMIT:g} s")
+                    pipe.recv()
+                pipe.send((function, arguments))
+                if pipe.poll(self.time_limit):
+                    return pipe.recv()
+                self._kill()
                 return Failure(f"took longer than {self.time_limit:g} s")
             except (EOFError, OSError):
-                worker.process.join(5)
-                cause = _cause(worker.process.exitcode)
-                self._end()
-                return Failure(f"the process that read it died ({cause})")
-            except BaseException:  # an answer that comes later would be taken for the next call's
-                self._end()
+                with _PROCESSES:
+                    process.join(5)
+                    cause = _cause(process.exitcode)
+                self._kill()
+                return Failure(f"its process died ({cause})")
+            except BaseException:  # else a late answer would be taken for that of the next call
+                self._kill()
                 raise
 
-    def _start(self) -> _Worker:
+    def _start(self) -> None:
+        # not forked from this process, which may have threads
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload(self.modules)
-        ours, theirs = context.Pipe()
+        self._pipe, theirs = context.Pipe()
         arguments = theirs, self.memory_limit, self.modules
         process = context.Process(target=_serve, args=arguments, daemon=True)
-        process.start()
-        theirs.close()
-        return _Worker(process, ours)
+        with _PROCESSES:
+            process.start()
+        theirs.close()  # else the end of the process would not be seen
+        self._process, self._ready = process, False
 
-    def _end(self) -> None:
-        if self._worker is not None:
-            self._worker.process.kill()
-            self._worker.process.join()
-            self._worker.pipe.close()
-            self._worker = None
+    def _is_alive(self) -> bool:
+        with _PROCESSES:
+            return self._process is not None and self._process.is_alive()
+
+    def _kill(self) -> None:
+        if self._process is not None:
+            self._process.kill()
+            with _PROCESSES:
+                self._process.join()
+            self._process = None
+        if self._pipe is not None:
+            self._pipe.close()
+            self._pipe = None
 
     def close(self) -> None:
-        """End the process, in the midst of a call, too; one that only starts ends by itself."""
+        """End the process, even during a call; a process that is just starting ends by itself."""
         self._closed = True
-        worker = self._worker
-        if worker is not None:
-            worker.process.kill()  # whoever waits for it sees it die, and lets go
-        if self._one.acquire(timeout=1):  # a start takes seconds, and cannot be ended
-            self._end()
-            self._one.release()
+        process = self._process
+        if process is not None:
+            process.kill()  # the thread that waits for it sees its end, and releases the lock
+        if self._lock.acquire(timeout=1):  # starting a process takes seconds and cannot be canceled
+            self._kill()
+            self._lock.release()
 
 
-def _serve(pipe: Connection, memory_limit: int, modules: Sequence[str]) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+def _serve(pipe: Connection, memory_limit: int | None, modules: Sequence[str]) -> None:
+    """Answer calls until the parent process closes the pipe or ends."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is handled by the parent process
     for module in modules:
         importlib.import_module(module)
-    with contextlib.suppress(ImportError, OSError, ValueError):  # where the system has such limits
+    if memory_limit is not None:
+        _limit_memory(memory_limit)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    with contextlib.suppress(BrokenPipeError):  # the parent has gone: recv() tells
+        pipe.send("ready")
+    while True:
+        try:
+            function, arguments = pipe.recv()
+        except EOFError:
+            return
+        try:
+            # pickled here: torch would share tensors through this process, which may be killed
+            pipe.send_bytes(pickle.dumps(function(*arguments)))
+        except Exception as error:
+            # torch's own error says "allocate memory"
+            memory = isinstance(error, MemoryError) or "allocate memory" in str(error)
+            text = "it needs more memory than it may take" if memory else str(error)
+            pipe.send(Failure(text or type(error).__name__))
+
+
+def _limit_memory(limit: int) -> None:
+    with contextlib.suppress(ImportError, OSError, ValueError):  # not every system has such limits
         import resource
 
         pages = int(Path("/proc/self/statm").read_text().split()[0])
-        most = pages * resource.getpagesize() + memory_limit
-        resource.setrlimit(resource.RLIMIT_AS, (most, most))
-    _work(_call, pipe)
-
-
-def _call(function: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
-    try:
-        return function(*arguments)
-    except (MemoryError, RuntimeError) as error:
-        if isinstance(error, MemoryError) or "allocate memory" in str(error):  # torch's own
-            raise ValueError("it needs more memory than it may take") from None
-        raise
+        total = pages * resource.getpagesize() + limit
+        resource.setrlimit(resource.RLIMIT_AS, (total, total))
 
 
 def _end_with_parent() -> None:
-    """End this process with the one that it works for, however that ends."""
+    """End this process when its parent ends, even if that was killed."""
     parent = multiprocessing.parent_process()
     if parent is not None:
         wait([parent.sentinel])
         os.kill(os.getpid(), signal.SIGTERM)
-
-
-def _work(function: Callable[..., Any], pipe: Connection) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the main process
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-    with contextlib.suppress(BrokenPipeError):  # that nobody waits any more is seen below
-        pipe.send(_Ready())
-    while True:
-        try:
-            item = pipe.recv()
-        except EOFError:
-            return
-        try:
-            # by value: torch would share tensors through this process, which may be killed
-            pipe.send_bytes(pickle.dumps(function(*item)))
-        except Exception as error:
-            pipe.send(Failure(str(error) or type(error).__name__))
 
 
 def _cause(code: int | None) -> str:

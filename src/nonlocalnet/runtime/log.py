@@ -1,4 +1,4 @@
-"""What a run says: metrics.jsonl for machines, a progress bar or plain lines for people."""
+"""Console output, progress bars, and the log of a run in metrics.jsonl."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import math
 import sys
 import textwrap
 import time
-from collections import deque
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
@@ -21,24 +20,24 @@ from rich.text import Text
 from nonlocalnet.errors import PATH_LIMIT, printable
 
 
-class _Plain(Console):
-    """A console on which names of files and of classes cannot move the cursor or hide text."""
+class _SafeConsole(Console):
+    """A console on which names of files and classes cannot move the cursor or hide text."""
 
     def render_str(self, text: str, **options: Any) -> Text:
         lines = (printable(line, PATH_LIMIT) for line in text.split("\n"))
         return super().render_str("\n".join(lines), **options)
 
 
-console = _Plain(highlight=False, markup=False)  # results, on stdout
-# how it goes, on stderr: messages and the bar on one console, or they write over each other
-status = _Plain(highlight=False, markup=False, stderr=True)
+console = _SafeConsole(highlight=False, markup=False)  # results, on stdout
+# messages and progress, on stderr: on one console, else they would overwrite each other
+status = _SafeConsole(highlight=False, markup=False, stderr=True)
 
 
 def print_table(table: Table) -> None:
-    """Print a table that fits the terminal (80 columns where there is none), no name folded.
+    """Print a table if it fits the terminal (80 columns if there is none), without wrapping names.
 
-    Where the table is wider, each row becomes a paragraph: its first cell, then the others with
-    their headers.
+    A wider table is printed as paragraphs, one per row: the first cell, then the others with their
+    headers.
     """
     wide = console.measure(table, options=console.options.update(max_width=10_000)).maximum
     if wide <= console.width:
@@ -64,14 +63,17 @@ def print_table(table: Table) -> None:
 
 
 class MetricsLog:
-    """Append one JSON object a line to a file; each line is flushed as it is written.
+    """Append JSON objects to a file, one per line; each line is flushed when it is written.
 
-    With `tensorboard`, numbers go to event files beside it as well (extra "tensorboard").
+    Args:
+        path: the file.
+        tensorboard: also write numbers to TensorBoard's event files next to it; needs the extra
+            "tensorboard".
     """
 
     def __init__(self, path: Path, *, tensorboard: bool = False) -> None:
         self.path, self._board = path, None
-        self.lines: list[str] = []  # what the file holds: a state keeps it, whatever becomes of it
+        self.lines: list[str] = []  # the content of the file, which checkpoints keep too
         if tensorboard:
             try:
                 from torch.utils.tensorboard.writer import SummaryWriter
@@ -83,7 +85,7 @@ class MetricsLog:
             self._board = SummaryWriter(str(path.parent / "tensorboard"))
 
     def write(self, kind: str, **values: Any) -> None:
-        """Add a line {"kind": kind, ...}; numbers that JSON lacks become null."""
+        """Append a line {"kind": kind, ...}; NaN and infinity, which JSON lacks, become null."""
         clean = {
             key: None if isinstance(value, float) and not math.isfinite(value) else value
             for key, value in values.items()
@@ -103,12 +105,12 @@ class MetricsLog:
                 self._board.add_scalar(f"{kind}/{key}", value, values.get("iteration"))
 
     def close(self) -> None:
-        """Write out what TensorBoard's writer still holds."""
+        """Flush TensorBoard's event files."""
         if self._board is not None:
             self._board.close()
 
     def restore(self, lines: Sequence[str]) -> bool:
-        """Let the file hold these lines and no others; tell whether it began with them already."""
+        """Replace the content of the file by these lines; return whether it started with them."""
         self.lines = list(lines)
         text = "".join(line + "\n" for line in lines)
         try:
@@ -122,9 +124,15 @@ class MetricsLog:
         return found.startswith(text)
 
     def truncate(self, **last: int) -> int:
-        """Drop the lines past each kind's last iteration, and damaged ones; count the latter.
+        """Delete damaged lines, and lines after the last iteration of their kind.
 
-        A resumed run writes the later ones again.
+        A resumed run writes the later lines again.
+
+        Args:
+            last: last iteration to keep, by kind.
+
+        Returns:
+            The number of damaged lines.
         """
         if not self.path.exists():
             return 0
@@ -136,14 +144,14 @@ class MetricsLog:
 
 
 def is_number(value: Any) -> bool:
-    """Tell whether this is a finite number that Python can compute with."""
+    """Return whether a value is a number that fits a float."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return False
-    return abs(value) <= sys.float_info.max  # which a long integer may exceed, and NaN does not
+    return abs(value) <= sys.float_info.max  # false for a huge integer and for NaN
 
 
 def read_lines(path: Path) -> tuple[list[dict[str, Any]], int]:
-    """Read a metrics.jsonl: (its lines, how many are damaged, as by a crash)."""
+    """Read a metrics.jsonl; return its lines and the number of damaged ones."""
     lines, damaged = [], 0
     for text in path.read_text(errors="replace").splitlines():
         try:
@@ -158,12 +166,12 @@ def read_lines(path: Path) -> tuple[list[dict[str, Any]], int]:
 
 
 def read_metrics(path: Path, kind: str) -> list[dict[str, Any]]:
-    """Read the lines of one kind from a metrics.jsonl; damaged lines are left out."""
+    """Read the lines of one kind from a metrics.jsonl, without damaged ones."""
     return [line for line in read_lines(path)[0] if line["kind"] == kind]
 
 
 class Bar:
-    """Show progress: a live bar on a terminal, a line every `every` seconds elsewhere."""
+    """Show progress: a live bar on a terminal, otherwise a line every `every` seconds."""
 
     def __init__(self, title: str, total: int, done: int = 0, every: float = 30.0) -> None:
         self.title, self.total, self.every = title, total, every
@@ -194,7 +202,7 @@ class Bar:
         self._progress.stop()
 
     def advance(self, steps: int = 1, text: str = "") -> None:
-        """Move on by that many steps, with a few words on how it goes."""
+        """Advance by a number of steps, with a short text beside the bar."""
         self.done, self.text = self.done + steps, text or self.text
         self._progress.update(self._task, completed=self.done, text=self.text)
         now = time.monotonic()
@@ -206,17 +214,3 @@ class Bar:
                 f"{self.title} {self.done}/{self.total}  {self.text}  {left:.0f} s left",
                 soft_wrap=True,
             )
-
-
-class RunningMean:
-    """Mean of the last `length` values."""
-
-    def __init__(self, length: int) -> None:
-        self._values: deque[float] = deque(maxlen=length)
-
-    def add(self, value: float) -> None:
-        self._values.append(value)
-
-    @property
-    def mean(self) -> float:
-        return sum(self._values) / len(self._values) if self._values else math.nan

@@ -1,4 +1,4 @@
-"""Worker processes that end when the loop over what they read ends, however it ends."""
+"""Worker processes that end together with the loop that uses them."""
 
 from __future__ import annotations
 
@@ -18,12 +18,16 @@ from torch.utils.data import DataLoader, Dataset
 def read_items(
     dataset: Dataset, *, workers: int, ahead: int = 1, pin_memory: bool = False
 ) -> Generator[Iterator[Any]]:
-    """Give the items of a data set in order, each as it is, read by that many processes.
+    """Read the items of a data set in worker processes, and yield them in order.
 
-    They read `ahead` items in advance, and at least one each.
+    An exception in the block, such as that of Ctrl-C, ends the workers at once: torch would wait up
+    to 5 s until each has read its video.
 
-    An exception in the block, such as Ctrl-C's, ends the processes at once: torch would wait until
-    each has read its video, up to 5 s.
+    Args:
+        dataset: the data set.
+        workers: worker processes; 0 reads in this process.
+        ahead: items that are read in advance, at least one per worker.
+        pin_memory: for copies to a GPU.
     """
     over = torch.zeros(1, dtype=torch.bool).share_memory_()
     loader = DataLoader(
@@ -47,11 +51,15 @@ def read_items(
 
 
 class WorkerSignals:
-    """Leave signals to the main process, until it says that all is over.
+    """Make workers ignore signals until the main process says that the work is over.
 
-    Ctrl-C reaches every process of a terminal, and a SIGTERM often the whole group: the main one
-    decides what to do. A worker that was told ends with 0, since torch raises in the main process
-    when one is killed. A second SIGTERM ends it where the main process does not hear.
+    Ctrl-C reaches every process of a terminal, and SIGTERM often the whole group, but the main
+    process decides what to do. Once the work is over, a worker exits with code 0, since torch
+    raises in the main process if one is killed. A second SIGTERM ends a worker if the main process
+    does not react.
+
+    Args:
+        over: a shared tensor of one bool, which the main process sets.
     """
 
     def __init__(self, over: Tensor) -> None:

@@ -1,4 +1,4 @@
-"""Files that are whole or not there: atomic writes, checked reads, the last states of a run."""
+"""Checkpoints of a run: atomic writes, verified reads, the newest few kept; a lock per folder."""
 
 from __future__ import annotations
 
@@ -30,17 +30,18 @@ def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
-    """Read a training state; only tensors and plain values are admitted.
+    """Read a training state; only tensors and plain values are accepted.
 
     Raises:
-        ValueError: the file is damaged, be it by one bit, no checkpoint, or of another version.
+        ValueError: the file is damaged (a single bit is enough), is not a checkpoint, or is of
+            another version.
     """
     try:
         signed = checksum.check(path)
         if not signed:
             _check_records(path)
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # bytes that are no checkpoint fail in any way
+    except Exception as error:  # a damaged file may fail in any way
         reason = (
             str(error).partition(". ")[0].splitlines()[0] if str(error) else type(error).__name__
         )
@@ -56,7 +57,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
 
 
 def _check_records(path: Path) -> None:
-    """Compare a zip file's records with their checksums, which torch does not."""
+    """Verify the checksums of a zip file's records, since torch does not."""
     with zipfile.ZipFile(path) as archive:
         if (name := archive.testzip()) is not None:
             raise ValueError(f"it is damaged: the bytes of its record {name} have changed")
@@ -69,24 +70,31 @@ class Checkpoints:
         self.folder, self.keep = folder, keep
 
     def files(self) -> list[Path]:
-        """List them, the newest first."""
+        """List the files, newest first."""
         files = [path for path in self.folder.glob("*.pt") if path.stem.isdecimal()]
         return sorted(files, key=lambda path: int(path.stem), reverse=True)
 
     def save(self, iteration: int, state: dict[str, Any]) -> None:
-        """Write a state, then drop those beyond the newest `keep`.
+        """Write a state, then delete all but the newest `keep`.
 
-        Later ones, which could not be read or the run would not be here, do not count and stay.
+        Files of later iterations are not counted and stay: they are there only if they could not
+        be read when the run was resumed.
         """
         save_checkpoint(self.folder / f"{iteration:08d}.pt", state)
         for old in [path for path in self.files() if int(path.stem) <= iteration][self.keep :]:
             old.unlink(missing_ok=True)
 
     def load(self, *, quiet: bool = False) -> dict[str, Any] | None:
-        """Read the newest state that can be read, and say which cannot; None if there is no file.
+        """Read the newest state that can be read, and report those that cannot.
+
+        Args:
+            quiet: report nothing.
+
+        Returns:
+            The state; None if there is no file.
 
         Raises:
-            ValueError: there are files, and none can be read.
+            ValueError: there are files, but none can be read.
         """
         files, reasons = self.files(), []
         for path in files:
@@ -101,21 +109,21 @@ class Checkpoints:
         return None
 
 
-# what a run writes before it has learned anything
+# what a run writes before its first update
 FIRST_FILES = (".lock", "config.json", "metrics.jsonl", "checkpoints", "look", "tensorboard")
 
 
 @contextlib.contextmanager
-def run_folder(folder: Path, begun: Callable[[], bool]) -> Generator[None]:
-    """Make a folder and keep other processes out of it; a failure that comes early leaves no trace.
+def run_folder(folder: Path, started: Callable[[], bool]) -> Generator[None]:
+    """Create and lock the folder of a run; clean up if the run fails before its first update.
 
     Args:
-        folder: of the run. Where an error or an interrupt comes before `begun()`, what the run has
-            put there is deleted, and the folder if it was made here; what was there before stays.
-        begun: tells whether there is something to keep.
+        folder: after an error or an interrupt before `started()`, the files of the run in it are
+            deleted, and the folder itself if it was created here; other files stay.
+        started: returns whether there is something to keep.
 
     Raises:
-        ValueError: another process holds it.
+        ValueError: another process has locked the folder.
     """
     made = [path for path in (folder, *folder.parents) if not path.exists()]
     before = set(os.listdir(folder)) if folder.is_dir() else set()
@@ -125,11 +133,11 @@ def run_folder(folder: Path, begun: Callable[[], bool]) -> Generator[None]:
             try:
                 yield
             except BaseException:
-                if not begun():
+                if not started():
                     _delete(folder / name for name in FIRST_FILES if name not in before)
                 raise
     except BaseException:
-        for path in made:  # the innermost first; one that holds anything stays
+        for path in made:  # innermost first; a folder that is not empty stays
             with contextlib.suppress(OSError):
                 path.rmdir()
         raise
@@ -145,19 +153,19 @@ def _delete(paths: Iterable[Path]) -> None:
 
 @contextlib.contextmanager
 def lock(folder: Path) -> Generator[None]:
-    """Keep other processes out of a folder; the lock ends with this process, however that ends.
+    """Lock a folder for this process; the system releases the lock when the process ends.
 
     Raises:
-        ValueError: another process holds it.
+        ValueError: another process has locked the folder.
     """
     try:
         import fcntl
-    except ImportError:  # not a system of that kind
+    except ImportError:  # Windows
         yield
         return
     with (folder / ".lock").open("a+") as file:
         try:
-            # the process's, not the open file's: decoding processes that outlive it do not hold it
+            # a lock of the process, not of the open file: workers that outlive it do not hold it
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             file.seek(0)

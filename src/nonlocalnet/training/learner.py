@@ -1,4 +1,4 @@
-"""A network in training: weights, optimizer, averages; and the plain copy that is tested."""
+"""A network in training: weights, optimizer, averages; and a plain copy for tests and files."""
 
 from __future__ import annotations
 
@@ -9,17 +9,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from nonlocalnet.detection.networks import is_detector
 from nonlocalnet.evaluation.multiview import autocast
-from nonlocalnet.networks.registry import Network, create_model
+from nonlocalnet.networks.registry import Network, create_model, family_of
 from nonlocalnet.runtime.device import pick_precision
 from nonlocalnet.training.optim import make_optimizer
 from nonlocalnet.training.parallel import (
     gathering,
     model_state,
+    parallelize,
     recompute_blocks,
     set_training_state,
-    spread,
     training_state,
 )
 from nonlocalnet.training.precise_bn import average_statistics, set_precise_statistics
@@ -29,15 +28,15 @@ class Learner:
     """Update a network, in one process or as one of many.
 
     Args:
-        network: filled with what it starts from; it is moved to the device.
+        network: with its initial weights; it is moved to the device.
         device: where to compute.
         lr, momentum, weight_decay: of SGD, see `make_optimizer`.
-        max_grad_norm: length that a longer gradient is scaled down to; 0 is none.
-        precision: as `pick_precision` takes it; fp16 scales the loss.
+        max_grad_norm: limit of the gradient's norm; 0 is none.
+        precision: as in `pick_precision`; fp16 scales the loss.
         ema: decay of an average of the weights over the updates; 0 is none.
-        parallel, sync_norm: see `spread`.
+        parallel, sync_norm: see `parallelize`.
         recompute: see `recompute_blocks`.
-        compile: whether torch.compile compiles it.
+        compile: whether to use torch.compile.
     """
 
     def __init__(
@@ -62,9 +61,11 @@ class Learner:
         self._scaler = torch.amp.GradScaler(device.type, enabled=self.dtype == torch.float16)
         network.to(device)
         self.copy = create_model(**network.config).to(device)
-        if parallel != "fsdp":  # which has no layouts
-            _to_fastest(network)
-        _to_fastest(self.copy)
+        # kernels as convolutions are fastest, on a CPU too (docs/results.md)
+        set_memory_format = family_of(network).load("memory_format")
+        if parallel != "fsdp":  # FSDP supports the default format only
+            set_memory_format(network)
+        set_memory_format(self.copy)
         self._average: dict[str, Tensor] = {}
         if ema:
             self._average = {name: p.detach().clone() for name, p in network.named_parameters()}
@@ -72,24 +73,24 @@ class Learner:
             recompute_blocks(network)
         if compile:
             network.compile()
-        self._model = spread(network, device, parallel=parallel, sync_norm=sync_norm)
+        self._model = parallelize(network, device, parallel=parallel, sync_norm=sync_norm)
         self._optimizer = make_optimizer(
             self._model, lr, momentum=momentum, weight_decay=weight_decay
         )
 
-    def send(self, tensor: Tensor) -> Tensor:
-        """Move a tensor to the device; clips in the layout that is fastest there."""
-        layout = torch.channels_last_3d if tensor.ndim == 5 else torch.preserve_format
-        return tensor.to(self.device, non_blocking=True, memory_format=layout)
+    def to_device(self, tensor: Tensor) -> Tensor:
+        """Move a tensor to the device; clips in the memory format that is fastest there."""
+        memory_format = torch.channels_last_3d if tensor.ndim == 5 else torch.preserve_format
+        return tensor.to(self.device, non_blocking=True, memory_format=memory_format)
 
     def forward(self, *inputs: Any) -> Any:
-        """Compute what the network gives in training mode."""
+        """Run the network in training mode."""
         self._model.train()
         with autocast(self.device, self.dtype):
             return self._model(*inputs)
 
     def gathering(self, last: bool) -> AbstractContextManager[None]:
-        """Exchange gradients of a forward and backward pass only if it is an update's last."""
+        """Exchange gradients only in the last forward and backward pass of an update."""
         return gathering(self._model, last)
 
     def backward(self, loss: Tensor) -> None:
@@ -97,7 +98,7 @@ class Learner:
         self._scaler.scale(loss).backward()
 
     def step(self, rate: float) -> None:
-        """Change the weights by their gradients, and forget these."""
+        """Update the weights with a learning rate, and reset the gradients."""
         for group in self._optimizer.param_groups:
             group["lr"] = rate
         if self.max_grad_norm:
@@ -111,9 +112,9 @@ class Learner:
                 self._average[name].lerp_(parameter.detach(), 1 - self.decay)
 
     def refresh_copy(self, batches: Iterable[tuple[Any, ...]] | None = None) -> None:
-        """Bring the plain copy to the present weights, or their average.
+        """Copy the weights, or their average, into the plain copy.
 
-        Its batch norms take the statistics of the network's inputs in `batches`
+        Its batch norms get the statistics of the network's inputs in `batches`
         (`set_precise_statistics`), or the means of all processes' running averages.
         """
         self.copy.load_state_dict(model_state(self._model) | self._average)
@@ -124,7 +125,7 @@ class Learner:
                 set_precise_statistics(self.copy, batches)
 
     def state(self) -> dict[str, Any]:
-        """Give what a checkpoint needs to go on, in the first process; others get nothing."""
+        """Return the state that a checkpoint needs, in rank 0; nothing in the other processes."""
         average_statistics(self.network)  # else those of the other processes would be lost
         state = training_state(self._model, self._optimizer)
         if state:
@@ -133,16 +134,8 @@ class Learner:
         return state
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Take up what `state` gave, in every process."""
+        """Restore what `state` returned, in every process."""
         set_training_state(self._model, self._optimizer, state)
         self._scaler.load_state_dict(state["scaler"])
         for name, value in self._average.items():
             value.copy_(state["ema"][name])
-
-
-def _to_fastest(network: Network) -> None:
-    """Lay kernels out as convolutions are fastest, on a CPU too (docs/results.md)."""
-    if is_detector(network):  # not its heads, whose code needs the usual layout
-        network.backbone.to(memory_format=torch.channels_last)
-    else:
-        network.to(memory_format=torch.channels_last_3d)

@@ -1,4 +1,4 @@
-"""SGD as in the paper: Nesterov, steps by iteration, no weight decay on norms; or a cosine."""
+"""SGD as in the paper: Nesterov momentum, no weight decay on norms, a step or cosine schedule."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from torch import nn
 
 
 def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict]:
-    """Split parameters in two: norms, which are not decayed, and the rest, which is.
+    """Split parameters into two groups: norms without weight decay, all others with it.
 
-    Biases of convolutions and of fc are decayed. Source: official code, `WEIGHT_DECAY_BN` 0.
+    Biases of convolutions and of fc have weight decay. Source: official code, `WEIGHT_DECAY_BN` 0.
     """
     norms: list[nn.Parameter] = []
     others: list[nn.Parameter] = []
@@ -28,7 +28,7 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict]:
 def make_optimizer(
     model: nn.Module, lr: float, *, momentum: float = 0.9, weight_decay: float = 1e-4
 ) -> torch.optim.SGD:
-    """Make SGD with Nesterov momentum over `parameter_groups`. Source: official configs."""
+    """Create SGD with Nesterov momentum over `parameter_groups`. Source: official configs."""
     groups = parameter_groups(model, weight_decay)
     return torch.optim.SGD(groups, lr=lr, momentum=momentum, nesterov=momentum > 0)
 
@@ -42,7 +42,7 @@ def learning_rate(
     factor: float = 0.1,
     cosine: int | None = None,
 ) -> float:
-    """Give the rate at an iteration: base · factor^(steps passed), linear from 0 in the warm-up.
+    """Return the learning rate at an iteration: base · factor^(steps passed), after linear warm-up.
 
     With `cosine`, the length of the run, it is base · (1 + cos(π · iteration / cosine)) / 2 instead
     (Loshchilov and Hutter 2017). Source of the steps: official configs (150,000 and 300,000 of

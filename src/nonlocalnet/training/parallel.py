@@ -1,4 +1,7 @@
-"""A network spread over processes, or over time: DDP, FSDP2, recomputed activations."""
+"""Distributed training (DDP, FSDP2) and recomputed activations.
+
+torch's modules for sharding take seconds to import; a run imports them when it first uses them.
+"""
 
 from __future__ import annotations
 
@@ -12,35 +15,32 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.distributed.checkpoint.state_dict import (
-    StateDictOptions,
-    get_model_state_dict,
-    get_optimizer_state_dict,
-    set_model_state_dict,
-    set_optimizer_state_dict,
-)
-from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.checkpoint import checkpoint
 
 from nonlocalnet.errors import option
-from nonlocalnet.runtime.distributed import rank, size
+from nonlocalnet.runtime.distributed import rank, world_size
 
-WHOLE = StateDictOptions(full_state_dict=True)
 STAGE = re.compile(r"(^res|\.layer)\d$")
-ON_CPU = StateDictOptions(full_state_dict=True, cpu_offload=True)  # in the first process alone
 
 
-def spread(model: nn.Module, device: torch.device, *, parallel: str, sync_norm: bool) -> nn.Module:
-    """Let the processes train one network together; alone, it stays as it is.
+def parallelize(
+    model: nn.Module, device: torch.device, *, parallel: str, sync_norm: bool
+) -> nn.Module:
+    """Wrap a network for distributed training; a single process keeps it as it is.
 
-    Gradients are means over the processes. `parallel` "ddp": each holds all weights; "fsdp": each
-    a part of them, gathered block by block when they are needed (`fully_shard`).
+    Gradients are averaged over the processes.
+
+    Args:
+        model: on the device.
+        device: where to compute.
+        parallel: "ddp": each process holds all weights; "fsdp": each holds a shard of them, and
+            blocks are gathered when they are needed (`fully_shard`).
+        sync_norm: whether batch norms use the statistics of all processes.
 
     Raises:
-        ValueError: synchronized norms on a CPU, for which torch has none.
+        ValueError: synchronized norms on a CPU, which torch does not support.
     """
     if sync_norm:
         if device.type == "cpu":
@@ -48,17 +48,20 @@ def spread(model: nn.Module, device: torch.device, *, parallel: str, sync_norm: 
                 f"{option('sync_norm')} needs GPUs: torch synchronizes no batch norms on a CPU"
             )
         nn.SyncBatchNorm.convert_sync_batchnorm(model)
-    if size() == 1:
+    if world_size() == 1:
         return model
     if parallel == "ddp":
-        # of 1x1x1 kernels, whose strides are a matter of taste
+        # a warning about 1x1x1 kernels, whose strides are ambiguous
         warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")
-        # batch norms are their own process's, as in the official code
+        # each process has its own batch norms, as in the official code
         known = inspect.signature(DistributedDataParallel).parameters
         sync = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"
         options: dict[str, Any] = {sync: False, "gradient_as_bucket_view": True}
         return DistributedDataParallel(model, **options)
-    mesh = init_device_mesh(device.type, (size(),))
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import fully_shard
+
+    mesh = init_device_mesh(device.type, (world_size(),))
     for block in _blocks(model):
         fully_shard(block, mesh=mesh)
     fully_shard(model, mesh=mesh)
@@ -67,19 +70,21 @@ def spread(model: nn.Module, device: torch.device, *, parallel: str, sync_norm: 
 
 @contextlib.contextmanager
 def gathering(model: nn.Module, last: bool) -> Generator[None]:
-    """Exchange gradients in the last backward pass of an update only."""
+    """Exchange gradients only in the last backward pass of an update."""
     if isinstance(model, DistributedDataParallel) and not last:
         with model.no_sync():
             yield
         return
-    if isinstance(model, FSDPModule):
-        model.set_requires_gradient_sync(last)
+    if world_size() > 1:
+        from torch.distributed.fsdp import FSDPModule
+
+        if isinstance(model, FSDPModule):
+            model.set_requires_gradient_sync(last)
     yield
 
 
 def recompute_blocks(model: nn.Module) -> None:
-    """Keep only the inputs of a network's blocks for the backward pass, which computes the rest
-    again: less memory for more time."""
+    """Save memory: keep only the inputs of blocks for the backward pass, recompute the rest."""
     for block in _blocks(model):
         block.forward = functools.partial(
             checkpoint,
@@ -97,7 +102,7 @@ def _blocks(model: nn.Module) -> list[nn.Module]:
 
 @contextlib.contextmanager
 def _quiet_norms(block: nn.Module) -> Generator[None]:
-    """Leave running averages alone while a block is computed for the second time."""
+    """Keep the running averages unchanged while a block is recomputed."""
     norms = [module for module in block.modules() if isinstance(module, _BatchNorm)]
     momentum = [norm.momentum for norm in norms]
     for norm in norms:
@@ -110,18 +115,25 @@ def _quiet_norms(block: nn.Module) -> Generator[None]:
 
 
 def model_state(model: nn.Module) -> dict[str, Any]:
-    """Give all of a network's tensors, in every process, by the names of the plain network."""
-    return get_model_state_dict(model, options=WHOLE)
+    """Return all tensors of a network, in every process, by their names in the plain network."""
+    from torch.distributed.checkpoint import state_dict
+
+    options = state_dict.StateDictOptions(full_state_dict=True)
+    return state_dict.get_model_state_dict(model, options=options)
 
 
 def training_state(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-    """Give what a checkpoint holds of network and optimizer, on the CPU, in the first process.
+    """Return the state of network and optimizer for a checkpoint, on the CPU, in rank 0.
 
-    The same for any number of processes and either kind of spreading.
+    It is the same for any number of processes, with DDP and with FSDP.
     """
+    from torch.distributed.checkpoint import state_dict
+
+    # with cpu_offload, only the first process gets the whole state
+    options = state_dict.StateDictOptions(full_state_dict=True, cpu_offload=True)
     state = {
-        "model": get_model_state_dict(model, options=ON_CPU),
-        "optimizer": get_optimizer_state_dict(model, optimizer, options=ON_CPU),
+        "model": state_dict.get_model_state_dict(model, options=options),
+        "optimizer": state_dict.get_optimizer_state_dict(model, optimizer, options=options),
     }
     return state if rank() == 0 else {}
 
@@ -129,6 +141,9 @@ def training_state(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[s
 def set_training_state(
     model: nn.Module, optimizer: torch.optim.Optimizer, state: dict[str, Any]
 ) -> None:
-    """Put back what `training_state` gave, in every process."""
-    set_model_state_dict(model, state["model"], options=WHOLE)
-    set_optimizer_state_dict(model, optimizer, state["optimizer"], options=WHOLE)
+    """Restore what `training_state` returned, in every process."""
+    from torch.distributed.checkpoint import state_dict
+
+    options = state_dict.StateDictOptions(full_state_dict=True)
+    state_dict.set_model_state_dict(model, state["model"], options=options)
+    state_dict.set_optimizer_state_dict(model, optimizer, state["optimizer"], options=options)

@@ -1,4 +1,4 @@
-"""Precise statistics of batch norms: means over many batches, in place of running averages."""
+"""Precise batch norm: statistics averaged over many batches, instead of running averages."""
 
 from __future__ import annotations
 
@@ -9,26 +9,27 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from nonlocalnet.runtime.distributed import average
+from nonlocalnet.runtime.distributed import all_reduce_mean
 
 
 def average_statistics(model: nn.Module) -> None:
-    """Give every process the means over all of them of the norms' running averages."""
-    average([buffer for name, buffer in model.named_buffers() if "running_" in name])
+    """Average the running statistics of the norms over all processes."""
+    all_reduce_mean([buffer for name, buffer in model.named_buffers() if "running_" in name])
 
 
 @torch.no_grad()
 def set_precise_statistics(model: nn.Module, batches: Iterable[tuple[Any, ...]]) -> None:
-    """Put the statistics of several batches into a network's batch norms.
+    """Set the statistics of a network's batch norms from several batches.
 
     mean = 1/n Σ_b E_b[x], var = 1/n Σ_b E_b[x²] - mean², over the n batches of all processes. Each
-    batch goes forward with its own statistics, as in training; weights stay as they are.
+    batch is normalized with its own statistics, as in training; weights do not change.
 
     Source: official code, `lib/utils/bn_helper.py` (200 batches before every test and checkpoint).
 
     Args:
-        model: on the device of the batches, of the same number in every process.
-        batches: what the network takes in training, such as (clips (B, 3, T, H, W),).
+        model: on the device of the batches.
+        batches: arguments of the network in training, such as (clips (B, 3, T, H, W),); as many in
+            every process.
     """
     norms = [module for module in model.modules() if isinstance(module, _BatchNorm)]
     sums = {norm: torch.zeros(2, norm.num_features, dtype=torch.float64) for norm in norms}
@@ -54,7 +55,7 @@ def set_precise_statistics(model: nn.Module, batches: Iterable[tuple[Any, ...]])
     if count:
         for norm, total in sums.items():
             total /= count
-            average([total])
+            all_reduce_mean([total])
             assert norm.running_mean is not None
             assert norm.running_var is not None
             norm.running_mean.copy_(total[0])

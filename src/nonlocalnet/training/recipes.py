@@ -1,4 +1,4 @@
-"""The paper's and the official code's training runs by name: what to type, and what to expect."""
+"""Training runs of the paper and the official code by name: commands, options, scores."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from nonlocalnet.detection.networks import DETECTORS
 from nonlocalnet.errors import check_choice, option
+from nonlocalnet.networks.registry import find_row
 from nonlocalnet.training.config import TrainConfig
 
 # Official config 8gpu_c2d_nonlocal_400k and its scripts; the paper's section 3.3 agrees.
@@ -68,11 +68,19 @@ CHARADES_TEST = "Charades, train+val / held-out test, mAP"
 
 @dataclass(frozen=True)
 class Recipe:
-    """A run by name: its options over `TrainConfig`'s defaults, and what it is known to give.
+    """A training run with a name.
 
-    `starts_from` is the recipe whose network it begins with, or what to look for where there is no
-    release; None is ImageNet's.
-    `hours` is None where nobody states it; `score` is in percent.
+    Attributes:
+        name: of the recipe.
+        source: table of the paper, or script of the official code.
+        options: what differs from `TrainConfig`'s defaults.
+        gpus: number of GPUs.
+        measure: what `score` measures, and on which data.
+        score: reported scores, in percent.
+        starts_from: recipe whose weights it starts from, or a description where no recipe or
+            release provides them; None is a classifier trained on ImageNet.
+        hours: reported training time, if anyone states it.
+        note: what else to know.
     """
 
     name: str
@@ -87,28 +95,29 @@ class Recipe:
 
     @property
     def clip(self) -> str:
-        """Frames and rate; of a detector "image"."""
+        """Frames and rate of a clip; "image" for detectors."""
         return self.options.get("clip", "image")
 
     def command(self, data: str = "PATH") -> str:
-        """Give what to type on one machine with that many GPUs."""
+        """Return the command for one machine with `gpus` GPUs."""
         init = "" if self.starts_from is None else " --init START"
         return (
             f"torchrun --nproc-per-node {self.gpus} -m nonlocalnet train {self.name} "
             f"--data {data} --out runs/{self.name}{init}"
         )
 
-    def twin(self) -> dict[str, Any]:
-        """Give options of a run of a minute or less on a CPU, to see that all is in place.
+    def smoke_test(self) -> dict[str, Any]:
+        """Return the options of a run that takes a minute or less on a CPU.
 
-        The same network with few channels, small clips and four updates; schedule, norms, start,
-        placement and form of the blocks are the recipe's. A detector has a tiny backbone and heads.
+        The network has few channels, the clips are small, and there are four updates. Schedule,
+        norms, initial weights, and the places and kind of the non-local blocks are the recipe's. A
+        detector has a tiny backbone and tiny heads.
         """
         model = self.options["model"]
-        if model in DETECTORS:
-            backbone = DETECTORS[model].backbone
+        row = find_row(model)
+        if row.family.takes == "images":
             small: dict[str, Any] = {
-                "model": model.replace(backbone, "tiny"),
+                "model": model.replace(row.fields["backbone"], "tiny"),
                 "set": ("box_batch_size_per_image=32", "rpn_post_nms_top_n_test=50"),
                 "short_side": (64, 96),
                 "init": "none",
@@ -140,7 +149,7 @@ class Recipe:
 
 
 def _paper() -> Iterator[Recipe]:
-    """Rows of tables 2 and 4; a row that stands in several tables is one recipe."""
+    """Yield the rows of tables 2 and 4; a row that is in several tables is one recipe."""
     scores: dict[str, tuple[str, float, float]] = {
         "c2d_r50": ("2a, 2b, 2c, 2d, 2f", 71.8, 89.7),
         "c2d_r50_nl1 gaussian": ("2a", 72.5, 90.2),
@@ -196,7 +205,7 @@ def _paper() -> Iterator[Recipe]:
 
 
 def _official() -> Iterator[Recipe]:
-    """Scripts of the official code, with the scores of its README."""
+    """Yield the scripts of the official code, with the scores of its README."""
     source = "official code, scripts/{}.sh and README"
     sparse = SHORT | {"clip": "8x8"}
     runs = (
@@ -248,8 +257,8 @@ def _official() -> Iterator[Recipe]:
 
 
 def _coco() -> Iterator[Recipe]:
-    """Rows of tables 5 and 6, each with Detectron's 1x schedule and its longer one."""
-    note = "the paper does not say its schedule; this is Detectron's"
+    """Yield the rows of tables 5 and 6, with Detectron's 1x schedule and its longer one."""
+    note = "the paper does not state the schedule; this is Detectron's"
     boxes = {
         "r50_fpn": (38.0, 34.6),
         "r50_fpn_nl1": (39.0, 35.5),
@@ -278,10 +287,10 @@ RECIPES = {recipe.name: recipe for recipe in (*_paper(), *_official(), *_coco())
 
 
 def find_recipe(name: str) -> Recipe:
-    """Find a recipe.
+    """Look up a recipe.
 
     Raises:
-        ValueError: an unknown name, with the nearest that exists.
+        ValueError: the name is unknown; the message has the nearest one.
 
     >>> find_recipe("i3d_r50_nl5_32x2").score
     (74.9, 91.6)
@@ -291,10 +300,10 @@ def find_recipe(name: str) -> Recipe:
 
 
 def check_start(config: TrainConfig) -> None:
-    """Refuse a recipe without the weights that it starts from.
+    """Check that the weights are given that a recipe starts from.
 
     Raises:
-        ValueError: it says which recipe or release gives them.
+        ValueError: they are not; the message says where to get them.
     """
     recipe = RECIPES.get(config.recipe)
     if recipe is None or not recipe.starts_from or config.init not in ("auto", "imagenet", "none"):
@@ -302,22 +311,23 @@ def check_start(config: TrainConfig) -> None:
     if recipe.starts_from in RECIPES:
         raise ValueError(
             f"{recipe.name} starts from the network of {recipe.starts_from}: pass "
-            f"{option('init')} with the best.safetensors of that run, or a release "
+            f"{option('init')} with the best.safetensors of that run or with a release "
             "(nonlocalnet zoo)"
         )
     raise ValueError(
-        f"{recipe.name} starts from {recipe.starts_from}, which torchvision has not: pass "
-        f"{option('init')} with a file in torchvision's layout"
+        f"{recipe.name} starts from {recipe.starts_from}; torchvision does not provide these "
+        f"weights: pass {option('init')} with a file in torchvision's layout"
     )
 
 
 def options_for(
     model: str, *, batch_size: int | None = None, iterations: int | None = None
 ) -> dict[str, Any]:
-    """Give what a network is trained with if nobody says otherwise: a detector as its 1x recipe.
+    """Return the default options of a network: the 1x recipe for a detector.
 
-    Scaled to the images per update, and its schedule stretched to that many iterations, so that
-    what is said besides counts as it is said.
+    Networks of torchvision have clips as their weights need them; others have none.
+
+    The recipe is scaled to the batch size, and its schedule to the number of iterations.
 
     >>> options_for("c2d_r50")
     {}
@@ -325,9 +335,12 @@ def options_for(
     >>> found["lr"], found["lr_steps"], found["warmup"]
     (0.005, (6000, 8000), 50)
     """
-    if model not in DETECTORS:
+    row = find_row(model)
+    if "defaults" in row.family.places:
+        return row.family.load("defaults")(model)
+    if row.family.takes != "images":
         return {}
-    options = {"mask": COCO, "keypoint": KEYPOINTS}[DETECTORS[model].kind] | {"model": model}
+    options = {"mask": COCO, "keypoint": KEYPOINTS}[row.fields["kind"]] | {"model": model}
     k = (batch_size or COCO["batch_size"]) / COCO["batch_size"]
     length = iterations or round(COCO["iterations"] / k)
     share = length / COCO["iterations"]
@@ -343,10 +356,7 @@ def options_for(
     }
 
 
-def options_of(name: str, *, twin: bool = False) -> dict[str, Any]:
-    """Give a recipe's options, or those of its one-minute twin, over TrainConfig's defaults."""
+def options_of(name: str, *, smoke_test: bool = False) -> dict[str, Any]:
+    """Return the options of a recipe, or of its smoke test, that differ from the defaults."""
     recipe = find_recipe(name)
-    return (recipe.twin() if twin else recipe.options) | {"recipe": name}
-
-
-__all__ = ["RECIPES", "Recipe", "check_start", "find_recipe", "options_for", "options_of"]
+    return (recipe.smoke_test() if smoke_test else recipe.options) | {"recipe": name}

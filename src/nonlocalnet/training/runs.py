@@ -1,4 +1,4 @@
-"""What the folders of training runs say, side by side; half-written files are no error."""
+"""Read the folders of training runs and compare them; half-written files are no error."""
 
 from __future__ import annotations
 
@@ -9,18 +9,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from nonlocalnet.evaluation.scores import Score, main_score
+from nonlocalnet.evaluation.metrics import Metric, main_metric
+from nonlocalnet.options import Rule
 from nonlocalnet.runtime.log import is_number, read_lines
+from nonlocalnet.training.config import RULES
 
-PLACE = ("kind", "iteration", "seconds", "unreadable")  # of a line; the others are measured
-NOT_COMPARED = ("out", "resume")  # differ as a matter of course
+PLACE = ("kind", "iteration", "seconds", "unreadable")  # in a line; other entries are measured
 
 
 @dataclass
 class Run:
-    """A run: its folder's name, its options, the lines of its log, and what could not be read."""
+    """A run: name of its folder, options, lines of its log, and notes on what could not be read."""
 
     name: str
     options: dict[str, Any]
@@ -29,35 +28,35 @@ class Run:
     notes: list[str] = field(default_factory=list)
 
     @property
-    def main_score(self) -> Score | None:
-        """The score that runs are compared by; None where there is none yet."""
-        return main_score(name for name in self.scores if self.values(name))
+    def main_metric(self) -> Metric | None:
+        """The metric that runs are compared by; None if the run has none yet."""
+        return main_metric(name for name in self.scores if self.values(name))
 
     @property
     def scores(self) -> list[str]:
-        """Names of what its validation lines hold beside the place in the run."""
+        """Names of the metrics in its validation lines."""
         return list(dict.fromkeys(name for line in self.val for name in line if name not in PLACE))
 
     def values(self, name: str) -> list[float]:
-        """Give the numbers of that name, from training or validation, in the order written."""
+        """Return the numbers of that name, from training or validation, in the order written."""
         return self.points("iteration", name)[1]
 
     def points(self, x: str, y: str) -> tuple[list[float], list[float]]:
-        """Give the numbers y over x ("iteration" or "seconds"), where a line has both."""
+        """Return the numbers x ("iteration" or "seconds") and y of the lines that have both."""
         lines = [line for line in self.train + self.val if _number(line, x) and _number(line, y)]
         return [line[x] for line in lines], [line[y] for line in lines]
 
     def summary(self) -> dict[str, Any]:
-        """Say how far it came and how well: plain values, None for what is unknown."""
-        score = self.main_score
-        scores = self.values(score.name) if score else []
+        """Summarize progress and results in plain values; None for what is unknown."""
+        metric = self.main_metric
+        scores = self.values(metric.name) if metric else []
         return {
             "name": self.name,
             "model": self.options.get("model"),
             "iteration": max(map(int, self.values("iteration")), default=0),
             "iterations": self.options.get("iterations"),
-            "score": score and score.name,
-            "best": score and score.best(scores),
+            "score": metric and metric.name,
+            "best": metric and metric.best(scores),
             "last": scores[-1] if scores else None,
             "loss": _last(self.values("loss")),
             "clips_per_second": _last(self.values("clips_per_second")),
@@ -67,9 +66,9 @@ class Run:
 
 
 def find_runs(folders: Iterable[Path]) -> list[Run]:
-    """Read the runs at and below folders: each folder with a config.json or a metrics.jsonl.
+    """Read all runs in folders and their subfolders: those with a config.json or a metrics.jsonl.
 
-    Names are relative to the folder given, a run that is named itself is called as its folder.
+    The name of a run is its path relative to the given folder; if that is the run itself, its name.
 
     Raises:
         FileNotFoundError: no such folder, or no run in it.
@@ -80,7 +79,7 @@ def find_runs(folders: Iterable[Path]) -> list[Run]:
         files = [path for name in ("config.json", "metrics.jsonl") for path in folder.rglob(name)]
         found = sorted({path.parent for path in files})
         if not found and folder.is_dir() and len(folders) > 1:
-            continue  # a run that was refused before it began
+            continue  # a run that was refused before it started
         if not found:
             raise FileNotFoundError(
                 f"no run in {folder}: name a folder that holds runs of nonlocalnet train"
@@ -101,7 +100,7 @@ def find_runs(folders: Iterable[Path]) -> list[Run]:
 
 
 def read_run(folder: Path, name: str) -> Run:
-    """Read config.json and metrics.jsonl of one run; what is missing or damaged becomes a note."""
+    """Read config.json and metrics.jsonl of one run; note what is missing or damaged."""
     notes, options = [], {}
     try:
         options = json.loads((folder / "config.json").read_text())
@@ -127,13 +126,15 @@ def read_run(folder: Path, name: str) -> Run:
     known = [line for line in train if _number(line, "iteration") and _number(line, "seconds")]
     for line in val:
         if known and _number(line, "iteration") and not _number(line, "seconds"):
+            import numpy as np
+
             iterations, seconds = ([k[x] for k in known] for x in ("iteration", "seconds"))
             line["seconds"] = float(np.interp(line["iteration"], iterations, seconds))
     return Run(name, options, train, val, notes)
 
 
 def differing(runs: Sequence[Run]) -> list[str]:
-    """Name the options that are not the same in all runs that say their options.
+    """List the options that differ among the runs whose options are known.
 
     >>> one = Run("a", {"lr": 0.1, "seed": 0, "out": "a"}, [], [])
     >>> differing([one, Run("b", {"lr": 0.2, "seed": 0, "out": "b"}, [], [])])
@@ -144,7 +145,8 @@ def differing(runs: Sequence[Run]) -> list[str]:
     return [
         name
         for name in names
-        if name not in NOT_COMPARED and any(t.get(name) != tables[0].get(name) for t in tables)
+        if RULES.get(name, Rule()).compared != "nowhere"
+        and any(t.get(name) != tables[0].get(name) for t in tables)
     ]
 
 

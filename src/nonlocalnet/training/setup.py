@@ -1,4 +1,4 @@
-"""How a run begins or goes on: what is there, what fits, what it starts from."""
+"""Set up a run: check its options, read its data, and create or resume its network."""
 
 from __future__ import annotations
 
@@ -11,62 +11,61 @@ from typing import Any
 
 import torch
 
-from nonlocalnet.checkpoints.load import Start, load_weights, read_start
+from nonlocalnet.checkpoints.load import Pretrained, load_weights, read_pretrained
 from nonlocalnet.checkpoints.report import LoadReport, Unfit, part_of
-from nonlocalnet.detection.networks import DETECTORS, is_detector
+from nonlocalnet.checkpoints.zoo import find_weights
 from nonlocalnet.errors import option
-from nonlocalnet.networks.registry import Network, create_model
+from nonlocalnet.networks.registry import Network, create_model, family_of
+from nonlocalnet.networks.rows import DEPTHS
+from nonlocalnet.options import check_paths
 from nonlocalnet.runtime.atomic import remove_leftovers
-from nonlocalnet.runtime.distributed import rank, share, size
+from nonlocalnet.runtime.device import meta_device
+from nonlocalnet.runtime.distributed import broadcast, rank, world_size
 from nonlocalnet.runtime.log import MetricsLog, status
 from nonlocalnet.training.checkpoints import Checkpoints
-from nonlocalnet.training.classification import Classification
 from nonlocalnet.training.config import FREE, TrainConfig
-from nonlocalnet.training.inputs import find_start, fingerprint, read_coco, read_data
 from nonlocalnet.training.tasks import Task
-
-SCALE_STEP = 32  # pixels between the short sides that images are resized to in training
 
 
 @dataclass
-class Beginning:
-    """The network, filled, what it learns, and the checkpoint to go on from, if there is one."""
+class RunSetup:
+    """The network with its weights, its task, and the checkpoint to resume from, if any."""
 
     network: Network
     task: Task
-    start: Start
+    start: Pretrained
     saved: dict[str, Any] | None
 
 
-def check(config: TrainConfig) -> None:
-    """Refuse, before anything is read, what cannot be trained.
+def check_config(config: TrainConfig) -> None:
+    """Refuse, before any file is read, what cannot be trained.
 
     Raises:
-        ValueError, FileNotFoundError: it says what to choose instead.
+        ValueError, FileNotFoundError: the message says what to choose instead.
     """
     if config.out.exists() and not config.out.is_dir():
         raise ValueError(f"{config.out} is a file: {option('out')} names the folder of the run")
-    if config.batch_size % (size() * config.accumulate):
+    parts = world_size() * config.accumulate
+    if config.batch_size % parts:
         raise ValueError(
-            f"batch_size {config.batch_size} cannot be shared evenly by {size()} processes in "
-            f"{config.accumulate} parts each: choose a multiple of {size() * config.accumulate}"
+            f"batch_size {config.batch_size} cannot be divided evenly among {world_size()} "
+            f"processes in {config.accumulate} parts each: choose a multiple of {parts}"
         )
-    for source in (config.data, config.val):
-        if source is not None and not source.exists():
-            raise FileNotFoundError(f"no data at {source}: name a data set, a folder or a list")
-    if config.look is not None and not config.look.is_file():
-        raise FileNotFoundError(f"no video at {config.look}: {option('look')} names one file")
-    with torch.device("meta"):
-        create_model(config.model, **_input_size(config), **config.model_options())
+    check_paths(config)
+    options = config.model_options()
+    if family_of(config.model).takes == "videos":
+        options |= {"clip": config.clip, "crop": config.crop}
+    with meta_device():
+        create_model(config.model, **options)
 
 
-def begin(config: TrainConfig, checkpoints: Checkpoints) -> Beginning:
-    """Read what there is: the run's own checkpoint, or the weights to start from; and the data.
+def set_up(config: TrainConfig, checkpoints: Checkpoints) -> RunSetup:
+    """Read the data, and the checkpoint of the run or the weights to start from.
 
     Raises:
-        ValueError: the folder holds a run that is not to go on; or one with other options or
-            data; options or labels that do not fit each other.
-        FileNotFoundError: data or weights that are not there.
+        ValueError: the folder holds a run, and `resume` is not set; its options or data are
+            different; options or labels contradict each other.
+        FileNotFoundError: data or weights do not exist.
     """
     weights = config.out / "model.safetensors"
     if (checkpoints.files() or weights.exists()) and not config.resume:
@@ -74,61 +73,111 @@ def begin(config: TrainConfig, checkpoints: Checkpoints) -> Beginning:
             f"{config.out} holds a run already: choose another folder, or pass "
             f"{option('resume', True)}"
         )
-    saved = share(checkpoints.load() if rank() == 0 else None)
+    saved = broadcast(checkpoints.load() if rank() == 0 else None)
     if saved is not None:
-        config.check_goes_on(_began_with(config, saved))
+        config.check_goes_on(_saved_config(config, saved))
     elif weights.exists():
         raise ValueError(
-            f"the checkpoints of {config.out} are gone, its weights are there: choose another "
-            f"folder, with {option('init', weights)} to start from them"
+            f"{config.out} has weights but no checkpoints to resume from: choose another folder, "
+            f"with {option('init', weights)} to start from these weights"
         )
     elif config.resume:
-        status.print(f"there is no run in {config.out} yet: this one begins", soft_wrap=True)
-    path = find_start(config) if saved is None else None
+        status.print(f"there is no run in {config.out} yet: starting one", soft_wrap=True)
+    path = find_init(config) if saved is None else None
     torch.manual_seed(config.seed)
-    task = _make_task(config)
+    task: Task = family_of(config.model).load("task")(config)
     updates = f"{config.iterations:,} updates of {config.batch_size} {task.unit}"
     status.print(f"{task}; {updates}", soft_wrap=True)
     task.check_readable()
-    if saved is not None and saved["videos"] != task.data:
+    if saved is not None and saved["videos"] != task.fingerprint:
         raise ValueError(
             f"the training {task.items} or their labels in {config.data} are not those that "
-            f"{config.out} began with"
+            f"{config.out} was started with"
         )
-    start = Start()
+    start = Pretrained()
     if saved is not None:
-        start = Start(*map(tuple, saved["input"]))
+        start = Pretrained(*map(tuple, saved["input"]))
     elif path is not None:
-        start = read_start(path)
-    network = _make_network(config, task, start)
+        start = read_pretrained(path)
+    elif config.init == "kinetics400":
+        start = Pretrained(*family_of(config.model).load("pretrained").read_input(config.model))
+    network = make_network(config, task, start)
+    if saved is None and config.init == "kinetics400":
+        new_classifier = start.classes != task.classes
+        filled = (
+            family_of(config.model)
+            .load("pretrained")
+            .fill(network, config.model, new_classifier=new_classifier)
+        )
+        status.print(filled, soft_wrap=True)
     if path is not None:
-        fresh = start.classes != task.classes or bool(task.options)
-        report = _load_start(network, path, config, new_classifier=fresh)
-        fresh_parts = [
+        new_classifier = start.classes != task.classes or bool(task.options)
+        report = _load_init(network, path, config, new_classifier=new_classifier)
+        new_parts = [
             f"{part} ({sum(row.note == f'a new {part}' for row in report.rows)} tensors)"
             for part in config.init_missing
         ]
-        random = f"; at random: {', '.join(fresh_parts)}" if fresh_parts else ""
+        random = f"; at random: {', '.join(new_parts)}" if new_parts else ""
         status.print(f"weights from {path} ({report.origin}): {report}{random}", soft_wrap=True)
-    if is_detector(network):  # its input may have been told with --set
-        mean, std = (
-            tuple(of) for of in (network.transform.image_mean, network.transform.image_std)
+    start = dataclasses.replace(task.input_of(network, start), classes=task.classes)
+    return RunSetup(network, task, start, saved)
+
+
+def make_network(config: TrainConfig, task: Task, start: Pretrained) -> Network:
+    """Create the network of a run, with new weights; every run gets its network here."""
+    return task.make_network(config, start)
+
+
+def find_init(config: TrainConfig) -> Path | None:
+    """Find the file of the weights to start from, and download it if necessary.
+
+    Raises:
+        ValueError: "imagenet" for another network than ResNet-50 and -101.
+        FileNotFoundError: neither a file nor a release.
+        OSError: the download failed; the message says what to start from instead.
+    """
+    if config.init == "kinetics400" and "pretrained" not in family_of(config.model).places:
+        raise ValueError(
+            f"{config.model} has no Kinetics weights of its own; pass {option('init', 'none')}, or "
+            f"{option('init', 'FILE')}"
         )
-        start = dataclasses.replace(start, mean=mean, std=std)
-    return Beginning(network, task, dataclasses.replace(start, classes=task.classes), saved)
+    if config.init in ("none", "kinetics400"):
+        return None
+    weights = config.init
+    if weights == "imagenet":
+        depth = next((name for name in DEPTHS if f"_{name}" in config.model), None)
+        if depth is None:
+            raise ValueError(
+                f"{config.model} has no ImageNet weights, ResNet-50 and -101 have; pass "
+                f"{option('init', 'none')}, or {option('init', 'FILE')}"
+            )
+        weights = f"resnet{depth[1:]}_imagenet"
+    try:
+        path = find_weights(weights)
+    except OSError as error:
+        raise type(error)(
+            f"{error}; or start from a file, {option('init', 'FILE')}, or from random weights, "
+            f"{option('init', 'none')}"
+        ) from None
+    if weights == config.init and not path.is_file():
+        raise FileNotFoundError(
+            f"no weights to start from: {config.init} is neither a file nor a release "
+            "(nonlocalnet zoo)"
+        )
+    return path
 
 
 def find_config(out: Path) -> TrainConfig | None:
     """Read the options of the run in a folder, if there is one.
 
-    What is part of the result is taken from the newest state, whose checksum tells of damage; what
-    a run may change from config.json, unless that is missing or damaged.
+    Options that change the result are those of the newest state, whose checksum shows damage;
+    those that a run may change are read from config.json, unless it is missing or damaged.
 
     Raises:
         ValueError: no state can be read; or there is none, and config.json is damaged.
     """
     file, saved = out / "config.json", Checkpoints(out / "checkpoints", 1).load(quiet=True)
-    if saved is None or "config" not in saved:  # not yet; or of an earlier version
+    if saved is None or "config" not in saved:  # none yet, or one of an earlier version
         return TrainConfig.find(out)
     kept = dataclasses.replace(TrainConfig.from_json(saved["config"]), out=out)
     try:
@@ -146,9 +195,9 @@ def find_config(out: Path) -> TrainConfig | None:
 
 
 def restore_log(log: MetricsLog, saved: dict[str, Any] | None) -> None:
-    """Let metrics.jsonl hold what it did when a state was written; a new run's is empty.
+    """Restore metrics.jsonl as it was when a state was written; empty it for a new run.
 
-    What a kill left half written in its folder is deleted.
+    Temporary files that a killed process left in its folder are deleted.
     """
     remove_leftovers(log.path.parent)
     if saved is not None and "log" in saved:
@@ -164,44 +213,27 @@ def restore_log(log: MetricsLog, saved: dict[str, Any] | None) -> None:
         status.print(f"{log.path}: {damaged} damaged lines are left out", soft_wrap=True)
 
 
-def _began_with(config: TrainConfig, saved: dict[str, Any]) -> TrainConfig:
+def _saved_config(config: TrainConfig, saved: dict[str, Any]) -> TrainConfig:
     if "config" in saved:
         return TrainConfig.from_json(saved["config"])
     before = TrainConfig.find(config.out)
     if before is None:
         raise ValueError(
-            f"{config.out} lacks config.json, the options that its checkpoints were made with, and "
-            "these are of an earlier version, without them: write it again, with what "
-            "`nonlocalnet train --print-config` and the same options print"
+            f"{config.out} lacks config.json, and its checkpoints are of an earlier version, which "
+            "did not keep the options: write config.json again, with what `nonlocalnet train "
+            "--print-config` and the same options print"
         )
     return before
 
 
-def _make_task(config: TrainConfig) -> Task:
-    """Read the data that the network is for."""
-    if config.model not in DETECTORS:
-        training, validation, classes = read_data(config)
-        return Classification(
-            training,
-            validation,
-            classes,
-            fingerprint(training.records),
-            label_smoothing=config.label_smoothing,
-            mixup=config.mixup,
-        )
-    from nonlocalnet.detection.task import Detection
-
-    keypoints = DETECTORS[config.model].kind == "keypoint"
-    return Detection(*read_coco(config, "person_keypoints" if keypoints else "instances"))
-
-
-def _load_start(
+def _load_init(
     network: Network, path: Path, config: TrainConfig, *, new_classifier: bool
 ) -> LoadReport:
-    """Fill the network with what it starts from.
+    """Load the weights to start from.
 
     Raises:
-        ValueError: as `load_weights`; where stages are missing, how to let them start at random.
+        ValueError: as `load_weights`; if stages are missing, the message says how to start them
+            with random weights.
     """
     for part in config.init_missing:
         if not any(part_of(key, [part]) for key in network.state_dict()):
@@ -222,7 +254,7 @@ def _load_start(
         missing = [row for row in error.report.problems if row.outcome == "missing"]
         stages = sorted({_stage(row.ours or "") or "" for row in missing})
         if error.report.conflicts or len(missing) < len(error.report.problems) or "" in stages:
-            raise  # it is of another network
+            raise  # the file is for another network
         names = (*config.init_missing, *stages)
         raise ValueError(
             f"{path} lacks {len(missing)} tensors of {' and '.join(stages)}: pass "
@@ -232,29 +264,6 @@ def _load_start(
 
 
 def _stage(key: str) -> str | None:
-    """The stage that a tensor belongs to: res2 ..., a detector's layer1 ..."""
+    """Return the stage of a tensor: res2 ..., of a detector layer1 ..."""
     found = re.search(r"(?:^|\.)(res\d|layer\d)\.", key)
     return found and found[1]
-
-
-def _input_size(config: TrainConfig) -> dict[str, Any]:
-    """Give what a network is told of its input; a detector takes any image."""
-    return {} if config.model in DETECTORS else {"clip": config.clip, "crop": config.crop}
-
-
-def _make_network(config: TrainConfig, task: Task, start: Start) -> Network:
-    """Create the network, for input normalized as that of the weights to start from was."""
-    options, classes = config.model_options(), len(task.classes)
-    if isinstance(task, Classification):
-        task.normalize_as(start.mean, start.std)
-        return create_model(config.model, num_classes=classes, **_input_size(config), **options)
-    colors: dict[str, Any] = {"image_mean": list(start.mean), "image_std": list(start.std)}
-    for name, value in task.options.items():
-        if options.setdefault(name, value) != value:
-            given = option("set", f"{name}={options[name]}")
-            raise ValueError(f"{given} does not fit the data, which have {value}")
-    network = create_model(config.model, num_classes=classes, **colors | options)
-    # in training each image at one of several sizes; .config, and so what is saved, has the test's
-    low, high = config.short_side
-    network.transform.min_size = (*range(low, high, SCALE_STEP), high)
-    return network

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: a request to end in order."""
+"""Ctrl-C and SIGTERM: stop a run in good order."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ from typing import Any
 
 
 class Interrupted(BaseException):
-    """A computation was left because the run was asked to end."""
+    """A computation stopped because the run received a signal."""
 
 
-class Interrupt:
-    """Turn the first SIGINT or SIGTERM into a flag; the second one is an ordinary one."""
+class StopSignal:
+    """Set a flag on the first SIGINT or SIGTERM; handle a second one normally."""
 
     def __init__(self) -> None:
-        self.asked = False
+        self.received = False
         self._before: dict[int, Any] = {}
 
-    def __enter__(self) -> Interrupt:
+    def __enter__(self) -> StopSignal:
         for number in (signal.SIGINT, signal.SIGTERM):
             try:
-                self._before[number] = signal.signal(number, self._ask)
-            except ValueError:  # not the main thread: signals go elsewhere
+                self._before[number] = signal.signal(number, self._handle)
+            except ValueError:  # not the main thread, which alone can handle signals
                 break
         return self
 
@@ -32,19 +32,23 @@ class Interrupt:
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
-    def end_if_asked(self) -> None:
-        """Leave a long computation that can be done again."""
-        if self.asked:
+    def check(self) -> None:
+        """Stop a long computation that can be repeated.
+
+        Raises:
+            Interrupted: a signal was received.
+        """
+        if self.received:
             raise Interrupted
 
-    def _ask(self, number: int, frame: FrameType | None) -> None:
-        self.asked = True
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        self.received = True
         signal.signal(number, self._before[number])
 
 
 @contextlib.contextmanager
 def sigterm_as_ctrl_c() -> Generator[None]:
-    """Let SIGTERM raise a KeyboardInterrupt, as SIGINT does: where no `Interrupt` hears it."""
+    """Raise KeyboardInterrupt on SIGTERM, as on SIGINT, where no `StopSignal` handles it."""
     try:
         before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     except ValueError:  # not the main thread

@@ -5,7 +5,7 @@ import time
 import torch
 
 import nonlocalnet as nl
-from nonlocalnet.checkpoints.load import WeightsInfo
+from nonlocalnet.checkpoints.metadata import WeightsInfo
 
 
 def make_network(seed, **options):

@@ -70,7 +70,9 @@ def test_a_broken_file_is_told_and_the_page_goes_on(browser, site):
     browser.allowed_errors = ("422",)  # Chromium logs every answer that is an error
     open_site(browser, site)
     drop(browser, "broken.mp4", b"this is no video")
-    wait_until(lambda: "roken.mp4" in message(browser) and "ending" not in message(browser), "told")
+    wait_until(
+        lambda: "roken.mp4" in message(browser) and "ploading" not in message(browser), "told"
+    )
     assert "error" in browser.execute_script("return page.message.className")
     assert browser.execute_script("return !page.panels.hidden")
     drop(browser, "large.mp4", bytes((1 << 20) + 1))

@@ -6,7 +6,7 @@ from pages import hover, make_network, open_page, place_of, press, ready, settle
 from PIL import Image
 
 import nonlocalnet as nl
-from nonlocalnet.inspection.html_page import page
+from nonlocalnet.inspection.html_page import render
 
 pytestmark = pytest.mark.xdist_group("browser")
 
@@ -93,7 +93,7 @@ def test_keys_move_the_point_the_layer_and_the_clock(browser, found, tmp_path):
     assert moved == [query[0] + 1, query[1], query[2] + 1]
     press(browser, "1")
     assert browser.execute_script("return page.first.block.name") == "res3.non_local0"
-    press(browser, "b")  # the second telling point of the layer
+    press(browser, "b")  # the second distinctive point of the layer
     name = "res3.non_local0"
     point = found.summaries[name][1][1]
     assert browser.execute_script("return page.first.query") == list(point.query)
@@ -120,7 +120,7 @@ def test_a_layer_that_attends_evenly_is_said_to(browser, tmp_path):
     assert browser.execute_script("return page.first.light(0)") is None
     text = browser.execute_script("return document.querySelector('.side').innerText")
     assert "This layer attends evenly: there is nothing to see." in text
-    assert "look their own way" not in text
+    assert "Distinctive points" not in text
     assert "same places" not in text
 
 
@@ -198,7 +198,7 @@ def test_an_image_and_a_sequence(browser, tmp_path):
 def test_a_hostile_title_is_text(browser, networks, videos, tmp_path):
     title = "</script><img src=x onerror=alert(1)>"
     found = nl.look(networks["first"], videos[0], title=title)
-    (tmp_path / "look.html").write_text(page(found))
+    (tmp_path / "look.html").write_text(render(found))
     browser.get((tmp_path / "look.html").as_uri())
     ready(browser)
     assert browser.execute_script("return document.querySelector('h1').textContent") == title

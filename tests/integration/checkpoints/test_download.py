@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from nonlocalnet.checkpoints import download
+from nonlocalnet.checkpoints import zoo
+from nonlocalnet.runtime import log
 
 
 @pytest.fixture
@@ -18,22 +19,22 @@ def got(monkeypatch):
             on_progress(done, 3 << 20)
         return Path("cache") / name
 
-    monkeypatch.setattr(download, "get", get)
+    monkeypatch.setattr(zoo, "get", get)
     return names
 
 
 def test_a_file_is_itself_even_with_the_name_of_a_release(tmp_path, monkeypatch, got):
     monkeypatch.chdir(tmp_path)
     Path("I3D_8x8_R50").touch()
-    assert download.find_weights("I3D_8x8_R50") == Path("I3D_8x8_R50")
+    assert zoo.find_weights("I3D_8x8_R50") == Path("I3D_8x8_R50")
     assert got == []
 
 
 def test_a_release_is_got_and_anything_else_stays_a_path(tmp_path, monkeypatch, got):
     monkeypatch.chdir(tmp_path)
-    assert download.find_weights("I3D_8x8_R50") == Path("cache/I3D_8x8_R50")
+    assert zoo.find_weights("I3D_8x8_R50") == Path("cache/I3D_8x8_R50")
     assert got == [("I3D_8x8_R50", {})]
-    assert download.find_weights(Path("some/file.pkl")) == Path("some/file.pkl")
+    assert zoo.find_weights(Path("some/file.pkl")) == Path("some/file.pkl")
 
 
 def test_the_bar_counts_mib_and_ends_with_an_error_too(monkeypatch):
@@ -59,9 +60,9 @@ def test_the_bar_counts_mib_and_ends_with_an_error_too(monkeypatch):
         on_progress((2 << 20) + 7, 5 << 20)
         raise ConnectionError("broke off")
 
-    monkeypatch.setattr(download, "Bar", Bar)
-    monkeypatch.setattr(download, "get", get)
+    monkeypatch.setattr(log, "Bar", Bar)
+    monkeypatch.setattr(zoo, "get", get)
     with pytest.raises(ConnectionError):
-        download.download("x")
+        zoo.download("x")
     (bar,) = bars
     assert (bar.title, bar.total, bar.done, bar.open) == ("x (MiB)", 5, 2, False)

@@ -15,7 +15,7 @@ import torch
 
 import nonlocalnet as nl
 from nonlocalnet.checkpoints.hub import FILE, HubNetwork
-from nonlocalnet.checkpoints.load import WeightsInfo
+from nonlocalnet.checkpoints.metadata import WeightsInfo
 
 
 @pytest.fixture

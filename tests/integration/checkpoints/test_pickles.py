@@ -8,6 +8,7 @@ import struct
 import subprocess
 import sys
 import textwrap
+import types
 import zipfile
 from collections import OrderedDict
 from pathlib import Path
@@ -41,9 +42,9 @@ def test_arrays_of_every_protocol_and_container(tmp_path, protocol, wrap):
     path = written(tmp_path, pickle.dumps(wrap(dict(ARRAYS, model_iter=3)), protocol))
     checkpoint = read_checkpoint(path)
     assert checkpoint.others == {"model_iter": 3}
-    assert list(checkpoint.entries) == list(ARRAYS)
+    assert list(checkpoint.tensors) == list(ARRAYS)
     for name, array in ARRAYS.items():
-        entry = checkpoint.entries[name]
+        entry = checkpoint.tensors[name]
         value = entry.read()
         assert entry.shape == tuple(value.shape) == np.shape(array)
         assert entry.dtype == value.dtype
@@ -53,11 +54,11 @@ def test_arrays_of_every_protocol_and_container(tmp_path, protocol, wrap):
 def test_the_given_samples_of_python_2(oracle):
     # written by Python 2.7 with the containers and types of official files (oracle README)
     training = read_checkpoint(oracle / "format" / "training_checkpoint_protocol2.pkl")
-    assert len(training.entries) + len(training.others) == 540
+    assert len(training.tensors) + len(training.others) == 540
     assert training.others == {"model_iter": 400000}
-    assert training.entries["lr"].shape == ()
+    assert training.tensors["lr"].shape == ()
     frozen = read_checkpoint(oracle / "format" / "converted_affine_protocol0.pkl")
-    assert (len(frozen.entries), frozen.others) == (161, {})
+    assert (len(frozen.tensors), frozen.others) == (161, {})
     for path, checkpoint in (
         ("training_checkpoint_protocol2.pkl", training),
         ("converted_affine_protocol0.pkl", frozen),
@@ -65,7 +66,7 @@ def test_the_given_samples_of_python_2(oracle):
         with (oracle / "format" / path).open("rb") as file:
             theirs = pickle.load(file, encoding="latin1")  # an outside reader
         theirs = theirs.get("blobs", theirs)
-        for name, entry in checkpoint.entries.items():
+        for name, entry in checkpoint.tensors.items():
             np.testing.assert_array_equal(entry.read().numpy(), theirs[name])
 
 
@@ -88,9 +89,9 @@ def test_torch_files_new_and_old(tmp_path, level, legacy):
     checkpoint = read_checkpoint(path)
     assert checkpoint.container == "torch"
     assert checkpoint.meta == ({} if level is None else {"epoch": 3, "cfg": "A: 1"})
-    assert list(checkpoint.entries) == list(state)
+    assert list(checkpoint.tensors) == list(state)
     for name, value in state.items():
-        entry = checkpoint.entries[name]
+        entry = checkpoint.tensors[name]
         assert (entry.shape, entry.dtype) == (tuple(value.shape), value.dtype)
         assert torch.equal(entry.read(), value)
 
@@ -267,7 +268,11 @@ def test_memory_is_not_taken_on_a_files_word(tmp_path):
     objects = taken.pop("many objects")
     assert objects < 300  # of two million instructions; six take half a gigabyte
     assert {name: size for name, size in taken.items() if size > 64} == {}
-    # the bombs are real: Python's own reader takes gigabytes for this one
+
+
+@pytest.mark.slow
+def test_the_bombs_are_real_to_pythons_own_reader(tmp_path):
+    written(tmp_path, BOMBS["memo"], "memo")
     assert peaks("pickle", [tmp_path / "memo"])["memo"] > 1000
 
 
@@ -322,7 +327,7 @@ def test_tensors_lie_within_their_storage(tmp_path, case):
 
 def test_true_tensors_pass_the_same_way(tmp_path):
     path = torch_file(tmp_path, lambda s: (s, 1, (3,), (1,), False, OrderedDict()))
-    assert read_checkpoint(path).entries["a"].read().tolist() == [1, 2, 3]
+    assert read_checkpoint(path).tensors["a"].read().tolist() == [1, 2, 3]
 
 
 def test_any_order_of_axes_and_any_steps_pass(tmp_path):
@@ -334,7 +339,7 @@ def test_any_order_of_axes_and_any_steps_pass(tmp_path):
         "single": whole[:1, :1, :1].expand(1, 1, 1),
     }
     torch.save(views, tmp_path / "x.pth")
-    for name, entry in read_checkpoint(tmp_path / "x.pth").entries.items():
+    for name, entry in read_checkpoint(tmp_path / "x.pth").tensors.items():
         assert torch.equal(entry.read(), views[name]), name
 
 
@@ -421,7 +426,7 @@ def test_changed_numbers_are_found(tmp_path):
     data = bytearray(path.read_bytes())
     data[data.index(b"\0" * 4000) + 2000] ^= 1
     path.write_bytes(data)
-    entry = read_checkpoint(path).entries["a"]
+    entry = read_checkpoint(path).tensors["a"]
     with pytest.raises(ValueError, match=r"x\.pth: it is damaged"):
         entry.read()
 
@@ -430,7 +435,7 @@ def test_zips_of_other_things_are_refused(tmp_path):
     path = tmp_path / "x.pth"
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("readme.txt", "hello")
-    with pytest.raises(ValueError, match="none of torch's"):
+    with pytest.raises(ValueError, match="not one of torch's"):
         read_checkpoint(path)
 
 
@@ -438,7 +443,7 @@ def test_zips_of_other_things_are_refused(tmp_path):
 
 
 def read_all(path) -> None:
-    for entry in read_checkpoint(path).entries.values():
+    for entry in read_checkpoint(path).tensors.values():
         entry.read()
 
 
@@ -497,8 +502,8 @@ CONFUSED = {
     "huge header": ((2**62).to_bytes(8, "little") + b"{}", "no weights file"),
     "twice": (b"\x80\x02}(U\x01aK\x01U\x01aK\x02u.", "'a' twice"),
     "bytes and text": (pickle.dumps({b"a": 1.0, "a": np.ones(2)}, 3), "'a' twice"),
-    "control characters": (pickle.dumps({"a\x1b[31m": np.ones(2)}, 2), "a name that is none"),
-    "long name": (pickle.dumps({"a" * 201: np.ones(2)}, 2), "a name that is none"),
+    "control characters": (pickle.dumps({"a\x1b[31m": np.ones(2)}, 2), "a name that cannot be one"),
+    "long name": (pickle.dumps({"a" * 201: np.ones(2)}, 2), "a name that cannot be one"),
     "deep": (b"\x80\x02" + b"]" * 100_000 + b"a" * 99_999 + b".", "no arrays|damaged"),
 }
 
@@ -523,25 +528,28 @@ def test_no_file_and_a_folder_are_named(tmp_path):
             read_checkpoint(path)
 
 
-def test_bookkeeping_of_mmengine_is_dropped(tmp_path):
-    """An unpublished checkpoint, written by classes of mmengine's names in a process of its own."""
-    path = tmp_path / "x.pth"
-    code = f"""
-        import sys, types, numpy as np, torch
-        module = types.ModuleType("mmengine.logging.history_buffer")
-        class HistoryBuffer:
-            def __init__(self): self._log_history = np.ones(3)
-            def __getstate__(self):
-                return dict(self.__dict__, statistics_methods=dict(min=HistoryBuffer.min))
-            def min(self): return 0
-        HistoryBuffer.__module__ = module.__name__
-        module.HistoryBuffer = HistoryBuffer
-        sys.modules["mmengine"] = types.ModuleType("mmengine")
-        sys.modules["mmengine.logging"] = types.ModuleType("mmengine.logging")
-        sys.modules[module.__name__] = module
-        hub = dict(log_scalars=dict(loss=HistoryBuffer()), runtime_info=dict(iter=3))
-        torch.save(dict(state_dict=dict(a=torch.ones(2)), message_hub=hub), {str(path)!r})
-    """
-    subprocess.run([sys.executable, "-c", textwrap.dedent(code)], check=True)
+def test_bookkeeping_of_mmengine_is_dropped(tmp_path, monkeypatch):
+    """An unpublished checkpoint, written by classes of mmengine's names."""
+
+    class HistoryBuffer:
+        def __init__(self):
+            self._log_history = np.ones(3)
+
+        def __getstate__(self):
+            return dict(self.__dict__, statistics_methods={"min": HistoryBuffer.min})
+
+        def min(self): ...
+
+    path, module = tmp_path / "x.pth", types.ModuleType("mmengine.logging.history_buffer")
+    module.HistoryBuffer = HistoryBuffer
+    for thing in (HistoryBuffer, HistoryBuffer.min):
+        thing.__module__ = module.__name__
+        thing.__qualname__ = thing.__qualname__.rpartition("<locals>.")[2]
+    with monkeypatch.context() as patch:
+        for name in ("mmengine", "mmengine.logging"):
+            patch.setitem(sys.modules, name, types.ModuleType(name))
+        patch.setitem(sys.modules, module.__name__, module)
+        hub = {"log_scalars": {"loss": HistoryBuffer()}, "runtime_info": {"iter": 3}}
+        torch.save({"state_dict": {"a": torch.ones(2)}, "message_hub": hub}, path)
     assert b"HistoryBuffer" in path.read_bytes()
-    assert read_checkpoint(path).entries["a"].read().tolist() == [1, 1]
+    assert read_checkpoint(path).tensors["a"].read().tolist() == [1, 1]

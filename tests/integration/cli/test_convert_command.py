@@ -6,8 +6,11 @@ import pytest
 import torch
 
 import nonlocalnet as nl
-from nonlocalnet.checkpoints.load import export_weights, read_info
+from nonlocalnet.checkpoints.load import read_info
+from nonlocalnet.checkpoints.save import export_weights
 from nonlocalnet.cli import main
+from nonlocalnet.data.synthetic import generate_same_color
+from nonlocalnet.data.video.write import write_video
 
 NARROW = {"widths": (4, 8, 16, 32), "conv1_channels": 4, "num_classes": 3, "crop": 64}
 
@@ -42,7 +45,7 @@ def test_caffe2_to_ours_and_back(capsys, model, file, tmp_path):
     assert len(info.facts["sha256"]) == 64
     code, out, err = run(capsys, "convert", ours, tmp_path / "z.pkl")
     assert code == 0
-    assert "z.pkl cannot say clip='8x8'" in err
+    assert "z.pkl cannot hold clip='8x8'" in err
     assert (tmp_path / "z.pkl").read_bytes() == file.read_bytes()
 
 
@@ -105,7 +108,9 @@ def test_classes_that_nobody_named_are_told_and_named(capsys, file, tmp_path):
     words = ("convert", file, tmp_path / "y.safetensors", "--clip", "8x8")
     code, _, err = run(capsys, *words)
     assert code == 0
-    assert "does not name its classes, they are numbers: --set classes=FILE names them" in err
+    assert (
+        "does not name its classes, so they are numbers: name them with --set classes=FILE" in err
+    )
     (tmp_path / "names.txt").write_text("run\njump\nsit\n")
     code, _, err = run(capsys, *words, "--set", f"classes={tmp_path / 'names.txt'}")
     assert code == 0
@@ -120,7 +125,7 @@ def test_classes_that_nobody_named_are_told_and_named(capsys, file, tmp_path):
         (["{file}", "--clip", "8by8"], "clip must be FRAMESxRATE"),
         (["{file}", "--clip", "8x8", "--set", "pairwise"], "an option is NAME=VALUE"),
         (["{file}", "--clip", "8x8", "--set", "pairwize=x"], "did you mean 'pairwise'?"),
-        (["{file}", "{file}", "--clip", "8x8"], "is the file to be read"),
+        (["{file}", "{file}", "--clip", "8x8"], "is the file to read"),
         (["{file}", "x.onnx", "--clip", "8x8"], "out must end in .safetensors, .pkl, .pyth"),
         (["none.pkl"], "no weights file at none.pkl"),
         (["{file}", "none/x.pyth", "--clip", "8x8"], "stem_padding=1; this one 0"),
@@ -134,8 +139,9 @@ def test_errors_are_one_sentence(capsys, file, words, says):
     assert says in last
 
 
-def test_predict_takes_foreign_weights(capsys, file, shared):
-    video = next((shared / "data" / "clips").rglob("*.mp4"))
+def test_predict_takes_foreign_weights(capsys, file, tmp_path):
+    video = tmp_path / "squares.mp4"
+    write_video(video, generate_same_color(0)[0])
     words = ("predict", video, "--weights", file, "--num-clips", "1", "--json")
     code, _, err = run(capsys, *words)
     assert code == 2

@@ -11,8 +11,8 @@ import pytest
 from nonlocalnet.cli import main
 from nonlocalnet.data.video.write import write_video
 from nonlocalnet.explorer.library import videos_of
+from nonlocalnet.training.classification import make_task
 from nonlocalnet.training.config import TrainConfig
-from nonlocalnet.training.inputs import read_data
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +61,7 @@ def test_the_check_describes_and_judges(clips, tmp_path, capsys, monkeypatch):
 def test_training_judges_the_same(clips, apart, capsys):
     where = {"data": clips / "train", "val": clips / "val"} if apart else {"data": clips}
     with pytest.raises(ValueError, match="1 class of train has no video in val: Fight"):
-        read_data(TrainConfig(**where, out=Path("unused"), model="i3d_r50"))
+        make_task(TrainConfig(**where, out=Path("unused"), model="i3d_r50"))
     assert "1 file is no video: walk/notes.txt" in capsys.readouterr().err
 
 

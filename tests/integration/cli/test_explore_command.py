@@ -17,8 +17,8 @@ import pytest
 import torch
 
 import nonlocalnet as nl
-from nonlocalnet.checkpoints.load import save_weights
 from nonlocalnet.checkpoints.metadata import WeightsInfo
+from nonlocalnet.checkpoints.save import save_weights
 from nonlocalnet.cli import main
 from nonlocalnet.data.synthetic import generate_same_color
 from nonlocalnet.data.video.write import write_video
@@ -189,12 +189,12 @@ def test_it_ends_with_its_terminal_while_its_processes_still_start(start):
 @pytest.mark.parametrize(
     ("words", "reason"),
     [
-        (["--port", "70000"], "cannot listen at 127.0.0.1:70000 (ports end at 65535)"),
-        (["--host", "192.0.2.1"], "cannot listen at 192.0.2.1:8734"),
-        (["--host", "no.such.host.invalid"], "cannot listen at no.such.host.invalid:8734"),
-        (["--max-upload-mib", "0"], "--max-upload-mib must be positive; got 0"),
-        (["--max-upload-mib", "nan"], "--max-upload-mib must be positive; got nan"),
-        (["--max-upload-mib", "inf"], "--max-upload-mib must be positive; got inf"),
+        (["--port", "70000"], "--port must be at least 0 and at most 65535; got 70000"),
+        (["--host", "192.0.2.1"], "cannot listen on 192.0.2.1:8734"),
+        (["--host", "no.such.host.invalid"], "cannot listen on no.such.host.invalid:8734"),
+        (["--max-upload-mib", "0"], "--max-upload-mib must be above 0 and finite; got 0"),
+        (["--max-upload-mib", "nan"], "--max-upload-mib must be above 0 and finite; got nan"),
+        (["--max-upload-mib", "inf"], "--max-upload-mib must be above 0 and finite; got inf"),
     ],
 )
 def test_bad_options(work, capsys, words, reason):
@@ -211,14 +211,14 @@ def test_a_busy_port_is_one_sentence(work, capsys):
         words = ["explore", "--weights", str(work / "tiny.safetensors"), "--port", str(port)]
         assert main([*words, "--device", "cpu"]) == 2
     said = capsys.readouterr().err
-    assert f"cannot listen at 127.0.0.1:{port} (Address already in use)" in said
+    assert f"cannot listen on 127.0.0.1:{port} (Address already in use)" in said
     assert said.count("\n") == 1
 
 
 def test_bad_sources_and_weights(work, capsys):
     tiny = work / "tiny.safetensors"
     for source, weights, reason in (
-        (work / "none", tiny, "no video or folder at"),
+        (work / "none", tiny, "no file or folder at"),
         (work / "empty", tiny, "has no videos"),
         (work / "videos", work / "none.safetensors", "none.safetensors"),
         (work / "videos", work / "plain.safetensors", "has no non-local block to look at"),

@@ -6,10 +6,11 @@ from PIL import Image
 
 import nonlocalnet as nl
 import nonlocalnet.cli.look as look_command
-from nonlocalnet.checkpoints.load import WeightsInfo, save_weights
+from nonlocalnet.checkpoints.metadata import WeightsInfo
+from nonlocalnet.checkpoints.save import save_weights
 from nonlocalnet.cli import main
 from nonlocalnet.data.synthetic import write_same_color
-from nonlocalnet.detection.networks import create_detector
+from nonlocalnet.networks import create_model
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +67,7 @@ def test_a_layer_by_its_number_and_a_moment_in_seconds(weights, videos, tmp_path
         (["--block", "res9"], "1 (res3.non_local0), 2 (res3.non_local1); got 'res9'"),
         (["--block", "3"], "1 (res3.non_local0), 2 (res3.non_local1); got 3"),
         (["--moment", "99s"], "moment must lie in the video, which lasts"),
-        (["--moment", "soon"], "or seconds such as '1.5s'; got 'soon'"),
+        (["--moment", "soon"], "or seconds such as 1.5s; got 'soon'"),
         (["--top", "0"], "--top must be at least 1"),
         (["--moment", "2"], "moment must be from 0"),
     ],
@@ -83,7 +84,7 @@ def test_errors_of_looking(weights, videos, capsys, words, said, tmp_path, monke
 def detector():
     torch.manual_seed(0)
     sizes = {"min_size": 64, "max_size": 100, "rpn_post_nms_top_n_test": 10}
-    model = create_detector("mask_rcnn_r50_fpn_nl1", num_classes=2, **sizes)
+    model = create_model("mask_rcnn_r50_fpn_nl1", num_classes=2, **sizes)
     model.info = WeightsInfo(model.config, ["background", "thing"])
     return model
 
@@ -91,7 +92,8 @@ def detector():
 @pytest.fixture
 def picture(detector, tmp_path, monkeypatch):
     """An image file; the command loads the detector, whatever the weights."""
-    monkeypatch.setattr(look_command, "load_network", lambda *_: detector)
+    monkeypatch.setattr(look_command, "check_weights", lambda _: None)
+    monkeypatch.setattr(look_command, "load_network", lambda *_, **__: detector)
     path = tmp_path / "picture.png"
     Image.linear_gradient("L").resize((90, 60)).save(path)
     return path

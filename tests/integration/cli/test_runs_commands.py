@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 from nonlocalnet.cli import main
-from nonlocalnet.evaluation.scores import find_score
+from nonlocalnet.evaluation.metrics import find_metric
 from nonlocalnet.inspection.curves import panels
 
 
@@ -60,7 +60,7 @@ def test_plot_leaves_out_what_has_no_curve(runs, capsys):
     assert main(["plot", str(runs), "--out", str(runs / "c.png")]) == 0
     assert "new: no loss over iteration, left out" in capsys.readouterr().err
     assert main(["plot", str(runs / "new"), "--out", str(runs / "d.png")]) == 2
-    assert "nothing to draw" in capsys.readouterr().err
+    assert "nothing to plot" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -88,7 +88,7 @@ def drawn(monkeypatch):
         found.update(lines)
         return panels(lines, xlabel=xlabel)
 
-    monkeypatch.setattr("nonlocalnet.cli.plot.panels", look)
+    monkeypatch.setattr("nonlocalnet.inspection.curves.panels", look)
     return found
 
 
@@ -107,7 +107,7 @@ def test_every_kind_of_run_is_drawn_and_listed(names, panel, tmp_path, drawn, ca
     assert list(drawn) == ["training loss", panel]
     assert main(["runs", str(tmp_path), "--json"]) == 0
     (row,) = json.loads(capsys.readouterr().out.partition("\n")[2])
-    assert (row["best"], row["score"]) == (10.0, find_score(row["score"]).name)
+    assert (row["best"], row["score"]) == (10.0, find_metric(row["score"]).name)
 
 
 def test_unknown_scores_are_told_and_left_out(tmp_path, drawn, capsys):

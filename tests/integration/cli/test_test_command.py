@@ -11,9 +11,10 @@ import pytest
 import torch
 
 import nonlocalnet as nl
-from nonlocalnet.checkpoints.load import WeightsInfo, save_weights
+from nonlocalnet.checkpoints.metadata import WeightsInfo
+from nonlocalnet.checkpoints.save import save_weights
 from nonlocalnet.cli import main
-from nonlocalnet.data.formats.lists import read_list
+from nonlocalnet.data.datasets import read_dataset
 from nonlocalnet.data.synthetic import write_video
 from nonlocalnet.evaluation.views import identify_videos
 
@@ -127,13 +128,13 @@ def test_what_was_taken_for_another_class_is_listed_the_most_certain_first(work,
 
 @pytest.mark.parametrize("what", ["trained_on", "chosen_on"])
 def test_a_test_on_videos_that_the_weights_know_is_said_to_be_one(work, tmp_path, capsys, what):
-    records, _ = read_list(work / "list.txt")
+    records = read_dataset(work / "list.txt").train
     model = nl.load(work / "model.safetensors")
     model.info.facts[what] = identify_videos(records)
     save_weights(model, work / "known.safetensors", model.info)
     said = {
-        "trained_on": "that the network was trained on",
-        "chosen_on": "score best on these very",
+        "trained_on": "the network was trained on these videos",
+        "chosen_on": "chosen because they scored best on these",
     }
     assert main(words(work, weights="known.safetensors")) == 0
     assert said[what] in " ".join(capsys.readouterr().out.split())
@@ -150,7 +151,7 @@ def test_a_test_on_videos_that_the_weights_know_is_said_to_be_one(work, tmp_path
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        ("v0.mp4 -\nv1.mp4 0\n", "1 of 2 videos have no label to compare with, v0.mp4 for one"),
+        ("v0.mp4 -\nv1.mp4 0\n", "1 of 2 videos have no label, v0.mp4 for one"),
         ("v0.mp4\nv1.mp4\n", "nonlocalnet predict names the classes of videos without labels"),
         (None, "nonlocalnet predict names the classes of videos without labels"),
         ("v0.mp4 0,1\n", "v0.mp4 has 2 labels, and"),

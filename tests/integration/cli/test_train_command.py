@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import nonlocalnet as nl
-from nonlocalnet.checkpoints.load import Start
+from nonlocalnet.checkpoints.load import Pretrained
 from nonlocalnet.cli import main
 from nonlocalnet.data.synthetic import write_same_color
 from nonlocalnet.training.config import TrainConfig
@@ -38,11 +38,11 @@ def test_a_recipe_is_the_default_and_words_win(capsys):
     assert found["lr_steps"] == [600_000, 1_200_000]
 
 
-def test_a_twin_then_resume_with_nothing_retyped(videos, tmp_path, capsys):
-    out = str(tmp_path / "twin")
-    words = ["run_i3d_nlnet_400k", "--twin", "--data", str(videos), "--device", "cpu"]
+def test_a_smoke_test_then_resume_with_nothing_retyped(videos, tmp_path, capsys):
+    out = str(tmp_path / "smoke")
+    words = ["run_i3d_nlnet_400k", "--smoke-test", "--data", str(videos), "--device", "cpu"]
     assert main(["train", *words, "--out", out]) == 0
-    assert json.loads((tmp_path / "twin" / "config.json").read_text())["iterations"] == 4
+    assert json.loads((tmp_path / "smoke" / "config.json").read_text())["iterations"] == 4
     assert main(["train", "--resume", "--out", out, "--iterations", "5"]) == 0
     said = capsys.readouterr().err
     assert "resumed at iteration 4" in said
@@ -57,8 +57,8 @@ def test_a_twin_then_resume_with_nothing_retyped(videos, tmp_path, capsys):
     [
         (["i3d_r50_nl6_32x2"], "did you mean 'i3d_r50_nl5_32x2'"),
         (["i3d_r50_nl5_128x1"], "starts from the network of i3d_r50_nl5_32x2"),
-        (["--twin"], "--twin is of a recipe"),
-        (["c2d_r50_32x2", "--init", "gone.pth"], "/d: name a data set"),
+        (["--smoke-test"], "--smoke-test needs a recipe"),
+        (["c2d_r50_32x2", "--init", "gone.pth"], "at d: name a data set"),
         (["--model", "c2d_tiny", "--warmup", "-1"], "warmup must be at least 0"),
     ],
 )
@@ -88,8 +88,8 @@ def test_recipes_lists_all_and_tells_one(capsys):
     [
         ("pairwize=x", "did you mean 'pairwise'?"),
         ("pairwise=x", "pairwise must be one of"),
-        ("num_classes=3", "num_classes is told by the data, not by --set"),
-        ("clip=8x8", "clip is told by --clip, not by --set"),
+        ("num_classes=3", "num_classes is set by the data, not by --set"),
+        ("clip=8x8", "clip is set by --clip, not by --set"),
     ],
 )
 def test_wrong_arguments_of_the_network_are_refused_before_data_is_read(
@@ -119,7 +119,7 @@ def place(tmp_path, monkeypatch, videos):
 
 FAILURES = [
     (["--model", "c2d_r50_nl5", "--data", "v"], "cannot reach download.pytorch.org"),
-    (["--model", "c2d_tiny", "--data", "v", "--init", "gone.pth"], "gone.pth is neither"),
+    (["--model", "c2d_tiny", "--data", "v", "--init", "gone.pth"], "no weights file at gone.pth"),
     (["--model", "c2d_tiny", "--data", "empty"], "empty"),
     (["--model", "c2d_tiny", "--data", "broken"], "cannot be read"),
     (["--model", "c2d_tiny", "--data", "v", "--init", "bad.pth"], "bad.pth"),
@@ -147,7 +147,7 @@ def test_an_interrupt_during_set_up_ends_with_130_and_leaves_nothing(number, pla
         "nonlocalnet.training.setup.load_weights", lambda *_, **__: os.kill(os.getpid(), number)
     )
     (place / "w.safetensors").write_bytes(b"")
-    monkeypatch.setattr("nonlocalnet.training.setup.read_start", lambda path: Start())
+    monkeypatch.setattr("nonlocalnet.training.setup.read_pretrained", lambda path: Pretrained())
     before = signal.getsignal(signal.SIGTERM)
     assert main(leave("--model", "c2d_tiny", "--data", "v", "--init", "w.safetensors")) == 130
     assert not (place / "deep").exists()

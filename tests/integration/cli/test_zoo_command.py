@@ -81,7 +81,7 @@ def test_get_from_a_server(stick, tmp_path, capsys):
         (["get", NAME, "x"], "zoo get NAME; got zoo get"),
         (["get", "I3D_NLN_8x8"], f"did you mean '{NAME}'?"),
         (["get", NAME, "--mirror", "nowhere"], "there is no file nowhere to take"),
-        ([NAME, "--mirror", "nowhere"], "--mirror and --folder go with zoo get NAME"),
+        ([NAME, "--mirror", "nowhere"], "--mirror and --folder need zoo get NAME"),
     ],
 )
 def test_errors_of_use_are_one_sentence(words, said, capsys, tmp_path, monkeypatch):

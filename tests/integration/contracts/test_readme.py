@@ -2,7 +2,7 @@
 
 import json
 import re
-import subprocess
+import runpy
 import sys
 from pathlib import Path
 
@@ -35,8 +35,12 @@ def test_blocks_are_found_and_skipped_as_told():
 def after_the_demo(tmp_path_factory):
     """A folder where `make demo` has run, in little: the README goes on from there."""
     folder = tmp_path_factory.mktemp("readme")
-    command = [sys.executable, ROOT / "examples" / "demo.py", "--smoke", "--out", "demo"]
-    subprocess.run(command, cwd=folder, check=True, capture_output=True, timeout=200)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.setattr(sys, "argv", ["demo.py", "--smoke", "--out", "demo"])
+        with pytest.raises(SystemExit) as ended:
+            runpy.run_path(str(ROOT / "examples" / "demo.py"), run_name="__main__")
+    assert ended.value.code == 0
     return folder
 
 

@@ -12,6 +12,7 @@ import av
 import numpy as np
 import pytest
 
+from nonlocalnet.data.video import frame_reader
 from nonlocalnet.data.video import open as container
 from nonlocalnet.data.video.reader import VideoError, decode, decode_all, probe
 from nonlocalnet.data.video.write import write_video
@@ -188,7 +189,7 @@ def test_frames_that_memory_does_not_hold_are_refused_before_they_are_read(tmp_p
     path = tmp_path / "wide.mp4"
     write_video(path, np.zeros((3, 16, 640, 3), np.uint8))
     assert decode(path, [0, 1, 2], short_side=8).shape == (3, 3, 8, 320)
-    monkeypatch.setattr(container, "MAX_BYTES", 3 * 3 * 8 * 320)
+    monkeypatch.setattr(frame_reader, "MAX_BYTES", 3 * 3 * 8 * 320)
     assert decode(path, [0, 1, 2], short_side=8).shape == (3, 3, 8, 320)
     for indices, side in (([0, 1, 2], 10), ([0, 0, 1, 2], 8)):
         with pytest.raises(VideoError, match=r"frames of .* pixels take .* are read at a time"):

@@ -50,6 +50,7 @@ def broken(tmp_path_factory, encode, moving) -> Path:
 def test_every_fault_is_found(broken, tmp_path, monkeypatch, capfd):
     out, found = tmp_path / "out", tmp_path / "found.json"
     options = ["--min-frames", "8", "--workers", "2", "--out", str(out), "--json", str(found)]
+    monkeypatch.setenv("COLUMNS", "300")  # long paths would break the reasons into lines
     assert main(["data", "check", str(broken), *options]) == 1
     report = json.loads(found.read_text())
     faults = {(f["kind"], Path(f["path"]).stem) for f in report["findings"]}

@@ -9,7 +9,8 @@ from torch.utils.data import ConcatDataset, DataLoader
 
 from nonlocalnet.clips import ClipSpec
 from nonlocalnet.data import dataset as module
-from nonlocalnet.data.dataset import VideoDataset, VideoRecord, read_folder
+from nonlocalnet.data.dataset import VideoDataset
+from nonlocalnet.data.datasets import VideoRecord, read_dataset
 from nonlocalnet.data.transforms import TestTransform, TrainTransform
 from nonlocalnet.data.video.reader import VideoError, VideoReader
 from nonlocalnet.data.video.write import write_video
@@ -32,7 +33,7 @@ def folder(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def records(folder) -> list[VideoRecord]:
-    return sorted(read_folder(folder)[0], key=lambda r: r.path.stem)
+    return sorted(read_dataset(folder).train, key=lambda r: r.path.stem)
 
 
 @pytest.fixture

@@ -99,7 +99,7 @@ def test_a_data_set(tmp_path, encode, moving, monkeypatch, capfd):
 def test_refused(tmp_path, encode, moving):
     encode(tmp_path / "a.mp4", moving[:3])
     for out in (tmp_path, tmp_path / "small", tmp_path.parent):
-        with pytest.raises(ValueError, match="one in the other"):
+        with pytest.raises(ValueError, match="contain one another"):
             resize_dataset(tmp_path, out)
     with pytest.raises(ValueError, match="is no folder"):
         resize_dataset(tmp_path / "a.mp4", tmp_path / "x")
@@ -156,3 +156,15 @@ def test_colors_stay(tmp_path, encode, name, options):
         found, expected = decode_all(tmp_path / "b.mp4").int(), decode_all(source).int()
         assert (found.amax((0, 2, 3)) - expected.amax((0, 2, 3))).abs().max() <= 5
         assert (found.amin((0, 2, 3)) - expected.amin((0, 2, 3))).abs().max() <= 5
+
+
+def test_lists_behind_links_are_copied_too(tmp_path, encode, moving):
+    source, elsewhere = tmp_path / "source", tmp_path / "elsewhere"
+    (source / "v").mkdir(parents=True)
+    elsewhere.mkdir()
+    encode(source / "v/a.mp4", moving[:2])
+    (elsewhere / "train.txt").write_text(f"{source.resolve()}/v/a.mp4 0\n")
+    (source / "lists").symlink_to(elsewhere)
+    (source / "gone.txt").symlink_to(tmp_path / "nothing")
+    resize_dataset(source, tmp_path / "out", short_side=24)
+    assert (tmp_path / "out/lists/train.txt").read_text() == "v/a.mp4 0\n"

@@ -10,7 +10,7 @@ import pytest
 from av.stream import Disposition
 
 from nonlocalnet.data.check import check_file
-from nonlocalnet.data.find_videos import walk
+from nonlocalnet.data.find_videos import find_videos
 from nonlocalnet.data.resize import resize_video
 from nonlocalnet.data.video.reader import VideoReader, decode_all, probe
 
@@ -124,5 +124,5 @@ def test_what_is_transparent_in_a_gif_shows_what_was_there(tmp_path):
 def test_what_is_found_can_be_read(tmp_path, encode, moving, suffix, codec, pix_fmt):
     path = tmp_path / f"a.{suffix}"
     encode(path, moving[:5], codec, pix_fmt=pix_fmt)
-    assert walk(tmp_path).videos == [path]
+    assert find_videos(tmp_path).videos == [path]
     assert decode_all(path).shape[0] == 5

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from nonlocalnet.data.formats.lists import read_folder
+from nonlocalnet.data.datasets import read_dataset
 from nonlocalnet.data.synthetic import (
     COLORS,
     generate_same_color,
@@ -97,7 +97,8 @@ def test_other_codecs_and_containers(tmp_path: Path, name: str):
 def test_the_data_set_on_disk(tmp_path: Path):
     folder = write_same_color(tmp_path / "demo", 9, seed=5)
     assert folder == tmp_path / "demo"
-    records, classes = read_folder(folder)
+    found = read_dataset(folder)
+    records, classes = found.train, found.classes
     assert classes == ["different", "same"]
     assert Counter(r.labels[0] for r in records) == {0: 5, 1: 4}
     for record in records:

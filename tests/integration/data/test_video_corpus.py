@@ -19,8 +19,8 @@ import pytest
 
 from nonlocalnet.clips import ClipSpec
 from nonlocalnet.data.check import CheckReport, check_dataset, check_file
-from nonlocalnet.data.dataset import VideoDataset, VideoRecord
-from nonlocalnet.data.datasets import read_dataset
+from nonlocalnet.data.dataset import VideoDataset
+from nonlocalnet.data.datasets import VideoRecord, read_dataset
 from nonlocalnet.data.transforms import TestTransform, TrainTransform
 from nonlocalnet.data.video.reader import VideoError, VideoReader, decode, decode_all, probe
 from nonlocalnet.runtime.isolated import Failure, run_isolated

@@ -12,7 +12,8 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 import nonlocalnet as nl
-from nonlocalnet.checkpoints.load import WeightsInfo, save_weights
+from nonlocalnet.checkpoints.metadata import WeightsInfo
+from nonlocalnet.checkpoints.save import save_weights
 from nonlocalnet.cli import main
 from shapes import NAMES, write_shapes
 
@@ -69,7 +70,7 @@ def test_an_image_that_cannot_be_read_is_named(work, tmp_path, capsys):
         (["--num-clips", "3"], "m.safetensors takes images: --num-clips has no use"),
         (["--out", "a.csv"], "a detector's results are JSON: got --out a.csv"),
         (["--clip", "8x8"], "has no clip"),
-        (["--root", "no"], "no: no such folder of images; --root names it"),
+        (["--root", "no"], "no file or folder at no: name a folder"),
     ],
 )
 def test_what_does_not_fit_is_one_sentence(work, capsys, more, said):
@@ -103,13 +104,13 @@ def test_a_detector_trains_as_its_1x_recipe_unless_told(work, capsys):
     assert (found["lr"], found["iterations"], found["warmup"]) == (0.01, 90, 0)
     assert found["lr_steps"] == [60, 80]
     assert main(["train", *options, "--clip", "32x2"]) == 2
-    assert "mask_rcnn_r50_fpn_nl1 learns from images: it has no clip" in capsys.readouterr().err
+    assert "mask_rcnn_r50_fpn_nl1 learns from images: --clip has no use" in capsys.readouterr().err
 
 
 def test_train_test_resume_with_what_is_typed(work, tmp_path, capsys):
     out = str(tmp_path / "run")
     recipe = ["train", "mask_rcnn_r50_fpn_nl1_1x", "--data", str(work), "--out", out]
-    assert main([*recipe, "--twin", "--device", "cpu", "--workers", "0"]) == 0
+    assert main([*recipe, "--smoke-test", "--device", "cpu", "--workers", "0"]) == 0
     said = capsys.readouterr().err
     assert "4 training images, 2 classes; 4 updates of 4 images" in " ".join(said.split())
     assert "validation bbox" in said
@@ -126,7 +127,7 @@ def test_train_test_resume_with_what_is_typed(work, tmp_path, capsys):
     ("case", "model", "said"),
     [
         ("cat0", "mask_rcnn_tiny_fpn", "4 training images, 2 classes;"),
-        ("kp5", "keypoint_rcnn_tiny_fpn", "1 classes, 5 keypoints (none changes its place in"),
+        ("kp5", "keypoint_rcnn_tiny_fpn", "1 classes, 5 keypoints (none is swapped in"),
     ],
 )
 def test_zero_categories_and_other_keypoints_are_checked_trained_and_tested(

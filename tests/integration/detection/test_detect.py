@@ -10,7 +10,7 @@ from torchvision.transforms.v2 import functional as F
 from nonlocalnet.checkpoints.metadata import WeightsInfo
 from nonlocalnet.detection.annotations import CocoError
 from nonlocalnet.detection.detect import detect
-from nonlocalnet.detection.networks import create_detector
+from nonlocalnet.networks import create_model
 
 SIZES = {"min_size": 64, "max_size": 96}
 
@@ -18,7 +18,7 @@ SIZES = {"min_size": 64, "max_size": 96}
 def detector(kind, **options):
     torch.manual_seed(0)
     name = {"mask": "mask_rcnn_r50_fpn_nl1", "keypoint": "keypoint_rcnn_r50_fpn_nl4"}[kind]
-    network = create_detector(name, num_classes=4, **SIZES, **options)
+    network = create_model(name, num_classes=4, **SIZES, **options)
     for name, tensor in network.state_dict().items():  # numbers that give various scores
         if ".bn" in name and name.endswith("weight"):
             tensor.fill_(0.5)

@@ -7,10 +7,12 @@ from PIL import Image
 
 pytest.importorskip("faster_coco_eval")
 import nonlocalnet as nl
-from nonlocalnet.checkpoints.load import WeightsInfo, save_weights
+from nonlocalnet.checkpoints.metadata import WeightsInfo
+from nonlocalnet.checkpoints.save import save_weights
 from nonlocalnet.cli import detect as module
 from nonlocalnet.cli import main
-from nonlocalnet.detection.networks import create_detector
+from nonlocalnet.detection import detect as detection
+from nonlocalnet.networks import create_model
 
 CLASSES = ["__background__", "person"]
 
@@ -21,7 +23,7 @@ def networks():
     found = {}
     for name in ("mask_rcnn_r50_fpn_nl1", "keypoint_rcnn_r50_fpn"):
         torch.manual_seed(0)
-        network = create_detector(name, num_classes=2, min_size=48, max_size=64)
+        network = create_model(name, num_classes=2, min_size=48, max_size=64)
         network.info = WeightsInfo(network.config, CLASSES)
         found[name.partition("_")[0]] = network
     return found
@@ -33,6 +35,7 @@ def detect(networks, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
 
     def run(*words, kind="mask", score="0.2"):
+        monkeypatch.setattr(module, "check_weights", lambda _: None)
         monkeypatch.setattr(module, "load_network", lambda *told, **takes: networks[kind])
         words = [*map(str, words), "--weights", "w", "--device", "cpu", "--score", score]
         return main(["detect", *words, "--top", "3"])
@@ -91,7 +94,7 @@ def test_one_table_of_many_images(detect, tmp_path, capsys):
     assert streams.out.count("3 person") == 3
     for name in ("a.png", "b.gif.png", "c.png"):
         assert name in streams.out
-    assert "1 left out that are no images by their names, notes.txt for one" in streams.err
+    assert "1 files without the suffix of an image are left out, notes.txt for one" in streams.err
     assert "1 of 4 images could not be read" in streams.err
 
 
@@ -154,14 +157,14 @@ def test_an_image_is_never_overwritten(detect, tmp_path, capsys):
 def test_what_is_done_is_kept_when_it_is_interrupted(detect, tmp_path, monkeypatch):
     for name in ("a.png", "b.png"):
         draw(tmp_path / name)
-    original = module.detect
+    original = detection.detect
 
     def stop_at_b(model, file, **options):
         if file.name == "b.png":
             raise KeyboardInterrupt
         return original(model, file, **options)
 
-    monkeypatch.setattr(module, "detect", stop_at_b)
+    monkeypatch.setattr(detection, "detect", stop_at_b)
     assert detect("a.png", "b.png") == 130
     (row,) = json.loads((tmp_path / "detections/detections.json").read_text())
     assert row["file"] == "a.png"
@@ -171,11 +174,11 @@ def test_what_is_done_is_kept_when_it_is_interrupted(detect, tmp_path, monkeypat
     ("words", "said"),
     [
         ([], "name at least one image"),
-        (["a.png", "--score", "1"], "--score must be from 0 to below 1; got 1"),
+        (["a.png", "--score", "1"], "--score must be at least 0 and below 1; got 1"),
         (["a.png", "--top", "0"], "--top must be at least 1"),
         (["a.png", "--out", "a.png"], "--out is a folder; a.png is a file"),
-        (["empty"], "empty holds no image (.jpg, "),
-        (["a.png"], "video.safetensors is a network for videos: nonlocalnet predict is for it"),
+        (["empty"], "empty contains no image (.jpg, "),
+        (["a.png"], "video.safetensors is a network for videos: use nonlocalnet predict"),
     ],
 )
 def test_errors_of_use_are_one_sentence(words, said, tmp_path, monkeypatch, capsys):
@@ -205,4 +208,4 @@ def test_weights_of_ours_are_read(networks, tmp_path, monkeypatch, capsys):
     for command in ("predict", "explore"):
         assert main([command, *words]) == 2
         said = capsys.readouterr().err
-        assert "m.safetensors is a network for images: nonlocalnet detect is for it" in said
+        assert "m.safetensors is a network for images: use nonlocalnet detect" in said

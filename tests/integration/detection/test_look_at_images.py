@@ -14,10 +14,10 @@ import nonlocalnet as nl
 from looking import look_at_the_largest
 from nonlocalnet.checkpoints.metadata import WeightsInfo
 from nonlocalnet.detection.annotations import CocoError
-from nonlocalnet.detection.networks import create_detector
-from nonlocalnet.inspection.figure import figure3
+from nonlocalnet.inspection.figure import draw_figure
 from nonlocalnet.inspection.heat import heat_of
-from nonlocalnet.inspection.html_page import about
+from nonlocalnet.inspection.html_page import metadata
+from nonlocalnet.networks import create_model
 
 STRIDE = 4  # of the backbone whose attention is known
 BLOCK = "backbone.body.layer3.4.non_local"
@@ -76,7 +76,7 @@ def test_point_and_attended_place_are_in_the_images_own_pixels(size, subsample):
     for x, y in ((size[1] // 2, size[0] // 3), (radius, far_y), (far_x, radius), (far_x, far_y)):
         at = (size[1] // 5, 4 * size[0] // 7)
         found = nl.look(model, image_with_a_dot(size, x, y, radius), at=at)
-        numbers = found.numbers()
+        numbers = found.statistics()
         # sizes are rounded down: the scale of an axis may be a hundredth more
         assert numbers["point"]["center"] == pytest.approx(
             [at[1] + 0.5, at[0] + 0.5], abs=0.51 * cell
@@ -115,7 +115,7 @@ def test_the_image_is_shown_and_its_padding_striped():
     assert (frame[0, :, 130:] == frame[2, :, 130:]).all()
 
 
-def test_padding_keeps_its_weight_and_is_no_telling_point():
+def test_padding_keeps_its_weight_and_is_no_distinctive_point():
     torch.manual_seed(0)
     model = known()
     nn.init.constant_(model.backbone.block.phi.weight, 0.0)  # all alike
@@ -136,16 +136,16 @@ def test_padding_keeps_its_weight_and_is_no_telling_point():
 def test_pictures_and_page_lie_where_the_numbers_say():
     size, (x, y) = (110, 75), (60, 20)
     found = nl.look(known(), image_with_a_dot(size, x, y), at=(9, 100))
-    place = found.numbers()["top"][0]["center"]
+    place = found.statistics()["top"][0]["center"]
     shown = 96 / 75  # pixels of the picture to one of the image
-    figure = figure3(found.frames, found.attention, top=1)
+    figure = draw_figure(found.frames, found.attention, top=1)
     (arrow,) = (a for a in figure.get_children() if type(a).__name__ == "ConnectionPatch")
     assert arrow.xy2 == pytest.approx((place[1] * shown, place[0] * shown), rel=0.01)
     lit = np.argwhere(heat_of(found.attention, found.frames)[0] > 0.5)
     assert lit.mean(0) + 0.5 == pytest.approx(arrow.xy2[::-1], abs=0.5)
-    told = about(found)  # the page has the image's own pixels
+    told = metadata(found)  # the page has the image's own pixels
     assert told["picture"] == {"count": 1, "height": pytest.approx(110 * 160 / 140), "width": 75}
-    assert told["start"]["at"][1:] == found.numbers()["point"]["center"]
+    assert told["start"]["at"][1:] == found.statistics()["point"]["center"]
     row, column = (
         int(found.attention.weights.argmax()) // 24,
         found.attention.weights.argmax() % 24,
@@ -158,13 +158,13 @@ def test_pictures_and_page_lie_where_the_numbers_say():
 @pytest.fixture(scope="module")
 def mask_rcnn():
     torch.manual_seed(0)
-    return with_weights(create_detector("mask_rcnn_r50_fpn_nl1", **SMALL))
+    return with_weights(create_model("mask_rcnn_r50_fpn_nl1", **SMALL))
 
 
 @pytest.fixture(scope="module")
 def keypoint_rcnn():
     torch.manual_seed(0)
-    return with_weights(create_detector("keypoint_rcnn_r50_fpn_nl5", **SMALL))
+    return with_weights(create_model("keypoint_rcnn_r50_fpn_nl5", **SMALL))
 
 
 SMALL = {
@@ -314,7 +314,7 @@ def test_without_a_region_the_head_is_refused_and_the_backbone_shown(
 
 
 def test_keys_of_the_head_may_be_pooled(image):
-    model = create_detector("keypoint_rcnn_r50_fpn_nl4", **SMALL | ONE, head_subsample=3)
+    model = create_model("keypoint_rcnn_r50_fpn_nl4", **SMALL | ONE, head_subsample=3)
     found = nl.look(with_weights(model), image)
     assert list(found.analysis.blocks) == HEAD
     x1, y1, x2, y2 = found.region
@@ -338,7 +338,7 @@ def test_all_files(mask_rcnn, image, tmp_path):
     found = nl.look(mask_rcnn, image, at=(70, 30), title="one")
     for ending in ("html", "png", "json"):
         assert found.save(tmp_path / f"a.{ending}").stat().st_size > 1000
-    assert "Striped is padding" in (tmp_path / "a.html").read_text()
+    assert "The striped border is padding" in (tmp_path / "a.html").read_text()
     numbers = json.loads((tmp_path / "a.json").read_text())
     assert numbers["image"] == [75, 110]
     assert numbers["block"] == BLOCK

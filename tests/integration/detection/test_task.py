@@ -14,10 +14,12 @@ pytest.importorskip("faster_coco_eval")
 from torchvision.models.detection import maskrcnn_resnet50_fpn
 
 import nonlocalnet as nl
-from nonlocalnet.checkpoints.load import WeightsInfo, read_start, save_weights
+from nonlocalnet.checkpoints.load import read_pretrained
+from nonlocalnet.checkpoints.metadata import WeightsInfo
+from nonlocalnet.checkpoints.save import save_weights
+from nonlocalnet.detection.coco_eval import CocoEvaluator
 from nonlocalnet.detection.dataset import CocoDataset
 from nonlocalnet.detection.evaluation import evaluate_detector
-from nonlocalnet.detection.scores import CocoEvaluator
 from nonlocalnet.runtime.log import read_metrics
 from nonlocalnet.training.checkpoints import Checkpoints
 from nonlocalnet.training.config import TrainConfig
@@ -35,16 +37,16 @@ def shapes(tmp_path_factory):
 
 
 @pytest.fixture
-def coco_sample(shared, tmp_path):
+def coco_sample(coco, tmp_path):
     """Two of COCO's real images, with all categories."""
-    content = json.loads((shared / "data/coco/instances_train.json").read_text())
+    content = json.loads((coco / "instances_train.json").read_text())
     content["images"] = content["images"][:2]
     ids = {image["id"] for image in content["images"]}
     content["annotations"] = [a for a in content["annotations"] if a["image_id"] in ids]
     folder = tmp_path / "coco"
     folder.mkdir()
     (folder / "instances_train.json").write_text(json.dumps(content))
-    (folder / "images").symlink_to(shared / "data/coco/images")
+    (folder / "images").symlink_to(coco / "images")
     return folder
 
 
@@ -245,9 +247,9 @@ def test_torchvisions_coco_weights_are_for_cocos_classes(coco_sample, tmp_path):
     body = nl.create_model("mask_rcnn_tiny_fpn")
     torch.save(body.state_dict(), tmp_path / RELEASED)  # of the same layout
     classes = CocoDataset(coco_sample / "images", coco_sample / "instances_train.json").classes
-    assert read_start(tmp_path / RELEASED).classes == classes
+    assert read_pretrained(tmp_path / RELEASED).classes == classes
     (tmp_path / RELEASED).rename(tmp_path / "renamed.pth")  # then nobody says what they are
-    assert read_start(tmp_path / "renamed.pth").classes == []
+    assert read_pretrained(tmp_path / "renamed.pth").classes == []
 
 
 @pytest.mark.slow
@@ -274,10 +276,10 @@ def test_torchvisions_coco_weights_keep_their_classes(coco_sample, config, tmp_p
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"clip": "32x2"}, "learns from images: it has no clip"),
-        ({"mixup": 0.2}, "learns from images: it has no mixup"),
-        ({"look": "x.mp4"}, "learns from images: it has no look"),
-        ({"model": "c2d_tiny", "jitter": 0.2}, "learns from clips: it has no jitter"),
+        ({"clip": "32x2"}, "learns from images: clip has no use"),
+        ({"mixup": 0.2}, "learns from images: mixup has no use"),
+        ({"look": "x.mp4"}, "learns from images: look has no use"),
+        ({"model": "c2d_tiny", "jitter": 0.2}, "learns from videos: jitter has no use"),
         ({"norm": "group"}, "norm must be one of"),
         ({"set": ("min_sise=3",)}, "did you mean 'min_size'"),
     ],

@@ -5,10 +5,10 @@ import pytest
 import torch
 
 import nonlocalnet as nl
-from nonlocalnet.checkpoints.load import WeightsInfo
+from nonlocalnet.checkpoints.metadata import WeightsInfo
 from nonlocalnet.clips import ClipSpec
 from nonlocalnet.data.dataset import VideoDataset
-from nonlocalnet.data.formats.lists import VideoRecord
+from nonlocalnet.data.datasets import VideoRecord
 from nonlocalnet.data.transforms import TestTransform, normalize
 from nonlocalnet.data.video.reader import VideoError, decode_all
 from nonlocalnet.data.video.write import write_video
@@ -219,14 +219,14 @@ def test_every_video_counts_once_however_many_processes_share_them(
     expected = multiview.evaluate(model, data)
     assert expected.indices.tolist() == [0, 2, 3, 4]
     shares = []
-    monkeypatch.setattr(multiview, "size", lambda: processes)
-    monkeypatch.setattr(multiview, "gather", lambda rows: shares.append(rows) or [{0: "error"}])
+    monkeypatch.setattr(multiview, "world_size", lambda: processes)
+    monkeypatch.setattr(multiview, "all_gather", lambda rows: shares.append(rows) or [{0: "error"}])
     for number in range(processes):
         monkeypatch.setattr(multiview, "rank", lambda number=number: number)
         with pytest.raises(ValueError, match="no video could be read"):
             multiview.evaluate(model, data)
     assert sum(map(len, shares)) == len(data)
-    monkeypatch.setattr(multiview, "gather", lambda rows: shares)
+    monkeypatch.setattr(multiview, "all_gather", lambda rows: shares)
     found = multiview.evaluate(model, data)
     assert found.indices.tolist() == expected.indices.tolist()
     assert found.target.tolist() == expected.target.tolist()
@@ -237,7 +237,7 @@ def test_every_video_counts_once_however_many_processes_share_them(
 
 def test_a_test_that_another_process_left_ends(model, records, monkeypatch):
     dataset = make_test_set(records, model.info, num_clips=1)
-    monkeypatch.setattr(multiview, "gather", lambda rows: [rows, None])
+    monkeypatch.setattr(multiview, "all_gather", lambda rows: [rows, None])
     with pytest.raises(multiview.PeerLeft):
         multiview.evaluate(model, dataset)
 

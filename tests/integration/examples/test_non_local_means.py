@@ -2,7 +2,6 @@
 
 import math
 import runpy
-import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -133,11 +132,13 @@ def check(printed, out):
     assert out.read_bytes().startswith(b"\x89PNG")
 
 
-def test_smoke(tmp_path):
+def test_smoke(tmp_path, monkeypatch, capsys):
     out = tmp_path / "new" / "picture.png"
-    command = [sys.executable, EXAMPLE, "--smoke", "--out", out]
-    done = subprocess.run(command, check=True, capture_output=True, text=True, timeout=60)
-    check(done.stdout, out)
+    monkeypatch.setattr(sys, "argv", ["non_local_means.py", "--smoke", "--out", str(out)])
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_path(str(EXAMPLE), run_name="__main__")
+    assert ended.value.code == 0
+    check(capsys.readouterr().out, out)
 
 
 def test_color(tmp_path, capsys):

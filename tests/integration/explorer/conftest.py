@@ -6,8 +6,8 @@ import pytest
 import torch
 
 import nonlocalnet as nl
-from nonlocalnet.checkpoints.load import save_weights
 from nonlocalnet.checkpoints.metadata import WeightsInfo
+from nonlocalnet.checkpoints.save import save_weights
 from nonlocalnet.data.synthetic import generate_same_color
 from nonlocalnet.data.video.write import write_video
 from nonlocalnet.explorer.library import Library

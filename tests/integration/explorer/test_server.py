@@ -218,7 +218,7 @@ def test_another_page_may_not_use_it(client, video, origin):
     foreign = {"Origin": origin}
     status, said = client.send(video.read_bytes(), headers=foreign)
     assert status == 403
-    assert said == {"error": "another web page may not use this"}
+    assert said == {"error": "other web pages may not use this"}
     assert client.uploads() == before
     for path in (LOOK, "/api/contents", f"/api/parts/theta0?{LOOK.split('?')[1]}"):
         assert client.refused(path, headers=foreign) == (403, said["error"])
@@ -340,7 +340,7 @@ def test_slow_and_broken_senders(client, monkeypatch):
     stuck = head(client, "Content-Length: 1000") + b"abc"
     answer = client.raw(stuck, wait=1)
     assert b" 408 " in answer.splitlines()[0]
-    assert b"too slowly" in answer
+    assert b"too slow" in answer
     client.raw(stuck, wait=1, close=True)  # half-closed
     with socket.create_connection(("127.0.0.1", client.port)) as gone:
         gone.sendall(stuck)
@@ -358,7 +358,7 @@ def test_dripping_does_not_hold_a_place(client, monkeypatch, limit, piece):
             with contextlib.suppress(TimeoutError):
                 answer = dripping.recv(1000)
     assert b" 408 " in answer.splitlines()[0]
-    assert b"too slowly" in answer
+    assert b"too slow" in answer
 
 
 def test_who_drips_makes_room_for_another(client, video, monkeypatch):
@@ -367,7 +367,7 @@ def test_who_drips_makes_room_for_another(client, video, monkeypatch):
     with contextlib.ExitStack() as stack:
         slow = [
             stack.enter_context(socket.create_connection(("127.0.0.1", client.port), timeout=10))
-            for _ in range(uploads.PLACES)
+            for _ in range(uploads.SLOTS)
         ]
         for one in slow:
             one.sendall(head(client, "Content-Length: 1000") + b"abc")
@@ -481,7 +481,7 @@ def reader(client, path, buffer=4096):
 
 def test_an_answer_that_is_not_taken_is_given_up(client, monkeypatch):
     large = b"x" * (1 << 25)
-    monkeypatch.setattr(server.document, "part", lambda *_: large)
+    monkeypatch.setattr(server.html_page, "array", lambda *_: large)
     monkeypatch.setattr(connection, "STALL", 0.2)
     path = f"/api/parts/theta0?{LOOK.split('?')[1]}"
     with reader(client, path) as asleep, reader(client, path, 1 << 20) as awake:
@@ -500,7 +500,7 @@ def test_an_answer_that_is_not_taken_is_given_up(client, monkeypatch):
 
 
 def test_slow_readers_keep_nobody_out(client, few, monkeypatch):
-    monkeypatch.setattr(server.document, "part", lambda *_: b"x" * (1 << 23))
+    monkeypatch.setattr(server.html_page, "array", lambda *_: b"x" * (1 << 23))
     held = [reader(client, f"/api/parts/theta0?{LOOK.split('?')[1]}") for _ in range(20)]
     for _ in range(3):
         assert client.ask("/")[0] == 200
@@ -580,5 +580,5 @@ def test_a_full_disk(client, library, video, monkeypatch):
         patch.setattr(library, "add", full)
         status, said = client.send(video.read_bytes())
     assert status == 507
-    assert said == {"error": "the video cannot be kept here: No space left on device"}
+    assert said == {"error": "the video cannot be stored: No space left on device"}
     assert client.uploads() == before

@@ -10,8 +10,8 @@ import torch
 from torch import nn
 
 import nonlocalnet as nl
-from nonlocalnet.inspection.even import EVEN, excess
-from nonlocalnet.inspection.html_page import about, parts, static
+from nonlocalnet.inspection.attention import EVEN, excess
+from nonlocalnet.inspection.html_page import arrays, metadata, static
 from nonlocalnet.inspection.statistics import describe
 
 PAIRWISE = ["gaussian", "embedded_gaussian", "dot_product", "concatenation"]
@@ -87,8 +87,8 @@ def told(looks, tmp_path_factory):
     cases = []
     for (_, layout), found in looks.items():
         thin = {found.block.name: THIN[layout]} if layout in THIN else None
-        data = parts(found, thin)
-        block = json.loads(json.dumps(about(found, thin)))["blocks"][0]
+        data = arrays(found, thin)
+        block = json.loads(json.dumps(metadata(found, thin)))["blocks"][0]
         cases.append({"block": block, "theta": data["theta0"].hex(), "phi": data["phi0"].hex()})
     (folder / "cases.json").write_text(json.dumps(cases))
     (folder / "attention.mjs").write_text(static("attention.js"), encoding="utf-8")

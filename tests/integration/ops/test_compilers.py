@@ -1,4 +1,4 @@
-"""Every path under torch's other tools: compile, export, ONNX, func, autocast, checkpoint, meta."""
+"""Every implementation under torch's tools: compile, export, func, autocast, checkpoint, meta."""
 
 import io
 import shutil
@@ -10,12 +10,15 @@ from torch.export import Dim
 from torch.utils.checkpoint import checkpoint
 
 import nonlocalnet as nl
-from nonlocalnet.ops.plan import PATHS_OF
+from nonlocalnet.ops.plan import IMPLEMENTATIONS_OF
 
 # gaussian is the same as embedded_gaussian (test_paths.py), and triton has test_kernels.py
 FORMS = ["embedded_gaussian", "dot_product", "concatenation"]
-PATHS = [
-    (form, path) for form in FORMS for path in PATHS_OF[form] if path not in ("auto", "triton")
+IMPLEMENTATIONS = [
+    (form, name)
+    for form in FORMS
+    for name in IMPLEMENTATIONS_OF[form]
+    if name not in ("auto", "triton")
 ]
 
 
@@ -35,9 +38,9 @@ def inputs(pairwise, b=2, n=7, m=5, d=4, c=4, masked=True, dtype=torch.float32):
 class Operation(nn.Module):
     """non_local with everything fixed but the tensors; blocks of two queries."""
 
-    def __init__(self, pairwise, path="auto"):
+    def __init__(self, pairwise, implementation="auto"):
         super().__init__()
-        self.pairwise, self.path = pairwise, path
+        self.pairwise, self.implementation = pairwise, implementation
 
     def forward(self, theta, phi, g, w_f=None, mask=None):
         two_rows = 2 * 3 * theta.shape[0] * phi.shape[1] * theta.dtype.itemsize
@@ -48,8 +51,8 @@ class Operation(nn.Module):
             self.pairwise,
             w_f=w_f,
             mask=mask,
-            path=self.path,
-            memory_budget=None if self.path == "auto" else two_rows,
+            implementation=self.implementation,
+            memory_budget=None if self.implementation == "auto" else two_rows,
         )
 
 
@@ -72,20 +75,21 @@ def fresh_compiler():
     torch.compiler.reset()
 
 
-FAST = [(form, path) for form, path in PATHS if path != "textbook"]  # that: test_operation.py
+# the reference: test_operation.py
+FAST = [(form, name) for form, name in IMPLEMENTATIONS if name != "reference"]
 COMPILED = [*FAST, *((form, "auto") for form in FORMS)]
 
 
-@pytest.mark.parametrize(("pairwise", "path"), COMPILED)
-def test_every_path_compiles_as_one_graph_with_its_gradients(pairwise, path):
-    operation, tensors = Operation(pairwise, path), inputs(pairwise)
+@pytest.mark.parametrize(("pairwise", "implementation"), COMPILED)
+def test_every_implementation_compiles_as_one_graph_with_its_gradients(pairwise, implementation):
+    operation, tensors = Operation(pairwise, implementation), inputs(pairwise)
     compiled = torch.compile(operation, fullgraph=True, backend="aot_eager", dynamic=False)
     close(with_gradients(compiled, tensors), with_gradients(operation, tensors))
 
 
-@pytest.mark.parametrize(("pairwise", "path"), COMPILED)
-def test_every_path_compiles_for_sizes_that_change(pairwise, path):
-    operation = Operation(pairwise, path)
+@pytest.mark.parametrize(("pairwise", "implementation"), COMPILED)
+def test_every_implementation_compiles_for_sizes_that_change(pairwise, implementation):
+    operation = Operation(pairwise, implementation)
     compiled = torch.compile(operation, fullgraph=True, backend="aot_eager", dynamic=True)
     for sizes in ({}, {"b": 3, "n": 30, "m": 11}):
         tensors = inputs(pairwise, **sizes, masked=False)
@@ -94,14 +98,14 @@ def test_every_path_compiles_for_sizes_that_change(pairwise, path):
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="inductor compiles C++")
 @pytest.mark.parametrize(
-    ("pairwise", "path"),
+    ("pairwise", "implementation"),
     [
-        pytest.param("embedded_gaussian", "blocks", marks=pytest.mark.slow),
-        ("concatenation", "sorted"),
+        pytest.param("embedded_gaussian", "chunked", marks=pytest.mark.slow),
+        pytest.param("concatenation", "sorted", marks=pytest.mark.slow),
     ],
 )
-def test_operators_of_our_own_compile_to_code(pairwise, path, monkeypatch):
-    operation = Operation(pairwise, path)
+def test_operators_of_our_own_compile_to_code(pairwise, implementation, monkeypatch):
+    operation = Operation(pairwise, implementation)
     # a cached program would not notice that an operator has changed
     monkeypatch.setenv("TORCHINDUCTOR_FORCE_DISABLE_CACHES", "1")
     compiled = torch.compile(operation, fullgraph=True)
@@ -188,9 +192,9 @@ def test_operators_of_our_own_are_what_they_tell_compilers(layout):
             torch.library.opcheck(getattr(operators, name).default, arguments)
 
 
-@pytest.mark.parametrize(("pairwise", "path"), PATHS)
-def test_autocast_changes_no_bit_and_stays_on(pairwise, path):
-    operation, tensors = Operation(pairwise, path), inputs(pairwise)
+@pytest.mark.parametrize(("pairwise", "implementation"), IMPLEMENTATIONS)
+def test_autocast_changes_no_bit_and_stays_on(pairwise, implementation):
+    operation, tensors = Operation(pairwise, implementation), inputs(pairwise)
     expected = operation(**tensors)
     with torch.autocast("cpu", torch.bfloat16):
         assert torch.equal(operation(**tensors), expected)
@@ -207,19 +211,19 @@ def deterministic():
 
 @pytest.mark.usefixtures("deterministic")
 @pytest.mark.parametrize("masked", [False, True])
-@pytest.mark.parametrize(("pairwise", "path"), PATHS)
-def test_the_same_input_gives_the_same_bits(pairwise, path, masked):
+@pytest.mark.parametrize(("pairwise", "implementation"), IMPLEMENTATIONS)
+def test_the_same_input_gives_the_same_bits(pairwise, implementation, masked):
     tensors = inputs(pairwise, n=400, m=700, masked=masked)
-    first, second = (with_gradients(Operation(pairwise, path), tensors) for _ in range(2))
+    first, second = (with_gradients(Operation(pairwise, implementation), tensors) for _ in range(2))
     assert all(x.isfinite().all() for x in first)
     assert all(map(torch.equal, first, second))
 
 
 @pytest.mark.filterwarnings("ignore:There is a performance drop")
 @pytest.mark.parametrize("masked", [False, True])
-@pytest.mark.parametrize(("pairwise", "path"), PATHS)
-def test_gradients_per_sample_are_those_of_a_loop(pairwise, path, masked):
-    operation = Operation(pairwise, path)
+@pytest.mark.parametrize(("pairwise", "implementation"), IMPLEMENTATIONS)
+def test_gradients_per_sample_are_those_of_a_loop(pairwise, implementation, masked):
+    operation = Operation(pairwise, implementation)
     tensors = inputs(pairwise, b=3, masked=masked, dtype=torch.float64)
     names = list(tensors)
     floats = tuple(k for k, t in enumerate(tensors.values()) if t.is_floating_point())
@@ -240,15 +244,15 @@ def test_gradients_per_sample_are_those_of_a_loop(pairwise, path, masked):
 
 
 @pytest.mark.filterwarnings("ignore:There is a performance drop")
-@pytest.mark.parametrize(("pairwise", "path"), PATHS)
-def test_jacobians_and_their_jacobians_are_autograds(pairwise, path):
-    operation = Operation(pairwise, path)
+@pytest.mark.parametrize(("pairwise", "implementation"), IMPLEMENTATIONS)
+def test_jacobians_and_their_jacobians_are_autograds(pairwise, implementation):
+    operation = Operation(pairwise, implementation)
     tensors = inputs(pairwise, b=1, n=3, m=2, masked=False, dtype=torch.float64)
     every = tuple(range(len(tensors)))
     found = torch.func.jacrev(operation, argnums=every)(*tensors.values())
     expected = torch.autograd.functional.jacobian(operation, tuple(tensors.values()))
     torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
-    if path == "fused":  # has no second derivatives
+    if implementation == "fused":  # has no second derivatives
         return
 
     def loss(*leaves):
@@ -259,19 +263,19 @@ def test_jacobians_and_their_jacobians_are_autograds(pairwise, path):
     torch.testing.assert_close(found(*tensors.values()), expected, rtol=1e-12, atol=1e-12)
 
 
-@pytest.mark.parametrize(("pairwise", "path"), PATHS)
-def test_meta_tensors_give_the_shapes_of_everything(pairwise, path):
+@pytest.mark.parametrize(("pairwise", "implementation"), IMPLEMENTATIONS)
+def test_meta_tensors_give_the_shapes_of_everything(pairwise, implementation):
     tensors = inputs(pairwise, c=6, dtype=torch.bfloat16)
-    real = with_gradients(Operation(pairwise, path), tensors)
+    real = with_gradients(Operation(pairwise, implementation), tensors)
     meta = {name: t.to("meta") for name, t in tensors.items()}
-    shapes = with_gradients(Operation(pairwise, path), meta)
+    shapes = with_gradients(Operation(pairwise, implementation), meta)
     assert {t.device.type for t in shapes} == {"meta"}
     assert [(t.shape, t.dtype) for t in shapes] == [(t.shape, t.dtype) for t in real]
 
 
-@pytest.mark.parametrize(("pairwise", "path"), PATHS)
-def test_checkpoints_change_no_bit(pairwise, path):
-    operation, tensors = Operation(pairwise, path), inputs(pairwise)
+@pytest.mark.parametrize(("pairwise", "implementation"), IMPLEMENTATIONS)
+def test_checkpoints_change_no_bit(pairwise, implementation):
+    operation, tensors = Operation(pairwise, implementation), inputs(pairwise)
 
     def again(**leaves):
         return checkpoint(operation, use_reentrant=False, **leaves)

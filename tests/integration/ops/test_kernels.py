@@ -21,7 +21,9 @@ NAMES = ("y", "lse", "p", "ds", "dtheta", "dphi", "dg")
 
 
 @pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="triton is not installed")
-@pytest.mark.parametrize("way", ["interpret", "compile_for_hopper"])
+@pytest.mark.parametrize(
+    "way", ["interpret", pytest.param("compile_for_hopper", marks=pytest.mark.slow)]
+)
 def test_kernels(way, tmp_path):
     own = {
         "TRITON_INTERPRET": str(int(way == "interpret")),

@@ -10,14 +10,15 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 import nonlocalnet as nl
-from nonlocalnet.ops.plan import PATHS_OF
+from nonlocalnet.ops.plan import IMPLEMENTATIONS_OF
 
-CASES = [(form, path) for form in PATHS_OF for path in PATHS_OF[form] if path != "triton"]
+CASES = [(form, name) for form, names in IMPLEMENTATIONS_OF.items() for name in names]
+CASES = [(form, name) for form, name in CASES if name != "triton"]
 
 
-def awake(pairwise, path, **options):
+def awake(pairwise, implementation, **options):
     torch.manual_seed(0)
-    block = nl.NonLocalBlock(6, 2, pairwise, path=path, **options).eval()
+    block = nl.NonLocalBlock(6, 2, pairwise, implementation=implementation, **options).eval()
     for parameter in block.parameters():
         nn.init.normal_(parameter, std=0.5)
     return block
@@ -25,12 +26,17 @@ def awake(pairwise, path, **options):
 
 @pytest.mark.filterwarnings("ignore")  # torch.jit is deprecated, and warns of every size it sees
 @pytest.mark.parametrize("grad", [True, False])
-@pytest.mark.parametrize(("pairwise", "path"), CASES)
-def test_a_trace_runs_at_any_size_on_torch_alone(pairwise, path, grad):
+@pytest.mark.parametrize(("pairwise", "implementation"), CASES)
+def test_a_trace_runs_at_any_size_on_torch_alone(pairwise, implementation, grad):
     # a budget that even this map exceeds, and 500,000 pairs: whatever is taken for large ones
-    block = awake(pairwise, path, memory_budget=1000, subsample=2 if path == "auto" else None)
+    block = awake(
+        pairwise,
+        implementation,
+        memory_budget=1000,
+        subsample=2 if implementation == "auto" else None,
+    )
     block.requires_grad_(grad)
-    side = 40 if path == "auto" else 6
+    side = 40 if implementation == "auto" else 6
     with torch.set_grad_enabled(grad):
         traced = torch.jit.trace(block, torch.randn(1, 6, side, side))
     file = io.BytesIO()
@@ -46,13 +52,13 @@ def test_a_trace_runs_at_any_size_on_torch_alone(pairwise, path, grad):
 B, N, M, D, C = 2, 40, 30, 8, 6
 
 
-def counted(pairwise, path, dtype=torch.float32):
+def counted(pairwise, implementation, dtype=torch.float32):
     """Operations of forward and of backward, and the operators of ours among them."""
     tensors = [torch.randn(B, rows, width) for rows, width in ((N, D), (M, D), (M, C))]
     theta, phi, g = (t.to(dtype).requires_grad_() for t in tensors)
     w_f = torch.randn(2 * D, requires_grad=True) if pairwise == "concatenation" else None
     with FlopCounterMode(display=False) as counter:
-        y = nl.non_local(theta, phi, g, pairwise, w_f=w_f, path=path)
+        y = nl.non_local(theta, phi, g, pairwise, w_f=w_f, implementation=implementation)
         forward = counter.get_total_flops()
         y.sum().backward()
     names = {str(name) for name in counter.get_flop_counts()["Global"]}
@@ -60,10 +66,10 @@ def counted(pairwise, path, dtype=torch.float32):
 
 
 def test_query_blocks_are_counted_as_the_products_that_they_are():
-    forward, backward, names = counted("embedded_gaussian", "blocks")
-    textbook, _, _ = counted("embedded_gaussian", "textbook")
+    forward, backward, names = counted("embedded_gaussian", "chunked")
+    reference, _, _ = counted("embedded_gaussian", "reference")
     scores, sums = 2 * B * N * M * D, 2 * B * N * M * C
-    assert forward == textbook == scores + sums
+    assert forward == reference == scores + sums
     # scores again; the gradients of weights, g, phi and theta
     assert backward == scores + sums + sums + scores + scores
     assert names == {"nonlocalnet.softmax_sum", "nonlocalnet.softmax_sum_backward"}

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import multiprocessing
 import os
 import signal
 import subprocess
@@ -10,7 +9,6 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from nonlocalnet.runtime import isolated as module
 from nonlocalnet.runtime.isolated import Failure, IsolatedCall, run_isolated
 
 
@@ -38,17 +36,17 @@ def test_leaving_early_leaves_no_process():
     assert list(run_isolated(eval, [], workers=2, time_limit=9)) == []
 
 
-def test_the_start_of_a_process_is_not_counted(monkeypatch):
-    def slow(*arguments):
-        time.sleep(1.5)
-        work(*arguments)
+def test_the_start_of_a_process_is_not_counted(tmp_path, monkeypatch):
+    (tmp_path / "slow_to_import.py").write_text("import time; time.sleep(1.5)")
+    monkeypatch.syspath_prepend(tmp_path)
+    call = IsolatedCall(time_limit=0.5, modules=["slow_to_import"])
+    assert call(abs, -7) == 7
+    call.close()
 
-    work = module._work
-    monkeypatch.setattr(module, "_work", slow)
-    fork = multiprocessing.get_context("fork")
-    monkeypatch.setattr(fork, "set_forkserver_preload", lambda names: None, raising=False)
-    monkeypatch.setattr(module.multiprocessing, "get_context", lambda kind: fork)
-    assert list(run_isolated(eval, [("7",)], workers=1, time_limit=0.5)) == [(0, 7)]
+
+def test_arguments_that_cannot_be_sent_are_an_error():
+    with pytest.raises(Exception, match="pickle"):
+        list(run_isolated(len, [(lambda: 1,), ("ab",)], workers=1, time_limit=9))
 
 
 @pytest.fixture(scope="module")
@@ -73,7 +71,7 @@ def pid(call):
 
 def kill(call):
     os.kill(pid(call), signal.SIGKILL)
-    call._worker.process.join(5)
+    call._process.join(5)
 
 
 def test_a_process_is_kept_and_errors_leave_it(call):
@@ -115,8 +113,8 @@ def test_tensors_come_by_value(torch_call):
 
 
 def test_a_process_that_dies_is_replaced(call):
-    assert call(os.abort) == Failure("the process that read it died (SIGABRT)")
-    assert call(os._exit, 3) == Failure("the process that read it died (exit code 3)")
+    assert call(os.abort) == Failure("its process died (SIGABRT)")
+    assert call(os._exit, 3) == Failure("its process died (exit code 3)")
     kill(call)
     assert call(divmod, 7, 2) == (3, 1)  # it died between calls, which is nobody's fault
 
@@ -127,12 +125,12 @@ def test_what_cannot_be_sent_is_the_callers_error(call):
     assert call(divmod, 7, 2) == (3, 1)
 
 
-def test_an_interrupted_call_leaves_no_answer_to_the_next(call, monkeypatch):
+def test_an_interrupted_call_leaves_no_answer_to_the_next(call):
     def interrupted(timeout):
         raise KeyboardInterrupt
 
     assert call(divmod, 7, 2) == (3, 1)
-    monkeypatch.setattr(call._worker, "pipe", Pipe(call._worker.pipe, interrupted))
+    call._pipe = Pipe(call._pipe, interrupted)  # the next call replaces it
     with pytest.raises(KeyboardInterrupt):
         call(divmod, 9, 2)
     assert call(divmod, 7, 2) == (3, 1)

@@ -79,7 +79,8 @@ FULL = """
 import resource, signal, sys, torch
 from pathlib import Path
 from nonlocalnet.networks.registry import create_model
-from nonlocalnet.checkpoints.load import WeightsInfo, save_weights
+from nonlocalnet.checkpoints.metadata import WeightsInfo
+from nonlocalnet.checkpoints.save import save_weights
 from nonlocalnet.runtime.atomic import write_atomically
 from nonlocalnet.training.checkpoints import save_checkpoint
 folder = Path(sys.argv[1])
@@ -106,7 +107,7 @@ def test_a_write_that_fails_says_so_and_leaves_the_former_file(tmp_path):
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     for line in done.stdout.splitlines():
-        assert re.search(r"could not be written \(.*MiB are free.*what was there before", line)
+        assert re.search(r"could not be written \(.*MiB are free.*the old file.*is unchanged", line)
     assert [line.split()[0] for line in done.stdout.splitlines()] == ["state", "weights"]
     assert load_checkpoint(tmp_path / "state.pt")["iteration"] == 1
     assert load(tmp_path / "weights").fc.out_features == 2

@@ -9,12 +9,12 @@ import torch
 
 from nonlocalnet.clips import ClipSpec
 from nonlocalnet.data.dataset import VideoDataset
-from nonlocalnet.data.formats.lists import read_videos
+from nonlocalnet.data.datasets import read_dataset
 from nonlocalnet.data.transforms import TrainTransform
-from nonlocalnet.training import loader as batches
+from nonlocalnet.training import loader
 from nonlocalnet.training.config import TrainConfig
-from nonlocalnet.training.inputs import find_start
-from nonlocalnet.training.loader import _Draws, read_batches
+from nonlocalnet.training.loader import EndlessSampler, endless_batches
+from nonlocalnet.training.setup import find_init
 
 
 def take(sampler, count):
@@ -22,37 +22,37 @@ def take(sampler, count):
 
 
 def test_every_epoch_has_every_video_once_in_a_new_order():
-    drawn = [draw.item for draw in take(_Draws(7, 2, seed=3, start=0), 21)]
+    drawn = [draw.item for draw in take(EndlessSampler(7, 2, seed=3, start=0), 21)]
     epochs = [tuple(drawn[i : i + 7]) for i in (0, 7, 14)]
     assert all(sorted(epoch) == list(range(7)) for epoch in epochs)
     assert len(set(epochs)) == 3
 
 
 def test_draws_go_on_where_a_resumed_run_starts():
-    whole = take(_Draws(7, 3, seed=3, start=0), 60)
+    whole = take(EndlessSampler(7, 3, seed=3, start=0), 60)
     for start in (1, 2, 7, 10):
-        assert take(_Draws(7, 3, seed=3, start=start), 60 - 3 * start) == whole[3 * start :]
+        assert take(EndlessSampler(7, 3, seed=3, start=start), 60 - 3 * start) == whole[3 * start :]
 
 
 def test_every_draw_has_a_seed_of_its_own():
-    assert len({draw.seed for draw in take(_Draws(5, 4, seed=0, start=0), 500)}) == 500
+    assert len({draw.seed for draw in take(EndlessSampler(5, 4, seed=0, start=0), 500)}) == 500
 
 
 def test_seeds_give_other_orders():
     def order(seed):
-        return tuple(draw.item for draw in take(_Draws(9, 9, seed, 0), 9))
+        return tuple(draw.item for draw in take(EndlessSampler(9, 9, seed, 0), 9))
 
     assert max(collections.Counter(map(order, range(20))).values()) == 1
 
 
 @pytest.mark.parametrize("processes", [2, 4])
 def test_processes_share_what_one_would_draw(monkeypatch, processes):
-    whole = take(_Draws(7, 8, seed=1, start=2), 24)
-    monkeypatch.setattr(batches, "size", lambda: processes)
+    whole = take(EndlessSampler(7, 8, seed=1, start=2), 24)
+    monkeypatch.setattr(loader, "world_size", lambda: processes)
     shares = []
     for rank in range(processes):
-        monkeypatch.setattr(batches, "rank", lambda rank=rank: rank)
-        shares.append(take(_Draws(7, 8, seed=1, start=2), 24 // processes))
+        monkeypatch.setattr(loader, "rank", lambda rank=rank: rank)
+        shares.append(take(EndlessSampler(7, 8, seed=1, start=2), 24 // processes))
     part = 8 // processes
     updates = [
         draw for u in range(3) for share in shares for draw in share[u * part : (u + 1) * part]
@@ -61,9 +61,10 @@ def test_processes_share_what_one_would_draw(monkeypatch, processes):
 
 
 def make_dataset(folder, **options):
-    records, classes = read_videos(folder)
-    transform = TrainTransform(32, (32, 36))
-    return VideoDataset(records, len(classes), ClipSpec(4, 1), transform, train=True, **options)
+    found, transform = read_dataset(folder), TrainTransform(32, (32, 36))
+    return VideoDataset(
+        found.train, len(found.classes), ClipSpec(4, 1), transform, train=True, **options
+    )
 
 
 @pytest.mark.parametrize("other", [{"workers": 0}, {"workers": 2}, {"accumulate": 2}])
@@ -71,11 +72,11 @@ def test_a_clip_depends_on_the_seed_and_its_number_alone(videos, other):
     dataset = make_dataset(videos / "train")
     options = {"batch_size": 4, "seed": 5, "start": 0, "workers": 1} | other
     parts = options.get("accumulate", 1)
-    found = read_batches(dataset, **options)
-    later = read_batches(dataset, **(options | {"start": 2}))
+    found = endless_batches(dataset, **options)
+    later = endless_batches(dataset, **(options | {"start": 2}))
     clips = [torch.cat([next(found)[0] for _ in range(parts)]) for _ in range(4)]
     torch.manual_seed(99)
-    plain = read_batches(dataset, batch_size=4, seed=5, start=0, workers=0)
+    plain = endless_batches(dataset, batch_size=4, seed=5, start=0, workers=0)
     for clip in clips:
         assert torch.equal(clip, next(plain)[0])
     assert torch.equal(clips[2], torch.cat([next(later)[0] for _ in range(parts)]))
@@ -101,8 +102,8 @@ class Dying:
 def test_a_decoding_process_that_dies_is_replaced(videos, tmp_path, capsys):
     dataset = make_dataset(videos / "train")
     options = {"batch_size": 4, "seed": 5, "start": 0, "accumulate": 2}
-    expected = read_batches(dataset, **options, workers=0)
-    found = read_batches(Dying(dataset, tmp_path / "died", 2), **options, workers=1)
+    expected = endless_batches(dataset, **options, workers=0)
+    found = endless_batches(Dying(dataset, tmp_path / "died", 2), **options, workers=1)
     for _ in range(9):
         assert torch.equal(next(found)[0], next(expected)[0])
     assert capsys.readouterr().err.count("a decoding process died") == 2
@@ -111,7 +112,7 @@ def test_a_decoding_process_that_dies_is_replaced(videos, tmp_path, capsys):
 def test_decoding_processes_that_always_die_end_the_run(videos, tmp_path):
     dataset = Dying(make_dataset(videos / "train"), tmp_path / "died", 99)
     with pytest.raises(RuntimeError, match=r"die again and again.*fewer workers"):
-        for _ in read_batches(dataset, batch_size=4, seed=5, start=0, workers=1):
+        for _ in endless_batches(dataset, batch_size=4, seed=5, start=0, workers=1):
             pass
 
 
@@ -121,7 +122,7 @@ def test_too_many_bad_videos_are_told_without_a_traceback(videos, tmp_path):
         (tmp_path / name / "bad.mp4").write_text("no video")
     dataset = make_dataset(tmp_path)
     with pytest.raises(RuntimeError, match=r"^\d of 2 videos cannot be read"):
-        next(read_batches(dataset, batch_size=2, seed=0, start=0, workers=1))
+        next(endless_batches(dataset, batch_size=2, seed=0, start=0, workers=1))
 
 
 @pytest.fixture
@@ -133,7 +134,7 @@ def asked(monkeypatch):
         names.append(str(name))
         return Path(name)
 
-    monkeypatch.setattr("nonlocalnet.training.inputs.find_weights", find)
+    monkeypatch.setattr("nonlocalnet.training.setup.find_weights", find)
     return names
 
 
@@ -147,24 +148,24 @@ def asked(monkeypatch):
 )
 def test_the_default_start_is_the_classifier_of_that_depth(asked, model, init, release):
     config = TrainConfig(data=Path("d"), out=Path("o"), model=model, init=init)
-    assert find_start(config.resolve()) == Path(release)
+    assert find_init(config.resolve()) == Path(release)
     assert asked == [release]
 
 
 @pytest.mark.parametrize(("model", "init"), [("c2d_tiny", "auto"), ("i3d_r50", "none")])
 def test_nothing_to_start_from(asked, model, init):
     config = TrainConfig(data=Path("d"), out=Path("o"), model=model, init=init)
-    assert find_start(config.resolve()) is None
+    assert find_init(config.resolve()) is None
     assert asked == []
 
 
 def test_small_networks_have_no_imagenet(asked):
     config = TrainConfig(data=Path("d"), out=Path("o"), model="c2d_tiny", init="imagenet")
     with pytest.raises(ValueError, match=r"c2d_tiny has no ImageNet weights.*init='none'"):
-        find_start(config.resolve())
+        find_init(config.resolve())
 
 
 def test_a_start_that_is_nothing_is_named(tmp_path):
     config = TrainConfig(data=Path("d"), out=Path("o"), model="c2d_tiny", init="i3d_best")
     with pytest.raises(FileNotFoundError, match="i3d_best is neither a file nor a release"):
-        find_start(config.resolve())
+        find_init(config.resolve())

@@ -6,7 +6,7 @@ import torch
 
 import nonlocalnet as nl
 from nonlocalnet.training.checkpoints import Checkpoints
-from nonlocalnet.training.parallel import recompute_blocks, spread
+from nonlocalnet.training.parallel import parallelize, recompute_blocks
 from nonlocalnet.training.trainer import train
 
 
@@ -52,7 +52,7 @@ def test_recomputed_blocks_keep_less():
 
 def test_synchronized_norms_need_a_gpu():
     with pytest.raises(ValueError, match="sync_norm needs GPUs"):
-        spread(make_model(), torch.device("cpu"), parallel="ddp", sync_norm=True)
+        parallelize(make_model(), torch.device("cpu"), parallel="ddp", sync_norm=True)
 
 
 def test_the_average_of_the_weights_by_hand(config):

@@ -1,4 +1,4 @@
-"""Recipes against the paper's and the official code's facts, and their twins run."""
+"""Recipes against the paper's and the official code's facts, and their smoke tests run."""
 
 import dataclasses
 import math
@@ -8,7 +8,7 @@ import torch
 
 import nonlocalnet as nl
 from nonlocalnet.checkpoints.zoo import list_releases
-from nonlocalnet.detection.networks import BACKBONES, DETECTORS
+from nonlocalnet.detection.rows import BACKBONES, ROWS
 from nonlocalnet.runtime.log import read_metrics
 from nonlocalnet.training.config import TrainConfig
 from nonlocalnet.training.recipes import RECIPES, check_start, find_recipe, options_of
@@ -108,7 +108,9 @@ def test_a_recipe_names_where_it_starts():
     resnext = "a ResNeXt-152 32x8d trained on ImageNet"
     assert all(recipe.starts_from in {None, resnext, *RECIPES} for recipe in RECIPES.values())
     config = TrainConfig(data="d", out="o", **options_of("mask_rcnn_x152_fpn_nl1_2x"))
-    with pytest.raises(ValueError, match="starts from a ResNeXt-152 32x8d trained on ImageNet, wh"):
+    with pytest.raises(
+        ValueError, match="starts from a ResNeXt-152 32x8d trained on ImageNet; torchvision"
+    ):
         check_start(config)
 
 
@@ -150,8 +152,8 @@ def test_an_unknown_recipe_names_the_nearest():
         find_recipe("i3d_r50_nl5_32x3")
 
 
-def run_twin(name, videos, out, **options):
-    given = options_of(name, twin=True) | {"workers": 0, "device": "cpu"} | options
+def run_smoke_test(name, videos, out, **options):
+    given = options_of(name, smoke_test=True) | {"workers": 0, "device": "cpu"} | options
     data = {"data": videos} if "rcnn" in name else {"data": videos / "train", "val": videos / "val"}
     config = TrainConfig(out=out, **data, **given)
     if "rcnn" not in name:
@@ -186,7 +188,7 @@ IN_THE_GATE = {  # every form, extent, family, norm and start
         for name in RECIPES
     ],
 )
-def test_twins(name, videos, coco, tmp_path):
+def test_smoke_tests(name, videos, coco, tmp_path):
     recipe, options = find_recipe(name), {}
     detector = "rcnn" in name
     if detector:
@@ -195,26 +197,26 @@ def test_twins(name, videos, coco, tmp_path):
         chain = recipe.starts_from
         before = find_recipe(chain).starts_from  # Charades: from 128 frames, those from 32
         if before:
-            start = run_twin(before, videos, tmp_path / "a")[1].weights
-            start = run_twin(chain, videos, tmp_path / "b", init=str(start))[1].weights
+            start = run_smoke_test(before, videos, tmp_path / "a")[1].weights
+            start = run_smoke_test(chain, videos, tmp_path / "b", init=str(start))[1].weights
         else:
-            start = run_twin(chain, videos, tmp_path / "a")[1].weights
+            start = run_smoke_test(chain, videos, tmp_path / "a")[1].weights
         options["init"] = str(start)
-    config, result = run_twin(name, videos, tmp_path / "run", **options)
+    config, result = run_smoke_test(name, videos, tmp_path / "run", **options)
     clip = {} if detector else {"clip": config.clip}
     assert result.iteration == 4
     lines = read_metrics(config.out / "metrics.jsonl", "train")
     assert [line["lr"] for line in lines] == pytest.approx([1e-3, 1e-3, 1e-4, 1e-5])
     model = nl.load(config.out / "best.safetensors")
     real = nl.create_model(recipe.options["model"], **clip)
-    # the twin has the real network's blocks at the real places
+    # the smoke test has the real network's blocks at the real places
     places = [
         [n for n, _ in network.named_modules() if "non_local" in n.rsplit(".", 1)[-1]]
         for network in (model, real)
     ]
     if detector:  # of another depth: right before res4's last residual block
         names = real.config["name"], config.model
-        own, tiny = (BACKBONES[DETECTORS[name].backbone].place for name in names)
+        own, tiny = (BACKBONES[ROWS[name].fields["backbone"]].place for name in names)
         places[0] = [place.replace(tiny, own) for place in places[0]]
     assert places[0] == places[1]
     assert all(torch.isfinite(p).all() for p in model.state_dict().values())

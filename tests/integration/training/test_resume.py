@@ -153,7 +153,10 @@ def test_out_that_is_a_file(config):
         train(config)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+# SIGTERM: below, in the middle of precise norms
+@pytest.mark.parametrize(
+    "number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)]
+)
 def test_an_interrupt_leaves_a_checkpoint_and_resume_ends_the_run(config, number):
     process = start_training(config, iterations=100_000, workers=1)
     wait_for_lines(config, 1, process)
@@ -230,7 +233,7 @@ def test_a_run_without_its_checkpoints_is_not_overwritten(config):
     (config.out / "checkpoints" / "00000001.pt").unlink()
     with pytest.raises(ValueError, match="holds a run already"):
         train(config)
-    with pytest.raises(ValueError, match=r"the checkpoints of .* are gone.*init="):
+    with pytest.raises(ValueError, match=r"has weights but no checkpoints.*init="):
         train(dataclasses.replace(config, resume=True))
 
 
@@ -243,7 +246,7 @@ def test_checkpoints_of_before_without_their_options(config):
     save_checkpoint(state, saved)
     with pytest.raises(ValueError, match=r"lacks config\.json.*--print-config"):
         train(dataclasses.replace(config, resume=True))
-    with pytest.raises(ValueError, match=r"no run in .*; --data begins one"):
+    with pytest.raises(ValueError, match=r"no run in .*; pass --data to start one"):
         read(["--resume", "--out", str(config.out)])
 
 
@@ -287,7 +290,7 @@ def test_a_run_goes_on_from_another_working_directory(config, tmp_path, videos, 
     assert train(dataclasses.replace(saved, iterations=2, resume=True)).iteration == 2
 
 
-@pytest.mark.parametrize("bad_videos", [4, 0])
+@pytest.mark.parametrize("bad_videos", [4, pytest.param(0, marks=pytest.mark.slow)])
 def test_an_error_ends_the_run_though_processes_decode(config, tmp_path, bad_videos):
     data = shutil.copytree(config.data, tmp_path / "data")
     for path in sorted((data / "same").iterdir())[:bad_videos]:

@@ -8,9 +8,15 @@ import torch
 from PIL import Image
 
 import nonlocalnet as nl
-from nonlocalnet.checkpoints.load import WeightsInfo, read_info, save_weights
-from nonlocalnet.data.formats.lists import read_folder
+from nonlocalnet.checkpoints.load import read_info
+from nonlocalnet.checkpoints.metadata import WeightsInfo
+from nonlocalnet.checkpoints.save import save_weights
+from nonlocalnet.cli import main
+from nonlocalnet.data.datasets import read_dataset
+from nonlocalnet.evaluation import metrics
+from nonlocalnet.evaluation.results import find_intervals
 from nonlocalnet.evaluation.views import identify_videos
+from nonlocalnet.inspection.curves import panels
 from nonlocalnet.runtime.log import read_metrics
 from nonlocalnet.training.learner import Learner
 from nonlocalnet.training.trainer import train
@@ -30,7 +36,9 @@ def test_a_run_leaves_everything_that_is_needed(config):
     assert info.classes == ["different", "same"]
     assert info.short_side == 32
     assert info.facts["validation"] == result.scores
-    training, validation = (identify_videos(read_folder(x)[0]) for x in (config.data, config.val))
+    training, validation = (
+        identify_videos(read_dataset(x).train) for x in (config.data, config.val)
+    )
     assert info.facts["trained_on"] == training
     assert "chosen_on" not in info.facts
     best = read_info(config.out / "best.safetensors")
@@ -45,6 +53,32 @@ def test_a_run_leaves_everything_that_is_needed(config):
     }
     names = sorted(path.name for path in (config.out / "checkpoints").iterdir())
     assert names == ["00000003.pt", "00000006.pt"]
+
+
+def test_a_metric_is_added_in_one_place(config, monkeypatch, tmp_path, capsys):
+    """Validation computes it, `plot` and `runs` show it, a test has its interval."""
+    share = metrics.Metric(
+        *("share_same", "share of 'same'", lambda p, target: (target == 1).double().mean().item()),
+        main=True,
+        proportion=True,
+    )
+    monkeypatch.setattr(metrics, "METRICS", {"share_same": share, **metrics.METRICS})
+    drawn = []
+
+    def draw(lines, xlabel):
+        drawn.extend(lines)
+        return panels(lines, xlabel=xlabel)
+
+    monkeypatch.setattr("nonlocalnet.inspection.curves.panels", draw)
+    result = train(dataclasses.replace(config, iterations=1, log_every=1))
+    assert result.scores["share_same"] == 50.0
+    assert read_metrics(config.out / "metrics.jsonl", "val")[-1]["share_same"] == 50.0
+    assert main(["plot", str(config.out), "--out", str(tmp_path / "c.png")]) == 0
+    assert drawn == ["training loss", "validation share of 'same', %"]
+    assert main(["runs", str(config.out)]) == 0
+    assert "50.0 share_same" in capsys.readouterr().out
+    low, high = find_intervals(result.scores, 6)["share_same"]
+    assert low < 50 < high
 
 
 def test_training_lowers_the_loss(config):
@@ -184,7 +218,7 @@ def test_a_loss_that_is_not_finite_ends_with_a_word_on_the_rate(config):
     ("field", "value", "said"),
     [
         ("iterations", 0, "iterations must be at least 1"),
-        ("lr", -1.0, "lr must be positive"),
+        ("lr", -1.0, "lr must be above 0"),
         ("workers", -1, "workers must be at least 0"),
         ("max_grad_norm", -1.0, "max_grad_norm must be at least 0"),
         ("precision", "fp8", "precision must be one of"),
@@ -207,7 +241,7 @@ def test_a_run_shorter_than_its_log_interval_leaves_a_line(config):
 
 
 def test_recomputing_does_not_go_with_compiling(config):
-    with pytest.raises(ValueError, match="recompute does not go with compile"):
+    with pytest.raises(ValueError, match="recompute does not work with compile"):
         dataclasses.replace(config, recompute=True, compile=True)
 
 
@@ -219,7 +253,7 @@ def test_weights_that_are_no_numbers_are_not_kept(config, monkeypatch):
 
     monkeypatch.setattr(Learner, "updates", 0, raising=False)
     monkeypatch.setattr(Learner, "step", step)
-    with pytest.raises(RuntimeError, match="the weights are no numbers at iteration 4: lower lr"):
+    with pytest.raises(RuntimeError, match="the weights are not finite at iteration 4: lower lr"):
         train(dataclasses.replace(config, checkpoint_every=2))
     assert [path.name for path in (config.out / "checkpoints").iterdir()] == ["00000002.pt"]
 
@@ -249,7 +283,7 @@ def test_a_video_is_looked_at_with_every_validation(config, videos):
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"look": Path("gone.mp4")}, "no video at .*gone.mp4: look names one file"),
+        ({"look": Path("gone.mp4")}, "no file or folder at .*gone.mp4: name a video"),
         ({"model": "c2d_tiny"}, "c2d_tiny has no non-local block for look"),
         ({"look_at": (0, 99, 0)}, "at must be a"),
     ],

@@ -9,9 +9,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 import nonlocalnet as nl
-from nonlocalnet.blocks.non_local_block import Extent, SubsamplePosition
+from nonlocalnet.blocks.non_local_block import SubsamplePosition
 from nonlocalnet.blocks.norm import BlockNorm
 from nonlocalnet.ops import Pairwise
+from nonlocalnet.options import Extent
 
 FORMS, EXTENTS = get_args(Pairwise), get_args(Extent)
 POSITIONS, NORMS = get_args(SubsamplePosition), (*get_args(BlockNorm), None)

@@ -378,7 +378,7 @@ def test_plain_blocks_map_over_weights():
 def test_starting_afresh_is_refused_where_it_would_do_nothing():
     block = awake()
     prune.l1_unstructured(block.g, "weight", amount=0.5)
-    with pytest.raises(ValueError, match="g must have its weight as a parameter"):
+    with pytest.raises(ValueError, match="g must have its weight as its own parameter"):
         block.reset_parameters()
     prune.remove(block.g, "weight")
     block.norm = nn.Identity()

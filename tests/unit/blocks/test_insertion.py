@@ -353,8 +353,8 @@ REFUSALS = {
     "pool": r"after 'pool': it runs several times, and gives \(1, 4, 32, 32\) and \(1, 2, 32, 32\)",
     "busy": r"after 'busy': it has something else named 'non_local'",
     "taken": r"after 'taken': one stands there; nl.remove_non_local\(network\) takes",
-    "walked": r"after 'walked': its forward goes over all its children, and would take in the",
-    "looped": r"after 'looped': its forward goes over all its children",
+    "walked": r"after 'walked': its forward runs all its children, and would run the",
+    "looped": r"after 'looped': its forward runs all its children",
     "god": r"after must be one of 'good', .*; got 'god'; did you mean 'good'\?",
     "listed.0.*": r"got 'listed.0.\*'; did you mean 'listed.0'\?",
     "": r"got ''$",
@@ -381,7 +381,7 @@ def test_the_nearest_of_many_paths():
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"dims": 2}, "dims is found from what each module gives; got dims=2: leave it out"),
+        ({"dims": 2}, "dims is found from each module's output; got dims=2: leave it out"),
         ({"channels": 8}, "channels is found .* got channels=8"),
         ({"pairwise": "gauss"}, "pairwise must be one of .*; got 'gauss'"),
         ({"subsample": (2, 2, 2)}, "subsample must be one positive factor, or 2 of them"),

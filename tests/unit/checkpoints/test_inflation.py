@@ -6,9 +6,9 @@ import torch
 import torchvision
 
 import nonlocalnet as nl
-from nonlocalnet.checkpoints.formats.torchvision import inflate
-from nonlocalnet.checkpoints.lazy_tensor import Entry
-from nonlocalnet.checkpoints.load import load_weights, read_start
+from nonlocalnet.checkpoints.lazy_tensor import LazyTensor
+from nonlocalnet.checkpoints.load import load_weights, read_pretrained
+from nonlocalnet.checkpoints.report import inflate
 
 WITHIN = 1e-4  # of the largest logit
 
@@ -105,15 +105,17 @@ def test_timms_group_norms_are_no_batch_norms(tmp_path):
 
 @torch.no_grad()
 def test_resnet101_too():
-    from nonlocalnet.checkpoints.detect_format import convert
     from nonlocalnet.checkpoints.files import Checkpoint
     from nonlocalnet.checkpoints.report import compare
+    from nonlocalnet.checkpoints.translate import translate
 
     with torch.device("meta"):
         state = torchvision.models.resnet101(weights=None).state_dict()
+    state |= {"conv1.weight": torch.ones(64, 3, 7, 7), "bn1.running_var": torch.ones(64)}
+    with torch.device("meta"):
         model = nl.create_model("i3d_r101", num_classes=1000)
-    entries = {k: Entry(tuple(v.shape), v.dtype, lambda v=v: v) for k, v in state.items()}
-    report = compare(model, convert(Checkpoint(None, "torch", entries)))
+    entries = {k: LazyTensor(tuple(v.shape), v.dtype, lambda v=v: v) for k, v in state.items()}
+    report = compare(model, translate(Checkpoint(None, "torch", entries)))
     assert report.problems == []
     assert sum(row.outcome == "inflated" for row in report.rows) == 104
 
@@ -126,7 +128,7 @@ def test_a_new_classifier_and_the_normalization_of_the_input(file):
         load_weights(model, file)
     report = load_weights(model, file, new_classifier=True)
     assert report.left == ["fc.weight", "fc.bias"]
-    start = read_start(file)
+    start = read_pretrained(file)
     assert (start.mean, start.std) == ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
     assert start.classes == []
 
@@ -145,7 +147,7 @@ def test_a_missing_block_is_not_new_without_leave(file):
 @pytest.mark.parametrize("name", ["resnet18", "resnext50_32x4d"])
 def test_other_resnets_are_refused(tmp_path, name):
     torch.save(getattr(torchvision.models, name)(weights=None).state_dict(), tmp_path / "x.pth")
-    with pytest.raises(ValueError, match=r"x.pth: it is a ResNet without|is a ResNeXt"):
+    with pytest.raises(ValueError, match=r"x.pth: it is a ResNet without|is for a ResNeXt"):
         load_weights(nl.create_model("c2d_r50"), tmp_path / "x.pth")
 
 
@@ -163,7 +165,7 @@ def test_official_imagenet_files_are_flat_and_cleaned_of_statistics(tmp_path):
             continue
         value = torch.randn_like(value)
         value = value.squeeze(2) if value.ndim == 5 else value
-        blobs[name] = Entry(tuple(value.shape), value.dtype, lambda value=value: value)
+        blobs[name] = LazyTensor(tuple(value.shape), value.dtype, lambda value=value: value)
     with (tmp_path / "r50_pretrain_c2_model_iter450450_clean.pkl").open("wb") as file:
         caffe2.write(file, blobs)
     model = nl.create_model("i3d_r50_nl5", **narrow)
@@ -174,15 +176,42 @@ def test_official_imagenet_files_are_flat_and_cleaned_of_statistics(tmp_path):
     made = {row.note for row in report.rows if row.outcome == "made"}
     assert made == {
         "zero: a counter that the file lacks",
-        "fresh: the file was cleaned of its statistics",
+        "fresh: the file lacks the statistics of its norms",
     }
     weight = blobs["conv1_w"].read()
     assert torch.allclose(model.conv1.weight, weight.unsqueeze(2).expand(-1, -1, 5, -1, -1) / 5)
 
 
+def test_caffe_style_files_are_recognized_by_the_scale_of_their_input(classifier, tmp_path):
+    """The same network on blue, green, red from 0 to 255 has the same statistics 255/57 higher."""
+    state = {key: value.clone() for key, value in classifier.state_dict().items()}
+    state["conv1.weight"] = state["conv1.weight"].flip(1)  # of the colors
+    state["bn1.running_var"] *= 57**2
+    state["bn1.running_mean"] *= 57
+    torch.save(state, tmp_path / "caffe.pth")
+    model = nl.create_model("c2d_r50", num_classes=1000)
+    report = load_weights(model, tmp_path / "caffe.pth")
+    assert "Caffe-style" in str(report)
+    assert "strides on the first 1x1" in str(report)
+    assert torch.equal(model.conv1.weight.squeeze(2), classifier.conv1.weight)  # red first again
+    start = read_pretrained(tmp_path / "caffe.pth")
+    assert start.mean == pytest.approx((0.485, 0.458, 0.408), abs=1e-3)
+    assert start.std == pytest.approx((1 / 255,) * 3)
+
+
+def test_a_real_caffe_style_file(shared):
+    start = read_pretrained(shared / "data" / "weights" / "resnet50_caffe_bgr_conv1_layer3.pth")
+    assert start.std == pytest.approx((1 / 255,) * 3)
+
+
+def test_an_assumed_normalization_is_told(file):
+    report = load_weights(nl.create_model("c2d_r50", num_classes=1000), file)
+    assert "input assumed to be normalized as torchvision's" in str(report)
+
+
 def test_inflation_divides_by_the_frames():
     weight = torch.randn(4, 3, 7, 7)
-    entry = inflate(Entry((4, 3, 7, 7), weight.dtype, lambda: weight), 5)
+    entry = inflate(LazyTensor((4, 3, 7, 7), weight.dtype, lambda: weight), 5)
     assert entry.shape == tuple(entry.read().shape) == (4, 3, 5, 7, 7)
     torch.testing.assert_close(entry.read().sum(2), weight)
     assert torch.equal(entry.read()[:, :, 0], weight / 5)

@@ -6,10 +6,12 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import nonlocalnet as nl
-from nonlocalnet.checkpoints.load import WeightsInfo, load, load_weights, read_info, save_weights
-from nonlocalnet.checkpoints.metadata import kinetics_classes, read_classes
-from nonlocalnet.checkpoints.resolve import KEY
-from nonlocalnet.networks.registry import DEFAULTS, describe, resolve
+from nonlocalnet.checkpoints.files import KEY
+from nonlocalnet.checkpoints.load import load, load_weights, read_info
+from nonlocalnet.checkpoints.metadata import WeightsInfo, kinetics_classes
+from nonlocalnet.checkpoints.save import save_weights
+from nonlocalnet.networks.arguments import DEFAULTS, describe, resolve
+from nonlocalnet.networks.options import read_classes
 
 OPTIONS = {"num_classes": 3, "clip": "4x2", "crop": 32}
 
@@ -180,7 +182,7 @@ def test_foreign_safetensors_file_is_named(tmp_path, metadata):
     save_file({"a": torch.zeros(1)}, path, metadata=metadata)
     with pytest.raises(ValueError, match="does not say which network it is for"):
         read_info(path)
-    with pytest.raises(ValueError, match=r"its names \(a, \.\.\.\) are of no known layout"):
+    with pytest.raises(ValueError, match=r"its names \(a, \.\.\.\) are of no known format"):
         load(path)
 
 
@@ -223,7 +225,7 @@ def test_class_names_are_read_one_a_line(tmp_path):
 def test_a_description_of_more_than_the_file_holds_is_refused(file, change):
     config = network().config | change
     save_file(load_file(file), file, metadata={KEY: json.dumps({"config": config})})
-    with pytest.raises(ValueError, match="larger network than its tensors"):
+    with pytest.raises(ValueError, match=r"larger network|does not fit|makes no sense"):
         load(file)
 
 
@@ -331,7 +333,7 @@ def test_a_clip_of_more_than_memory_is_refused_unless_it_is_told(tensors, tmp_pa
 
 
 def test_a_clip_in_another_code_bases_configuration_is_bounded_too(tmp_path):
-    from nonlocalnet.checkpoints.load import export_weights
+    from nonlocalnet.checkpoints.save import export_weights
 
     narrow = {"widths": (4, 8, 16, 32), "conv1_channels": 4, "num_classes": 3}
     model = nl.create_model("c2d_r50", clip="99999x1", temporal_stride=1, stem_padding=1, **narrow)
@@ -349,6 +351,41 @@ def test_names_of_classes_are_as_many_as_classes_and_fit_for_a_terminal(tensors,
     assert info.class_name(0) == r"\x1b[31mred\r\n"
     assert len(info.class_name(1)) == 200
     assert info.class_name(2) == names[2]
+
+
+def test_a_results_file_of_an_earlier_version_loads(tmp_path):
+    """As written before the rooms were arranged: no checksum, every field by its name."""
+    torch.manual_seed(0)
+    network = nl.create_model("c2d_tiny", num_classes=2, clip="4x2", crop=32)
+    text = (
+        '{"config": {"name": "c2d_tiny", "num_classes": 2, "clip": "4x2", "crop": 32}, '
+        '"classes": ["run", "jump"], "multi_label": false, "short_side": 36, '
+        '"mean": [0.45, 0.45, 0.45], "std": [0.225, 0.225, 0.225], '
+        '"facts": {"iterations": 10, "top-1": 50.0}}'
+    )
+    path = tmp_path / "model.safetensors"
+    save_file(network.state_dict(), path, metadata={"nonlocalnet": text})
+    again = load(path)
+    assert torch.equal(again.fc.weight, network.fc.weight)
+    assert (again.info.class_name(1), again.info.short_side) == ("jump", 36)
+    assert again.info.facts == {"iterations": 10, "top-1": 50.0}
+
+
+def test_a_description_never_downloads(tensors, tmp_path):
+    config = {"name": "torchvision/r3d_18", "num_classes": 3, "weights": "DEFAULT"}
+    save_file(tensors, tmp_path / "d", metadata={KEY: json.dumps({"config": config})})
+    with pytest.raises(ValueError, match="weights must be None"):
+        load(tmp_path / "d")
+
+
+def test_a_trained_network_of_torchvision_loads(tmp_path):
+    network = nl.create_model("torchvision/r3d_18", num_classes=3, clip="4x2", crop=32)
+    save_weights(network, tmp_path / "v", WeightsInfo(network.config))
+    again = load(tmp_path / "v")
+    assert torch.equal(again.fc.weight, network.fc.weight)
+    inserted = nl.create_model("c2d_tiny", num_classes=2, clip="4x2", crop=32, insert=["res3.*"])
+    save_weights(inserted, tmp_path / "i", WeightsInfo(inserted.config))
+    assert same(state(load(tmp_path / "i")), state(inserted))
 
 
 def test_nothing_is_described_twice(tensors, tmp_path):
@@ -369,7 +406,7 @@ def test_any_length_of_header_is_safetensors(tmp_path):
     data = b'{"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}}'
     data += b" " * (60 - len(data))  # the length's first byte is "<", as a web page's
     (tmp_path / "x").write_bytes(len(data).to_bytes(8, "little") + data + b"\0\0\x80?")
-    with pytest.raises(ValueError, match="of no known layout"):
+    with pytest.raises(ValueError, match="of no known format"):
         load(tmp_path / "x")
 
 
@@ -408,5 +445,5 @@ def test_what_a_row_lacks_becomes_an_option():
 
 def test_our_tensors_without_their_description_are_no_network(tmp_path):
     torch.save(nl.create_model("c2d_tiny", num_classes=2).state_dict(), tmp_path / "bare.pt")
-    with pytest.raises(ValueError, match=r"bare\.pt: it has our names and no description"):
+    with pytest.raises(ValueError, match=r"bare\.pt: it has our names but no description"):
         nl.load(tmp_path / "bare.pt")

@@ -1,6 +1,6 @@
 import pytest
 
-from nonlocalnet.checkpoints.rules import Rules
+from nonlocalnet.checkpoints.translate import Rules
 
 RULES = Rules(
     [

@@ -9,12 +9,13 @@ import torch
 from torch import nn
 
 import nonlocalnet as nl
-from nonlocalnet.checkpoints.detect_format import convert
 from nonlocalnet.checkpoints.files import read_checkpoint
 from nonlocalnet.checkpoints.formats import caffe2, mmaction2, pytorchvideo, torchvision
 from nonlocalnet.checkpoints.formats import pyslowfast as slowfast
-from nonlocalnet.checkpoints.load import WeightsInfo, load_weights, save_weights
-from nonlocalnet.checkpoints.wrappers import AVERAGES, BEFORE, INSIDE
+from nonlocalnet.checkpoints.load import load_weights
+from nonlocalnet.checkpoints.metadata import WeightsInfo
+from nonlocalnet.checkpoints.save import save_weights
+from nonlocalnet.checkpoints.translate import AVERAGES, BEFORE, INSIDE, translate
 
 OPTIONS = {"num_classes": 3, "clip": "4x2", "crop": 32}
 
@@ -100,7 +101,8 @@ def test_what_is_beside_the_weights_is_told(state, tmp_path):
     report = filled(before("model.", state) | before("ema.", doubled), tmp_path / "x.pth", state)
     unused = {row.theirs: row.note for row in report.rows if row.outcome == "ignored"}
     assert set(unused) == {f"ema.{key}" for key in state}
-    assert set(unused.values()) == {"a running average of the weights, which are there as well"}
+    why = "a running average of the weights, which are in the file as well"
+    assert set(unused.values()) == {why}
     report = filled({"model": state, "ema": doubled}, tmp_path / "y.pth", state)
     assert [(r.theirs, r.outcome) for r in report.rows if r.theirs == "ema"] == [("ema", "ignored")]
     counted = {"n_averaged": torch.tensor(3), **before("module.", state)}
@@ -150,7 +152,7 @@ def test_the_rule_is_that_of_every_layout(layout, tmp_path):
     found = []
     for prefix in ("", "module.", "model._orig_mod."):
         torch.save({"state_dict": before(prefix, theirs)}, tmp_path / "x.pth")
-        converted = convert(read_checkpoint(tmp_path / "x.pth"))
+        converted = translate(read_checkpoint(tmp_path / "x.pth"))
         assert converted.unknown == []
         assert {*converted.names.values()} == {prefix + key for key in theirs}
         found.append(converted.shapes())

@@ -10,7 +10,7 @@ import av
 import pytest
 
 from nonlocalnet.data import find_videos as module
-from nonlocalnet.data.find_videos import VideoTree, printable, resolve, walk
+from nonlocalnet.data.find_videos import find_listed, find_videos, printable
 from nonlocalnet.data.suffixes import SUFFIXES
 
 # of muxers that write pictures, sound or something else into files of these names
@@ -72,7 +72,7 @@ def test_all_is_read_or_named(tmp_path):
     (root / "b/up").symlink_to(root)
     (root / "b/gone.mp4").symlink_to(root / "nothing.mp4")
     os.mkfifo(root / "b/pipe.ts")
-    found = walk(root)
+    found = find_videos(root)
     assert names(found.videos, root) == ["b/film.ogg", "b/x.MP4", "b/deep/y.ts", "c/z.webm"]
     assert found.notes() == [
         "7 files are no videos: b/Thumbs.db, b/a.mp4.part, b/a.srt and 4 more",
@@ -89,7 +89,11 @@ def test_two_links_to_one_folder_are_two_places(tmp_path):
     for name in ("train", "val"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "a").symlink_to(tmp_path / "all")
-    assert names(walk(tmp_path).videos, tmp_path) == ["all/x.mp4", "train/a/x.mp4", "val/a/x.mp4"]
+    assert names(find_videos(tmp_path).videos, tmp_path) == [
+        "all/x.mp4",
+        "train/a/x.mp4",
+        "val/a/x.mp4",
+    ]
 
 
 def test_a_folder_that_cannot_be_listed_is_named(tmp_path, monkeypatch):
@@ -102,17 +106,17 @@ def test_a_folder_that_cannot_be_listed_is_named(tmp_path, monkeypatch):
         return scandir(folder)
 
     monkeypatch.setattr(module.os, "scandir", closed)
-    found = walk(tmp_path)
+    found = find_videos(tmp_path)
     assert names(found.videos, tmp_path) == ["b/y.mp4"]
-    assert found.notes() == ["1 folder cannot be read, for want of permission or by an error: a"]
+    assert found.notes() == ["1 folder cannot be read, because of a permission or an error: a"]
     with pytest.raises(PermissionError):
-        walk(tmp_path / "a")
+        find_videos(tmp_path / "a")
 
 
 def test_names_of_any_bytes_are_shown_harmlessly(tmp_path):
     name = os.fsdecode(b"caf\xe9\x1b[2J\n.doc")
     (tmp_path / name).touch()
-    (note,) = walk(tmp_path).notes()
+    (note,) = find_videos(tmp_path).notes()
     assert note == "1 file is no video: caf\\udce9\\x1b[2J\\n.doc"
     assert printable("plain ünï") == "plain ünï"
 
@@ -122,7 +126,7 @@ def test_the_usual_suffix_wins(tmp_path):
     fill(tmp_path, **{"a.gif": b"", "a.mp4": b"", "b.gif": b"", "sub.1/00001.jpg": b""})
     fill(tmp_path, **{"sub.1/00002.jpg": b""})
     asked = [tmp_path / name for name in ("a", "a.avi", "a.gif", "b.mp4", "sub.1", "c.mp4")]
-    found = resolve(asked)
+    found = find_listed(asked)
     assert [path and path.name for path in found] == [
         "a.mp4",
         "a.mp4",
@@ -131,7 +135,7 @@ def test_the_usual_suffix_wins(tmp_path):
         "sub.1",
         None,
     ]
-    tree = VideoTree(tmp_path)
+    tree = find_videos(tmp_path)
     assert tree.find("a") == tmp_path / "a.mp4"
     assert tree.find("sub.1") == tmp_path / "sub.1"
 
@@ -151,7 +155,7 @@ def test_the_usual_suffix_wins(tmp_path):
 )
 def test_folders_of_frames(tmp_path, files, is_one):
     fill(tmp_path, **{f"v/{name}": b"" for name in files})
-    found = walk(tmp_path)
+    found = find_videos(tmp_path)
     assert (found.frames == [tmp_path / "v"]) == is_one
     assert (tmp_path / "v" in found.videos) == is_one
     ignored = sum(name in ("Thumbs.db", "cover.jpg") for name in files)

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from nonlocalnet.data.datasets import read_dataset
-from nonlocalnet.data.formats.lists import VideoRecord
+from nonlocalnet.checkpoints.metadata import kinetics_classes
+from nonlocalnet.data.datasets import VideoRecord, read_dataset
 
 
 def touch(*paths: Path) -> None:
@@ -29,8 +29,15 @@ def short(records: list[VideoRecord] | None, root: Path) -> list[tuple[str, tupl
     return [(r.path.relative_to(root).as_posix(), r.labels) for r in records or []]
 
 
-def names(shared: Path, which: str) -> list[str]:
-    return (shared / "data/labels" / which).read_text().splitlines()
+@pytest.fixture
+def names(request):
+    """names(file, made_up): the data set's own names of classes where they are given."""
+
+    def read(file: str, made_up: list[str]) -> list[str]:
+        path = request.config.given / "data/labels" / file
+        return path.read_text().splitlines() if path.exists() else made_up
+
+    return read
 
 
 @pytest.mark.parametrize("val", ["val", "validation"])
@@ -52,9 +59,9 @@ def test_split_folders(tmp_path, val):
         read_dataset(tmp_path)
 
 
-def kinetics(tmp_path: Path, shared: Path, lie: str, which: str = "k400") -> tuple[Path, list]:
+def kinetics(tmp_path: Path, lie: str) -> tuple[Path, list]:
     """Every class once in train, every second in val; files as `lie` says, a few missing."""
-    classes = names(shared, f"kinetics_label_map_{which}.txt")
+    classes = kinetics_classes()
     rng, rows = random.Random(0), []
     for i, label in enumerate(classes):
         for split, every in (("train", 1), ("validate", 2)):
@@ -85,9 +92,9 @@ def kinetics(tmp_path: Path, shared: Path, lie: str, which: str = "k400") -> tup
         "videos/{id}_{start:06d}_{end:06d}.mp4",
     ],
 )
-def test_kinetics(tmp_path, shared, lie):
-    folder, rows = kinetics(tmp_path, shared, lie)
-    classes = names(shared, "kinetics_label_map_k400.txt")
+def test_kinetics(tmp_path, lie):
+    folder, rows = kinetics(tmp_path, lie)
+    classes = kinetics_classes()
     data = read_dataset(folder)
     assert data.classes == classes
     assert data.missing == len(rows[::50]) == 12
@@ -122,7 +129,7 @@ def test_kinetics_one_video_in_two_splits(tmp_path):
 def test_kinetics_without_videos_hints_at_root(tmp_path):
     table = "label,youtube_id,time_start,time_end,split\na,x,1,2,train\n"
     write(tmp_path / "lists/train.csv", table)
-    with pytest.raises(ValueError, match=r"none of its 1 videos is there.*train\.csv:2.*with root"):
+    with pytest.raises(ValueError, match=r"none of its 1 listed videos.*train\.csv:2.*with root"):
         read_dataset(tmp_path / "lists")
     touch(tmp_path / "v/x_000001_000002.mp4")
     assert len(read_dataset(tmp_path / "lists", root=tmp_path / "v").train) == 1
@@ -155,7 +162,7 @@ def test_lists(tmp_path, train, val, line):
         read_dataset(tmp_path)
 
 
-def test_charades(tmp_path, shared):
+def test_charades(tmp_path):
     for part, rows in (("train", "A,,c000 1 2;c156 0 1\nB,,\n"), ("test", "C,,c003 1 2\n")):
         write(tmp_path / f"Charades/Charades_v1_{part}.csv", f"id,script,actions\n{rows}")
     touch(*(tmp_path / f"Charades_v1_480/{name}.mp4" for name in "AC"))
@@ -167,18 +174,21 @@ def test_charades(tmp_path, shared):
     write(tmp_path / "Charades/Charades_v1_classes.txt", index)
     assert read_dataset(tmp_path).classes[156] == "Doing thing 156"
     # a table alone
-    grid = read_dataset(
-        shared / "data/grid/charades_style_train.csv",
-        val=shared / "data/grid/charades_style_val.csv",
-        root=shared / "data/grid/videos",
+    for part, rows in (("train", "A,,c050 1 2;c003 0 1\n"), ("val", "C,,c001 1 2\n")):
+        write(tmp_path / f"alone_{part}.csv", f"id,script,actions\n{rows}")
+    alone = read_dataset(
+        tmp_path / "alone_train.csv",
+        val=tmp_path / "alone_val.csv",
+        root=tmp_path / "Charades_v1_480",
     )
-    assert (len(grid.train), len(grid.val or []), len(grid.classes)) == (701, 98, 51)
-    assert grid.multi_label
+    assert [r.labels for r in (*alone.train, *(alone.val or []))] == [(3, 50), (1,)]
+    assert (alone.multi_label, len(alone.classes)) == (True, 51)
 
 
 @pytest.mark.parametrize("under", ["UCF-101/", ""])
-def test_ucf101(tmp_path, shared, under):
-    classes = names(shared, "ucf101_label_map.txt")
+def test_ucf101(tmp_path, names, under):
+    made_up = ["AClass", "Archery", *(f"NameOfClass{i:03}" for i in range(99))]
+    classes = names("ucf101_label_map.txt", made_up)
     lists = tmp_path / "ucfTrainTestlist"
     write(lists / "classInd.txt", "".join(f"{i} {name}\n" for i, name in enumerate(classes, 1)))
     videos = [f"{name}/v_{name}_g{g:02d}_c01.avi" for name in classes for g in (1, 9)]
@@ -203,8 +213,9 @@ def test_ucf101(tmp_path, shared, under):
 
 
 @pytest.mark.parametrize("lists", ["testTrainMulti_7030_splits", "splits", ""])
-def test_hmdb51(tmp_path, shared, lists):
-    classes = names(shared, "hmdb51_label_map.txt")
+def test_hmdb51(tmp_path, names, lists):
+    made_up = ["chew", *(f"name_of_{i:02}" for i in range(50))]
+    classes = names("hmdb51_label_map.txt", made_up)
     for name in classes:
         use = {f"x_{name}_f_{k}#1.avi": k for k in range(3)}
         write(
@@ -225,8 +236,9 @@ def test_hmdb51(tmp_path, shared, lists):
 
 
 @pytest.mark.parametrize("prefix", ["something-something-v2-", "labels/", ""])
-def test_something_something(tmp_path, shared, prefix):
-    classes = names(shared, "sthv2_label_map.txt")
+def test_something_something(tmp_path, names, prefix):
+    made_up = [f"Moving something {i:03} of something" for i in range(174)]
+    classes = names("sthv2_label_map.txt", made_up)
     write(
         tmp_path / f"{prefix}labels.json",
         json.dumps({name: str(i) for i, name in enumerate(classes)}),
@@ -257,17 +269,19 @@ def test_a_folder_of_classes(tmp_path):
     assert short(read_dataset(tmp_path / "v", val=tmp_path / "val_list.txt").val, tmp_path) == [
         ("v/b/1.mp4", (1,))
     ]
-    with pytest.raises(ValueError, match="its videos lie there"):
+    with pytest.raises(ValueError, match="its videos are in it: leave out root"):
         read_dataset(tmp_path / "v", root=tmp_path)
 
 
-def test_what_is_no_data_set(tmp_path, shared):
+def test_what_is_no_data_set(tmp_path):
     with pytest.raises(FileNotFoundError, match="no videos at"):
         read_dataset(tmp_path / "nothing")
     with pytest.raises(ValueError, match="no videos found"):
         read_dataset(tmp_path)
+    touch(tmp_path / "videos/a.mp4")
+    write(tmp_path / "digit_train.txt", "videos/a.mp4 0\n")  # a list with a name of its own
     with pytest.raises(ValueError, match="one folder of videos, 'videos'"):
-        read_dataset(shared / "data/grid")  # whose lists have names of their own
+        read_dataset(tmp_path)
 
 
 def test_links_in_a_circle(tmp_path):
@@ -277,8 +291,10 @@ def test_links_in_a_circle(tmp_path):
     assert len(read_dataset(tmp_path).train) == 1
 
 
-def test_case_06_a_hidden_folder_is_named_and_not_trained_on(shared):
-    data = read_dataset(shared / "cases/06-folders/hidden")
+def test_a_hidden_folder_is_named_and_not_trained_on(tmp_path):
+    names = ("1.mp4", "2.mp4", ".ipynb_checkpoints/2-checkpoint.mp4")
+    touch(*(tmp_path / "bee" / name for name in names))
+    data = read_dataset(tmp_path)
     assert [r.name for r in data.train] == ["bee/1.mp4", "bee/2.mp4"]
     assert data.notes == ("1 hidden file or folder is left out: bee/.ipynb_checkpoints",)
 
@@ -292,7 +308,7 @@ def test_what_a_folder_of_classes_leaves_out(tmp_path):
     assert data.notes == (
         "train: 1 file is no video: a/1.srt",
         "train: 1 hidden file or folder is left out: b/.x",
-        "train: 1 video lies in no class folder, and is left out: loose.mts",
+        "train: 1 video outside of class folders is left out: loose.mts",
         "train: 2 class folders have no video, and are no classes: b, c",
         "val: 1 file is no video: a/x.wav",
     )
@@ -333,14 +349,14 @@ def test_a_class_of_val_alone_is_refused_with_the_nearest(tmp_path):
 def test_classes_that_differ_in_case_alone_are_told(tmp_path):
     touch(tmp_path / "Fight/1.mp4", tmp_path / "fight/2.mp4", tmp_path / "walk/3.mp4")
     (note,) = read_dataset(tmp_path).notes
-    assert note.startswith("'Fight' and 'fight' are 2 classes whose names differ in case")
+    assert note.startswith("'Fight' and 'fight' are 2 classes whose names differ only in case")
 
 
 def test_labels_of_lists(tmp_path):
     touch(*(tmp_path / f"{i}.mp4" for i in range(5)))
     train = write(tmp_path / "train.txt", "1.mp4 1\n2.mp4 2\n3.mp4 3\n")
     (hint, empty) = read_dataset(train).notes
-    assert hint.startswith("labels start at 1; ours start at 0: these are counted as 4 classes")
+    assert hint.startswith("labels start at 1, and should start at 0: they count as 4 classes")
     assert empty == "1 of 4 classes has no video in training: 0"
     with pytest.raises(ValueError, match=r"label 3 is beyond the 3 classes.*subtract 1 from each"):
         read_dataset(train, classes=["a", "b", "c"])
@@ -351,7 +367,7 @@ def test_labels_of_lists(tmp_path):
     assert data.notes == ("2 classes of train have no video in val: 1, 2",)
     data.check_classes()
     write(tmp_path / "val.txt", "4.mp4 3\n")
-    with pytest.raises(ValueError, match="1 class of val has no video in train: 3; give train"):
+    with pytest.raises(ValueError, match="1 class of val has no video in train: 3; add videos"):
         read_dataset(tmp_path).check_classes()
 
 

@@ -1,23 +1,27 @@
+"""One list, table or folder of classes: what is read of it, and what is refused."""
+
 from __future__ import annotations
 
 import csv
+import os
+import threading
 from pathlib import Path
 
 import pytest
 
-from nonlocalnet.data.formats.lists import (
-    VideoRecord,
-    read_charades,
-    read_folder,
-    read_list,
-    read_videos,
-)
+from nonlocalnet.data.datasets import VideoRecord, read_dataset
+from nonlocalnet.data.formats import read_annotations
+from nonlocalnet.data.formats.base import Annotations, Source
 
 
 def touch(path: Path) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.touch()
     return path
+
+
+def read(path: Path, **options) -> Annotations:
+    return read_annotations(Source(path, **options))
 
 
 def test_folder(tmp_path):
@@ -28,46 +32,36 @@ def test_folder(tmp_path):
     touch(tmp_path / "loose.mp4")
     (tmp_path / "aa no videos yet").mkdir()
     (tmp_path / ".hidden").mkdir()
-    with pytest.warns(UserWarning, match=r"no video|left out") as told:
-        records, classes = read_folder(tmp_path)
-    assert [str(warning.message).removeprefix(f"{tmp_path}: ") for warning in told] == [
+    data = read_dataset(tmp_path)
+    assert data.notes == (
         "1 file is no video: a/notes.txt",
         "2 hidden files or folders are left out: .hidden, a/.half.mp4",
-        "1 video lies in no class folder, and is left out: loose.mp4",
+        "1 video outside of class folders is left out: loose.mp4",
         "1 class folder has no video, and is no class: aa no videos yet",
-    ]
-    assert classes == ["a", "b"]  # a folder without videos is no class
-    assert records == [
+    )
+    assert data.classes == ["a", "b"]  # a folder without videos is no class
+    assert data.train == [
         VideoRecord(a1, (0,), "a/1.webm"),
         VideoRecord(a2, (0,), "a/2.avi"),
         VideoRecord(b, (1,), "b/deep/x.MP4"),
     ]
-    with pytest.warns(UserWarning, match=r"no video|left out"):
-        assert read_videos(tmp_path) == (records, classes)
-
-
-def test_folder_without_videos(tmp_path):
-    (tmp_path / "a").mkdir()
-    with pytest.raises(ValueError, match="no videos found"):
-        read_folder(tmp_path)
 
 
 def test_list(tmp_path):
+    a, c, d = (touch(tmp_path / name) for name in ("videos/a b.mp4", "c/c.mp4", "d.avi"))
     file = tmp_path / "train.txt"
-    file.write_text("videos/a b.mp4 3\n\n/abs/c.mp4\t0\n  d.avi   2,0,2  \n")
-    records, classes = read_list(file)
-    assert classes == ["0", "1", "2", "3"]
-    assert records == [
-        VideoRecord(tmp_path / "videos/a b.mp4", (3,), "videos/a b.mp4"),
-        VideoRecord(Path("/abs/c.mp4"), (0,), "/abs/c.mp4"),
-        VideoRecord(tmp_path / "d.avi", (0, 2), "d.avi"),
+    file.write_text(f"videos/a b.mp4 3\n\n{c}\t0\n  d.avi   2,0,2  \n")
+    data = read_dataset(file)
+    assert data.classes == ["0", "1", "2", "3"]
+    assert data.train == [
+        VideoRecord(a, (3,), "videos/a b.mp4"),
+        VideoRecord(c, (0,), str(c)),
+        VideoRecord(d, (0, 2), "d.avi"),
     ]
-    elsewhere, _ = read_list(file, root=tmp_path / "r")
-    assert elsewhere[0].path == tmp_path / "r/videos/a b.mp4"
-    assert elsewhere[1].path == Path("/abs/c.mp4")
-    assert read_list(file, classes=list("wxyz"))[1] == ["w", "x", "y", "z"]
-    assert read_videos(file) == (records, classes)
-    assert read_videos(file, root=tmp_path / "r")[0] == elsewhere
+    elsewhere = read_dataset(file, root=tmp_path / "r")
+    assert elsewhere.train == data.train[1:2]
+    assert elsewhere.absent == ("videos/a b.mp4", "d.avi")
+    assert read_dataset(file, classes=list("wxyz")).classes == ["w", "x", "y", "z"]
 
 
 @pytest.mark.parametrize(
@@ -77,7 +71,7 @@ def test_a_bad_line_is_named(tmp_path, line):
     file = tmp_path / "train.txt"
     file.write_text(f"ok.mp4 1\n{line}\n")
     with pytest.raises(ValueError, match=r"train\.txt:2: expected") as caught:
-        read_list(file)
+        read(file)
     assert repr(line) in str(caught.value)
 
 
@@ -85,23 +79,34 @@ def test_a_label_beyond_the_classes(tmp_path):
     file = tmp_path / "train.txt"
     file.write_text("ok.mp4 1\nbad.mp4 2\n")
     with pytest.raises(ValueError, match=r"train\.txt:2: label 2 is beyond the 2 classes, 0 to 1"):
-        read_list(file, classes=["a", "b"])
+        read_dataset(file, classes=["a", "b"])
 
 
 def test_an_empty_list(tmp_path):
     (tmp_path / "a.txt").write_text("\n\n")
-    with pytest.raises(ValueError, match="empty"):
-        read_list(tmp_path / "a.txt")
     (tmp_path / "a.csv").write_text("id,actions\n")
-    with pytest.raises(ValueError, match="empty"):
-        read_charades(tmp_path / "a.csv")
+    for name in ("a.txt", "a.csv"):
+        with pytest.raises(ValueError, match="empty"):
+            read(tmp_path / name)
+
+
+def test_a_list_from_a_pipe(tmp_path):
+    # as the shell's <(...) gives it
+    a = touch(tmp_path / "a.mp4")
+    os.mkfifo(tmp_path / "list")
+    writer = threading.Thread(
+        target=(tmp_path / "list").write_text, args=("a.mp4 2\n",), daemon=True
+    )
+    writer.start()
+    assert read_dataset(tmp_path / "list").train == [VideoRecord(a, (2,), "a.mp4")]
+    writer.join()
 
 
 def test_names_that_are_no_utf8_and_a_byte_order_mark(tmp_path):
     file = tmp_path / "train.txt"
     file.write_bytes(b"\xef\xbb\xbfcaf\xe9.mp4 1\n")
-    (record,), _ = read_list(file)
-    assert bytes(record.path).endswith(b"/caf\xe9.mp4")
+    (entry,) = read(file).train
+    assert entry.name.encode(errors="surrogateescape") == b"caf\xe9.mp4"
 
 
 def test_charades(tmp_path):
@@ -112,16 +117,16 @@ def test_charades(tmp_path):
         table.writerow(["46GP8", "HR43", "Kitchen", "A person, cooking; twice.", "", "24.83"])
         actions = "c092 11.90 21.20;c147 0.00 12.60;c092 0.10 1.00"
         table.writerow(["N11GT", "0KZ7", "Stairs", "Line one\nline two", actions, "18.33"])
-    found = touch(tmp_path / "N11GT.mkv")
-    records, classes = read_charades(file)
-    assert records == [
-        VideoRecord(tmp_path / "46GP8.mp4", (), "46GP8"),
-        VideoRecord(found, (92, 147), "N11GT"),
+        table.writerow(["GONE0", "0KZ7", "Stairs", "", "c001 1.00 2.00", "18.33"])
+    videos = touch(tmp_path / "46GP8.mp4"), touch(tmp_path / "N11GT.mkv")
+    data = read_dataset(file)
+    assert data.train == [
+        VideoRecord(videos[0], (), "46GP8"),
+        VideoRecord(videos[1], (92, 147), "N11GT"),
     ]
-    assert (len(classes), classes[0], classes[-1]) == (148, "c000", "c147")
-    assert read_videos(file) == (records, classes)
-    assert read_charades(file, tmp_path / "v")[0][1].path == tmp_path / "v/N11GT.mp4"
-    assert len(read_charades(file, classes=[str(i) for i in range(157)])[1]) == 157
+    assert data.absent == ("GONE0",)
+    assert (len(data.classes), data.classes[0], data.classes[-1]) == (148, "c000", "c147")
+    assert len(read_dataset(file, classes=[str(i) for i in range(157)]).classes) == 157
 
 
 @pytest.mark.parametrize("actions", ["092 1 2", "c 1 2", "cx 1 2", "c1 1 2;d2 1 2"])
@@ -129,7 +134,7 @@ def test_a_bad_action_is_named(tmp_path, actions):
     file = tmp_path / "a.csv"
     file.write_text(f"id,actions\nA,c001 0 1\nB,{actions}\n")
     with pytest.raises(ValueError, match=r"a\.csv:3: expected actions") as caught:
-        read_charades(file)
+        read(file)
     assert repr(actions) in str(caught.value)
 
 
@@ -137,30 +142,25 @@ def test_charades_refuses(tmp_path):
     file = tmp_path / "a.csv"
     file.write_text("id,labels\nA,c001 0 1\n")
     with pytest.raises(ValueError, match=r"a\.csv:1: .*columns id and actions, got id, labels"):
-        read_charades(file)
+        read(file)
     file.write_text("id,length,actions\nA,3\n")
     with pytest.raises(ValueError, match=r"a\.csv:2: id or actions is missing"):
-        read_charades(file)
+        read(file)
     file.write_text("id,actions\nA,c003 0 1\n")
     with pytest.raises(ValueError, match=r"a\.csv:2: label 3 is beyond"):
-        read_charades(file, classes=["x"])
+        read_dataset(file, classes=["x"])
 
 
-def test_read_videos_refuses(tmp_path):
-    touch(tmp_path / "a" / "1.mp4")
-    with pytest.raises(ValueError, match="do not apply"):
-        read_videos(tmp_path, root=tmp_path)
-    with pytest.raises(FileNotFoundError):
-        read_videos(tmp_path / "nothing.txt")
-
-
-def test_grid(shared):
-    grid = shared / "data/grid"
-    records, classes = read_videos(grid / "digit_train.txt")
-    assert (len(records), len(classes)) == (701, 10)
-    assert all(r.path.is_file() for r in records[::50])
-    assert (records[0].name, records[0].labels) == ("videos/bbaf3s.mp4", (7,))
-    records, classes = read_videos(grid / "charades_style_train.csv", root=grid / "videos")
-    assert (len(records), len(classes)) == (701, 51)
-    assert records[0].labels == (0, 4, 8, 17, 44, 50)
-    assert all(r.path.is_file() for r in records[::50])
+def test_lists_of_one_label_and_of_many_over_the_same_videos(tmp_path):
+    (tmp_path / "videos").mkdir()
+    for name in ("bbaf3s", "bbaf4p"):
+        (tmp_path / f"videos/{name}.mp4").touch()
+    (tmp_path / "digits.txt").write_text("videos/bbaf3s.mp4 7\nvideos/bbaf4p.mp4 9\n")
+    data = read_dataset(tmp_path / "digits.txt")
+    assert (len(data.train), len(data.classes)) == (2, 10)
+    assert (data.train[0].name, data.train[0].labels) == ("videos/bbaf3s.mp4", (7,))
+    rows = "bbaf3s,3.00,c000 0.7 0.9;c004 0.9 1.1;c050 1.4 1.9\nbbaf4p,3.00,c008 0.7 0.9\n"
+    (tmp_path / "words.csv").write_text(f"id,length,actions\n{rows}")
+    data = read_dataset(tmp_path / "words.csv", root=tmp_path / "videos")
+    assert (len(data.train), len(data.classes)) == (2, 51)
+    assert data.train[0].labels == (0, 4, 50)

@@ -7,7 +7,12 @@ from pathlib import Path
 import pytest
 
 from nonlocalnet.data.datasets import read_dataset
-from nonlocalnet.data.formats.lists import read_charades, read_list
+from nonlocalnet.data.formats import read_annotations
+from nonlocalnet.data.formats.base import Entry, Source
+
+
+def read_list(path: Path) -> list[Entry]:
+    return read_annotations(Source(path)).train
 
 
 @pytest.mark.parametrize("name", ["list.csv", "list.txt"])
@@ -38,8 +43,8 @@ from nonlocalnet.data.formats.lists import read_charades, read_list
 )
 def test_dialects(tmp_path, name, text, encoded):
     (tmp_path / name).write_bytes(encoded(text))
-    records, _ = read_list(tmp_path / name)
-    assert [(r.name, r.labels) for r in records] == [("v/a b.mp4", (3,)), ("c.mp4", (0,))]
+    records = read_list(tmp_path / name)
+    assert [(r.name, r.label) for r in records] == [("v/a b.mp4", (3,)), ("c.mp4", (0,))]
 
 
 @pytest.mark.parametrize(
@@ -56,8 +61,8 @@ def test_dialects(tmp_path, name, text, encoded):
 )
 def test_single_lines(tmp_path, line, name, labels):
     (tmp_path / "list.csv").write_text(line + "\n")
-    ((record,), _) = read_list(tmp_path / "list.csv")
-    assert (record.name, record.labels) == (name, labels)
+    (record,) = read_list(tmp_path / "list.csv")
+    assert (record.name, record.label) == (name, labels)
 
 
 @pytest.mark.parametrize("line", ["a.mp4,x", "a.mp4,,", ",3", "a.mp4,b.mp4,3", "a.mp4,1,2,3"])
@@ -73,25 +78,24 @@ def test_folders_with_their_number_of_frames(tmp_path, line):
         (tmp_path / name).mkdir(parents=True)
     text = "\n".join([line.format("v/one two", 29, 1), line.format("v/3", 7, 0)])
     (tmp_path / "list.txt").write_text(text)
-    records, classes = read_list(tmp_path / "list.txt")
-    assert [(r.name, r.labels, r.num_frames) for r in records] == [
+    records = read_list(tmp_path / "list.txt")
+    assert [(r.name, r.label, r.num_frames) for r in records] == [
         ("v/one two", (1,), 29),
         ("v/3", (0,), 7),
     ]
-    assert classes == ["0", "1"]
 
 
 def test_a_header_names_the_frames(tmp_path):
     (tmp_path / "v").mkdir()
     (tmp_path / "list.csv").write_text("total_frames,frame_dir,label\n29,v,1\n")
-    ((record,), _) = read_list(tmp_path / "list.csv")
-    assert (record.name, record.labels, record.num_frames) == ("v", (1,), 29)
+    (record,) = read_list(tmp_path / "list.csv")
+    assert (record.name, record.label, record.num_frames) == ("v", (1,), 29)
 
 
 def test_a_number_at_a_videos_end_is_no_number_of_frames(tmp_path):
     (tmp_path / "take 2.mp4").touch()
     (tmp_path / "list.txt").write_text("take 2 0\nother clip 1\n")
-    records, _ = read_list(tmp_path / "list.txt")
+    records = read_list(tmp_path / "list.txt")
     assert [(r.name, r.num_frames) for r in records] == [("take 2", None), ("other clip", None)]
 
 
@@ -102,11 +106,15 @@ def test_tables_that_a_spreadsheet_saved(tmp_path):
     data = read_dataset(tmp_path)
     assert (data.classes, data.train[0].path.suffix) == (["a, b"], ".3gp")
     (tmp_path / "c.csv").write_text('id;actions\nA;"c001 0 1;c003 0 1"\n')
-    assert read_charades(tmp_path / "c.csv")[0][0].labels == (1, 3)
+    assert read_list(tmp_path / "c.csv")[0].label == (1, 3)
 
 
-def test_paths_of_the_shared_case(shared: Path):
-    data = read_dataset(shared / "cases/06-folders/classes")
+def test_paths_of_unusual_suffixes(tmp_path: Path):
+    for name in ("ant/frag.mp4", "bee/a.MTS", "bee/h263.3gp", "wasp/frag.mp4"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    (tmp_path / "train.txt").write_text("bee/h263.3gp 1\nbee/a.MTS 1\nant/frag.mp4 0\n")
+    data = read_dataset(tmp_path)
     assert sorted((r.name, r.labels) for r in data.train) == [
         ("ant/frag.mp4", (0,)),
         ("bee/a.MTS", (1,)),

@@ -10,20 +10,19 @@ import pytest
 
 
 @pytest.fixture
-def coco_dataset(shared: Path) -> Callable[..., Any]:
+def coco_dataset(coco: Path) -> Callable[..., Any]:
     """coco_dataset(name, ...): the given images of COCO with the annotations of that name."""
     from nonlocalnet.detection.dataset import CocoDataset
 
-    folder = shared / "data/coco"
     return lambda name, *transform, **options: CocoDataset(
-        folder / "images", folder / f"{name}.json", *transform, **options
+        coco / "images", coco / f"{name}.json", *transform, **options
     )
 
 
 @pytest.fixture
-def coco_content(shared: Path) -> Callable[[str], dict]:
+def coco_content(coco: Path) -> Callable[[str], dict]:
     """coco_content(name): what those annotations say."""
-    return lambda name: json.loads((shared / f"data/coco/{name}.json").read_text())
+    return lambda name: json.loads((coco / f"{name}.json").read_text())
 
 
 @pytest.fixture

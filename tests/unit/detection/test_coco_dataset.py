@@ -96,8 +96,8 @@ def test_an_image_without_objects_has_empty_targets(coco_dataset):
     data = coco_dataset(
         "person_keypoints_val", ImageTestTransform(32, 64), keypoints=True, training=False
     )
-    empty = next(i for i, id in enumerate(data.ids) if not data._objects[id])
-    image, target = data[empty]
+    items = (data[i] for i in range(len(data)))
+    image, target = next(item for item in items if not len(item[1]["boxes"]))
     assert target["boxes"].shape == (0, 4)
     assert target["labels"].shape == target["area"].shape == target["iscrowd"].shape == (0,)
     assert target["masks"].shape == (0, *image.shape[1:])

@@ -36,9 +36,9 @@ def test_as_it_is_unpacked(tmp_path):
         find_test(coco, "person_keypoints")
 
 
-def test_the_shared_samples(shared):
-    train, val = find_coco(shared / "data/coco", "instances")
-    assert train.images == val.images == shared / "data/coco/images"
+def test_a_folder_of_samples(coco):
+    train, val = find_coco(coco, "instances")
+    assert train.images == val.images == coco / "images"
 
 
 @pytest.mark.parametrize(
@@ -63,7 +63,9 @@ def test_where_images_are(tmp_path, folders, root, expected):
 
 def test_what_is_unclear_is_refused(tmp_path):
     make(tmp_path, "instances_train2014.json", "instances_train2017.json")
-    with pytest.raises(CocoError, match=r"several of the kind: instances_train2014\.json, inst"):
+    with pytest.raises(
+        CocoError, match=r"several annotation files: instances_train2014\.json, inst"
+    ):
         find_coco(tmp_path, "instances")
     file = tmp_path / "instances_train2017.json"
     with pytest.raises(CocoError, match="no such folder of images; root names it"):

@@ -9,6 +9,7 @@ from sklearn.metrics import average_precision_score, balanced_accuracy_score, to
 from sklearn.metrics import confusion_matrix as sklearn_confusion
 
 from nonlocalnet.evaluation.metrics import (
+    Metric,
     average_precision,
     confusion_matrix,
     mean_average_precision,
@@ -99,3 +100,9 @@ def test_the_confusion_matrix_is_scikit_learns():
     target = torch.randint(4, (70,), generator=torch.Generator().manual_seed(1))  # 4 never occurs
     expected = sklearn_confusion(target.numpy(), scores.argmax(1).numpy(), labels=range(5))
     assert confusion_matrix(scores, target).tolist() == expected.tolist()
+
+
+def test_the_best_value_follows_the_direction():
+    assert Metric("a", "A").best([1.0, 3.0, 2.0]) == 3.0
+    assert Metric("a", "A", higher=False).best([1.0, 3.0, 2.0]) == 1.0
+    assert Metric("a", "A").best([]) is None

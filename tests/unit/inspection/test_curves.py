@@ -1,11 +1,4 @@
-from nonlocalnet.inspection.curves import curves, panels
-
-
-def test_one_line_a_run_one_legend_entry_a_group():
-    figure = curves({"a": [([1, 2], [3, 4]), ([1, 2], [4, 5])], "b": [([1], [2])]}, ylabel="%")
-    (axis,) = figure.axes
-    assert len(axis.lines) == 3
-    assert [text.get_text() for text in axis.get_legend().get_texts()] == ["a", "b"]
+from nonlocalnet.inspection.curves import panels
 
 
 def test_a_run_looks_the_same_in_all_panels_and_stands_in_the_legend_once():

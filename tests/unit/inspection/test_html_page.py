@@ -11,12 +11,12 @@ import nonlocalnet as nl
 from nonlocalnet.inspection.html_page import (
     MIB,
     _kept,
-    about,
+    array,
+    arrays,
+    metadata,
     notebook,
-    page,
-    part,
-    parts,
-    write_page,
+    render,
+    write,
 )
 
 PAIRWISE = ["gaussian", "embedded_gaussian", "dot_product", "concatenation"]
@@ -32,8 +32,8 @@ def look_with(pairwise="embedded_gaussian", size=(4, 12, 16), **options):
 
 def numbers_of(found, thin=None):
     """θ and φ as the page gets them."""
-    told = about(found, thin)["blocks"][0]
-    data = parts(found, thin)
+    told = metadata(found, thin)["blocks"][0]
+    data = arrays(found, thin)
     return told, [
         torch.from_numpy(
             np.frombuffer(data[told[name]["name"]], "<f2").astype(np.float32) * told[name]["factor"]
@@ -81,24 +81,24 @@ def test_a_coarser_grid_keeps_every_kth_position_and_all_keys():
 
 def test_the_page_stays_within_its_size(tmp_path):
     found = look_with(size=(4, 64, 64), inner_channels=64)
-    whole = len(page(found)) / MIB
+    whole = len(render(found)) / MIB
     assert whole > 2.5  # 16384 x 64 x 2 bytes are 2 MiB, in base64 2.7
-    write_page(found, tmp_path / "a.html", max_mib=1.5)
+    write(found, tmp_path / "a.html", max_mib=1.5)
     assert (tmp_path / "a.html").stat().st_size <= 1.5 * MIB
     assert "Points lie on a coarser grid" in (tmp_path / "a.html").read_text()
-    with pytest.raises(ValueError, match=r"more than max_mib = 0\.2 with every eighth"):
-        write_page(found, tmp_path / "b.html", max_mib=0.2)
+    with pytest.raises(ValueError, match=r"more than max_mib = 0\.2 even with only every eighth"):
+        write(found, tmp_path / "b.html", max_mib=0.2)
     assert not (tmp_path / "b.html").exists()
 
 
 def test_all_of_the_page_counts_not_numbers_alone(tmp_path):
     found = look_with(size=(4, 24, 24), inner_channels=64)
-    whole = len(page(found).encode())
+    whole = len(render(found).encode())
     sizes = []
     for part_of in range(30, 105, 5):
         most = whole * part_of / 100 / MIB
         try:
-            text = page(found, max_mib=most)
+            text = render(found, max_mib=most)
         except ValueError:
             continue
         sizes.append(len(text.encode()))
@@ -119,7 +119,7 @@ def test_an_axis_shorter_than_its_factor_keeps_a_position():
 def test_the_page_is_utf_8_wherever_it_is_written(tmp_path):
     found = look_with()
     object.__setattr__(found, "title", "θ – ein Blick")
-    write_page(found, tmp_path / "a.html")
+    write(found, tmp_path / "a.html")
     assert "<h1>θ – ein Blick</h1>" in (tmp_path / "a.html").read_bytes().decode("utf-8")
 
 
@@ -135,9 +135,9 @@ class Elements(HTMLParser):
 def test_a_title_makes_no_elements():
     found, evil = look_with(), "</script></title><img src=x onerror=alert(1)>\"'&lt;$title"
     plain, other = Elements(), Elements()
-    plain.feed(page(found))
+    plain.feed(render(found))
     object.__setattr__(found, "title", evil)
-    other.feed(page(found))
+    other.feed(render(found))
     assert other.seen == plain.seen
     assert not any("onerror" in attributes for _, attributes in other.seen)
 
@@ -147,12 +147,12 @@ def test_a_notebook_gets_the_page_in_a_frame_of_its_own():
     frame.feed(notebook(found))
     ((tag, attributes),) = frame.seen
     assert tag == "iframe"
-    assert attributes["srcdoc"] == page(found)
+    assert attributes["srcdoc"] == render(found)
     assert "allow-same-origin" not in attributes["sandbox"]
 
 
 def test_the_page_is_one_file_and_asks_for_nothing():
-    text = page(look_with())
+    text = render(look_with())
     assert not re.findall(r"""(?:src|href)=["'](?!data:)""", text)
     assert "http" not in text.replace("http://www.w3.org", "")
 
@@ -160,7 +160,7 @@ def test_the_page_is_one_file_and_asks_for_nothing():
 def test_a_title_cannot_leave_its_place():
     found = look_with()
     object.__setattr__(found, "title", "</script><script>alert(1)</script>")
-    text = page(found)
+    text = render(found)
     assert "<script>alert" not in text
     told = re.search(r'id="about">(.*?)</script>', text, re.DOTALL)[1]
     assert json.loads(told)["title"] == found.title
@@ -168,7 +168,7 @@ def test_a_title_cannot_leave_its_place():
 
 def test_parts_by_name():
     found = look_with()
-    assert part(found, "theta0") == parts(found)["theta0"]
-    assert part(found, "phi0") == parts(found)["phi0"]
-    assert part(found, "theta1") is None
-    assert part(found, "../about") is None
+    assert array(found, "theta0") == arrays(found)["theta0"]
+    assert array(found, "phi0") == arrays(found)["phi0"]
+    assert array(found, "theta1") is None
+    assert array(found, "../about") is None

@@ -4,11 +4,12 @@ import torch
 
 import nonlocalnet as nl
 from looking import BrightestPlace, clip_with_a_pixel
-from nonlocalnet.checkpoints.load import WeightsInfo
+from nonlocalnet.checkpoints.metadata import WeightsInfo
 from nonlocalnet.data.transforms import normalize
 from nonlocalnet.data.video.reader import VideoError
 from nonlocalnet.data.video.write import write_video
-from nonlocalnet.inspection.look import View, read_clip
+from nonlocalnet.inspection.clip import read_clip
+from nonlocalnet.inspection.scene import View
 
 
 @pytest.fixture(scope="module")
@@ -101,22 +102,22 @@ def test_a_sequence_is_drawn_as_a_strip():
     assert found.frames.shape[3] % 50 == 0
 
 
-def test_without_a_point_the_most_telling_one_is_chosen(model, video):
+def test_without_a_point_the_most_distinctive_one_is_chosen(model, video):
     found = nl.look(model, video)
     best = found.summaries[found.block.name][1][0]
     assert found.attention.query == best.query
     assert found.evenly or best.reason in found.reason
 
 
-def test_numbers_are_plain_and_say_where_the_heaviest_keys_are():
+def test_statistics_are_plain_values_and_say_where_the_heaviest_keys_are():
     found = nl.look(BrightestPlace(), clip_with_a_pixel(1, 11, 13), at=(0, 3, 3), top=2)
-    numbers = found.numbers()
+    numbers = found.statistics()
     assert numbers["top"][0]["center"] == [1.5, 10.5, 14.5]
     assert numbers["top"][0]["share"] == pytest.approx(1)
     assert numbers["point"]["places"] == pytest.approx(1)
     assert numbers["point"]["same_frame"] == pytest.approx(0, abs=1e-6)
     assert numbers["point"]["frames"] == pytest.approx(1)
-    assert numbers["point"]["why"] == "the point asked for"
+    assert numbers["point"]["why"] == "the requested point"
     assert numbers["blocks"]["block"]["common"] == pytest.approx(1)
 
 

@@ -84,7 +84,7 @@ def test_common_and_own_by_hand():
     assert "93% of its attention is where the average point does not look" in points[0].reason
 
 
-def test_telling_points_are_apart():
+def test_distinctive_points_are_apart():
     torch.manual_seed(0)
     block = analyze(Given(), torch.randn(2, 10, 10, 10)).block()
     _, points = summarize(block)

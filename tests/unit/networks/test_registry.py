@@ -9,11 +9,12 @@ from torch import nn
 
 import nonlocalnet as nl
 from nonlocalnet.blocks import NonLocalBlock
-from nonlocalnet.blocks.non_local_block import Extent, SubsamplePosition
+from nonlocalnet.blocks.non_local_block import SubsamplePosition
 from nonlocalnet.blocks.norm import FrozenNorm
 from nonlocalnet.clips import CLIPS
 from nonlocalnet.networks import VideoResNet, register
 from nonlocalnet.ops import Pairwise
+from nonlocalnet.options import Extent
 
 FORMS, EXTENTS, POSITIONS = (get_args(t) for t in (Pairwise, Extent, SubsamplePosition))
 
@@ -299,8 +300,8 @@ def test_taken_name_raises_and_keeps_the_row():
 
 
 def test_own_network_can_be_registered(monkeypatch):
-    monkeypatch.setattr("nonlocalnet.networks.registry._TABLE", {})
-    monkeypatch.setattr("nonlocalnet.networks.registry.DETECTORS", {})
+    rows = {}
+    monkeypatch.setattr("nonlocalnet.networks.registry.table", lambda: rows)
     register("mine", {"depths": (1, 1), "widths": (4, 4), "conv1_channels": 4})
     assert nl.list_models() == ["mine"]
     assert nl.create_model("mine", num_classes=2)(torch.randn(1, 3, 2, 32, 32)).shape == (1, 2)
@@ -336,11 +337,12 @@ def test_number_of_classes_is_an_argument_not_an_option():
 def test_a_row_has_the_same_rules_as_options(monkeypatch):
     from nonlocalnet.networks import registry
 
-    monkeypatch.setattr(registry, "_TABLE", dict(registry._TABLE))
-    base = registry._TABLE["c2d_tiny_nl2"]
+    rows = dict(registry.table())
+    monkeypatch.setattr(registry, "table", lambda: rows)
+    base = rows["c2d_tiny_nl2"].fields
     for options in ({"norm": "frozen"}, {"extent": "time"}, {"stem_padding": 1}):
         name = "row_" + "_".join(options)
-        registry.register(name, base | options)
+        registry.register(name, {**base, **options})
         row = nl.create_model(name, num_classes=2, clip="8x1", crop=32)
         given = nl.create_model("c2d_tiny_nl2", num_classes=2, clip="8x1", crop=32, **options)
         assert row.window == given.window

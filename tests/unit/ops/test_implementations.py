@@ -1,10 +1,4 @@
-"""Every fast path against the definition, ops/reference.py, at any size, layout, mask and dtype."""
-
-import json
-import os
-import subprocess
-import sys
-from pathlib import Path
+"""Every fast implementation against ops/reference.py, at any size, layout, mask and dtype."""
 
 import pytest
 import torch
@@ -18,16 +12,16 @@ import nonlocalnet as nl
 from nonlocalnet.ops import explain, precision, reference
 from nonlocalnet.ops.dot_product import summary
 from nonlocalnet.ops.pairwise import SOFTMAX_FORMS
-from nonlocalnet.ops.plan import PATHS_OF
+from nonlocalnet.ops.plan import IMPLEMENTATIONS_OF
 
 FAST = [
-    (form, path)
-    for form, paths in PATHS_OF.items()
-    for path in paths
+    (form, name)
+    for form, names in IMPLEMENTATIONS_OF.items()
+    for name in names
     if form != "gaussian"  # below: the same as embedded_gaussian
-    and path not in ("auto", "textbook", "triton")  # triton: test_kernels.py
+    and name not in ("auto", "reference", "triton")  # triton: test_kernels.py
 ]
-SOFTMAX = [path for form, path in FAST if form == "embedded_gaussian"]
+SOFTMAX = [name for form, name in FAST if form == "embedded_gaussian"]
 
 
 def inputs(pairwise, b=2, n=5, m=3, d=4, c=6, k=0, seed=0) -> dict[str, Tensor]:
@@ -94,7 +88,7 @@ LAYOUTS = [
 ]
 
 
-@pytest.mark.parametrize(("pairwise", "path"), FAST)
+@pytest.mark.parametrize(("pairwise", "implementation"), FAST)
 @settings(max_examples=100, deadline=None, derandomize=True)
 @given(
     sizes=st.fixed_dictionaries(
@@ -113,13 +107,13 @@ LAYOUTS = [
     rows=st.integers(1, 80),
     scale=st.sampled_from([None, 0.4, -1.5]),
 )
-def test_every_path_is_the_definition(
-    pairwise, path, sizes, seed, kept, poison, layouts, expanded, rows, scale
+def test_every_implementation_is_the_definition(
+    pairwise, implementation, sizes, seed, kept, poison, layouts, expanded, rows, scale
 ):
     clean = inputs(pairwise, **sizes, seed=seed)
     rng = torch.Generator().manual_seed(seed + 1)
     b, n, m, c, k = (sizes[name] for name in "bnmck")
-    options = {} if path in ("associative", "sorted") else {"scale": scale}
+    options = {} if implementation in ("linear", "sorted") else {"scale": scale}
     grad_y = torch.randn(b, n, k or c, generator=rng, dtype=torch.float64)
     if expanded:  # as the gradient of a mean over positions is
         grad_y = grad_y[:, :1].expand(b, n, -1)
@@ -132,10 +126,12 @@ def test_every_path_is_the_definition(
     given |= {k: lay(given[k]) for k, lay in zip(("theta", "phi", "g"), layouts, strict=False)}
     exact = expected(clean, grad_y, pairwise=pairwise, **options)
     budget = rows * 3 * b * m * 8
-    if path == "blocks":
+    if implementation == "chunked":
         three = {name: given[name] for name in ("theta", "phi", "g")}
-        assert explain(**three, path=path, memory_budget=budget).rows == min(rows, n)
-    options |= {"pairwise": pairwise, "path": path, "memory_budget": budget}
+        assert explain(**three, implementation=implementation, memory_budget=budget).rows == min(
+            rows, n
+        )
+    options |= {"pairwise": pairwise, "implementation": implementation, "memory_budget": budget}
     grad_y = grad_y if expanded else layouts[3](grad_y)
     for twice in (False, True):  # gradients that have gradients are computed in another way
         actual = gradients(nl.non_local, given, grad_y, create_graph=twice, **options)
@@ -145,36 +141,38 @@ def test_every_path_is_the_definition(
 
 
 @pytest.mark.parametrize("masked", [False, True])
-@pytest.mark.parametrize(("pairwise", "path"), FAST)
-def test_gradients_of_every_path(pairwise, path, masked):
+@pytest.mark.parametrize(("pairwise", "implementation"), FAST)
+def test_gradients_of_every_implementation(pairwise, implementation, masked):
     tensors = inputs(pairwise, n=5, m=3, d=2, c=2)
     options = {"mask": torch.tensor([[True, False, True], [False] * 3])} if masked else {}
-    if path in SOFTMAX:
+    if implementation in SOFTMAX:
         options["scale"] = 0.4
     two_rows = 2 * 3 * 2 * 3 * 8  # blocks of 2, 2 and 1 queries
 
     def f(*leaves):
         named = dict(zip(tensors, leaves, strict=True))
-        extra = options | {"path": path, "memory_budget": two_rows}
+        extra = options | {"implementation": implementation, "memory_budget": two_rows}
         return nl.non_local(**named, pairwise=pairwise, **extra)
 
     leaves = [t.requires_grad_() for t in tensors.values()]
     assert torch.autograd.gradcheck(f, leaves)
-    if path != "fused":
+    if implementation != "fused":
         assert torch.autograd.gradgradcheck(f, leaves)
 
 
-@pytest.mark.parametrize("path", SOFTMAX)
-def test_gaussian_is_computed_as_embedded_gaussian(path):
+@pytest.mark.parametrize("implementation", SOFTMAX)
+def test_gaussian_is_computed_as_embedded_gaussian(implementation):
     tensors = inputs("gaussian")
-    both = (nl.non_local(**tensors, pairwise=p, path=path) for p in SOFTMAX_FORMS)
+    both = (
+        nl.non_local(**tensors, pairwise=p, implementation=implementation) for p in SOFTMAX_FORMS
+    )
     assert torch.equal(*both)
 
 
-def test_fused_path_has_no_second_derivatives():
+def test_fused_implementation_has_no_second_derivatives():
     tensors = inputs("gaussian", d=4, c=4)
     theta = tensors["theta"].requires_grad_()
-    y = nl.non_local(**tensors, path="fused")
+    y = nl.non_local(**tensors, implementation="fused")
     (first,) = torch.autograd.grad(y.sum(), theta, create_graph=True)
     with pytest.raises(RuntimeError, match=r"attention.* is not implemented"):
         torch.autograd.grad(first.square().sum(), theta)
@@ -194,30 +192,42 @@ def upstream(dtype, n=300, c=32) -> Tensor:
 
 @pytest.mark.parametrize("masked", [False, True])
 @pytest.mark.parametrize(
-    ("pairwise", "path", "spread"),
-    [*((*case, 1) for case in FAST), *(("embedded_gaussian", path, 128) for path in SOFTMAX)],
+    ("pairwise", "implementation", "spread"),
+    [
+        *((*case, 1) for case in FAST),
+        *(("embedded_gaussian", name, 128) for name in SOFTMAX),
+    ],
 )
-def test_float32_errors_are_at_most_twice_the_textbooks(pairwise, path, spread, masked):
+def test_float32_errors_are_at_most_twice_the_references(pairwise, implementation, spread, masked):
     tensors, grad_y = features(pairwise, torch.float32, spread=spread), upstream(torch.float32)
     mask = torch.arange(200) % 3 > torch.tensor([[0], [1]]) if masked else None
     options = {"pairwise": pairwise, "mask": mask}
     exact = expected(tensors, grad_y, **options)
-    textbook = gradients(nl.non_local, tensors, grad_y, path="textbook", **options)
+    slow = gradients(nl.non_local, tensors, grad_y, implementation="reference", **options)
     seven_rows = 7 * 3 * 2 * 200 * 4
-    fast = gradients(nl.non_local, tensors, grad_y, path=path, memory_budget=seven_rows, **options)
+    fast = gradients(
+        nl.non_local,
+        tensors,
+        grad_y,
+        implementation=implementation,
+        memory_budget=seven_rows,
+        **options,
+    )
     # the floor: what rounding a score, or its logarithm of a sum, does to a weight
-    assert worse(errors(fast, exact), errors(textbook, exact), floor=spread * 2**-24) == {}
+    assert worse(errors(fast, exact), errors(slow, exact), floor=spread * 2**-24) == {}
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-@pytest.mark.parametrize(("pairwise", "path"), FAST)
+@pytest.mark.parametrize(("pairwise", "implementation"), FAST)
 def test_half_precision_costs_one_rounding_of_y_and_of_each_gradient(
-    pairwise, path, dtype, monkeypatch
+    pairwise, implementation, dtype, monkeypatch
 ):
     monkeypatch.setattr(precision, "has_bfloat16_units", lambda: False)
     tensors, grad_y = features(pairwise, dtype), upstream(dtype)
     exact = expected(tensors, grad_y, pairwise=pairwise)
-    half = gradients(nl.non_local, tensors, grad_y, pairwise=pairwise, path=path)
+    half = gradients(
+        nl.non_local, tensors, grad_y, pairwise=pairwise, implementation=implementation
+    )
     assert {t.dtype for t in half.values()} == {dtype}
     # an error uniform in ± eps/2 has that root mean square; two such errors are beyond it
     one_rounding = dict.fromkeys(exact, torch.finfo(dtype).eps / 2 / 3**0.5)
@@ -225,9 +235,9 @@ def test_half_precision_costs_one_rounding_of_y_and_of_each_gradient(
 
 
 @pytest.mark.parametrize("spread", [1, 8])
-@pytest.mark.parametrize(("pairwise", "path"), FAST)
+@pytest.mark.parametrize(("pairwise", "implementation"), FAST)
 def test_native_bfloat16_errors_are_at_most_twice_the_plain_formulas(
-    pairwise, path, spread, monkeypatch
+    pairwise, implementation, spread, monkeypatch
 ):
     monkeypatch.setattr(precision, "has_bfloat16_units", lambda: True)
     tensors = features(pairwise, torch.bfloat16, n=260, m=33, d=16, c=16, spread=spread)
@@ -235,22 +245,22 @@ def test_native_bfloat16_errors_are_at_most_twice_the_plain_formulas(
     exact = expected(tensors, grad_y, pairwise=pairwise)
     plain = gradients(definition, tensors, grad_y, pairwise=pairwise)
     two_rows = 2 * 3 * 2 * 33 * 4  # many blocks, whose sums must not be in half precision
-    options = {"pairwise": pairwise, "path": path, "memory_budget": two_rows}
-    native = torch.bfloat16 if path in ("associative", "blocks") else torch.float32
+    options = {"pairwise": pairwise, "implementation": implementation, "memory_budget": two_rows}
+    native = torch.bfloat16 if implementation in ("linear", "chunked") else torch.float32
     assert explain(**tensors, **options).dtype == native
     fast = gradients(nl.non_local, tensors, grad_y, **options)
     assert worse(errors(fast, exact), errors(plain, exact)) == {}
 
 
 def test_dot_product_is_the_definition_on_both_sides_of_the_crossover():
-    paths = []
+    implementations = []
     for n, m in [(1, 1), (3, 50), (8, 8), (9, 9), (10, 7), (50, 3), (40, 40), (400, 100)]:
         tensors = inputs("dot_product", n=n, m=m, d=8, c=8)
         y = nl.non_local(**tensors, pairwise="dot_product")
         exact = expected(tensors, pairwise="dot_product")["y"]
         torch.testing.assert_close(y, exact, rtol=1e-12, atol=1e-12)
-        paths.append(explain(**tensors, pairwise="dot_product").path)
-    assert set(paths) == {"textbook", "associative"}
+        implementations.append(explain(**tensors, pairwise="dot_product").implementation)
+    assert set(implementations) == {"reference", "linear"}
 
 
 @pytest.mark.parametrize("k", [2, 64])
@@ -259,16 +269,18 @@ def test_projection_after_a_dot_product_is_done_in_the_cheaper_order(n, k):
     d, m, c = 8, 7, 16
     tensors = inputs("dot_product", b=1, n=n, m=m, d=d, c=c, k=k)
     with FlopCounterMode(display=False) as counter:
-        nl.non_local(**tensors, pairwise="dot_product", path="associative")
+        nl.non_local(**tensors, pairwise="dot_product", implementation="linear")
     cheaper = min(d * c * k + n * d * k, n * d * c + n * c * k)
     assert counter.get_total_flops() == 2 * (m * d * c + cheaper)
 
 
-@pytest.mark.parametrize(("pairwise", "path"), FAST)
-def test_projection_after_is_written_in_the_memory_order_of_g(pairwise, path):
+@pytest.mark.parametrize(("pairwise", "implementation"), FAST)
+def test_projection_after_is_written_in_the_memory_order_of_g(pairwise, implementation):
     tensors = inputs(pairwise, k=9)
     for like, strides in [(Tensor.contiguous, (45, 9, 1)), (channels_first, (45, 1, 5))]:
-        y = nl.non_local(**tensors | {"g": like(tensors["g"])}, pairwise=pairwise, path=path)
+        y = nl.non_local(
+            **tensors | {"g": like(tensors["g"])}, pairwise=pairwise, implementation=implementation
+        )
         assert y.stride() == strides
 
 
@@ -286,23 +298,25 @@ def test_dot_products_sum_does_not_overflow_in_float16(masked):
 
 
 @pytest.mark.parametrize("masked", [False, True])
-@pytest.mark.parametrize("path", SOFTMAX)
-def test_what_every_key_adds_to_the_scores_changes_nothing(path, masked):
+@pytest.mark.parametrize("implementation", SOFTMAX)
+def test_what_every_key_adds_to_the_scores_changes_nothing(implementation, masked):
     tensors, grad_y = features("embedded_gaussian", torch.float32), upstream(torch.float32)
     mask = torch.arange(200)[None] < torch.tensor([[200], [77]]) if masked else None
-    dphi = gradients(nl.non_local, tensors, grad_y, path=path, mask=mask)["phi"].double()
+    dphi = gradients(nl.non_local, tensors, grad_y, implementation=implementation, mask=mask)[
+        "phi"
+    ].double()
     # 32 float32 additions in a score, 300 in a gradient, mostly up and down
     assert (dphi.sum(1).abs() <= 32 * 2**-24 * dphi.abs().sum(1)).all()
     assert dphi.abs().sum() > 1
 
 
 @pytest.mark.parametrize("spread", [1, 128])
-@pytest.mark.parametrize("path", SOFTMAX)
-def test_rows_of_every_softmax_path_sum_to_one(path, spread):
+@pytest.mark.parametrize("implementation", SOFTMAX)
+def test_rows_of_every_softmax_implementation_sum_to_one(implementation, spread):
     tensors = features("embedded_gaussian", torch.float32, spread=spread)
     mask = torch.arange(200)[None] < torch.tensor([[200], [77]])
     tensors["g"] = torch.ones(2, 200, 32)
-    y = nl.non_local(**tensors, path=path, mask=mask)
+    y = nl.non_local(**tensors, implementation=implementation, mask=mask)
     # a sum of 200 float32 weights, divided by itself
     torch.testing.assert_close(y, torch.ones_like(y), rtol=0, atol=200 * 2**-24)
 
@@ -310,71 +324,22 @@ def test_rows_of_every_softmax_path_sum_to_one(path, spread):
 @pytest.mark.parametrize("masked", [False, True])
 @pytest.mark.parametrize("first", [True, False])
 @pytest.mark.filterwarnings("ignore:Flash attention")
-def test_fused_path_never_falls_back_to_the_matrix(first, masked):
+def test_fused_implementation_never_falls_back_to_the_matrix(first, masked):
     tensors = {k: t.float() for k, t in inputs("gaussian", n=40, m=30, d=8, c=8).items()}
     if first:
         tensors = {name: channels_first(t) for name, t in tensors.items()}
     mask = torch.arange(30)[None] < torch.tensor([[30], [7]]) if masked else None
     with sdpa_kernel([SDPBackend.FLASH_ATTENTION]):  # an error instead of the fallback
-        gradients(nl.non_local, tensors, path="fused", mask=mask)
+        gradients(nl.non_local, tensors, implementation="fused", mask=mask)
         wider = tensors | {"g": torch.zeros(2, 30, 9)}
         with pytest.raises(RuntimeError, match="No available kernel"):
-            nl.non_local(**wider, path="fused", mask=mask)
-
-
-N, M, WIDTH = 12544, 3136, 16
-LINEAR = 3 * (N + M) * 2 * WIDTH * 4  # bytes: all inputs, or all gradients, three times
-BUDGET = 12 * 2**20
-
-
-def peak(pairwise: str, path: str, n: int, m: int) -> int:
-    """Bytes that forward and backward take at most, beyond what is there before."""
-    tensors = inputs(pairwise, b=1, n=n, m=m, d=WIDTH, c=WIDTH)
-    tensors = {name: t.float() for name, t in tensors.items()}
-    options = {"mask": torch.arange(m)[None] < m - 1, "path": path, "memory_budget": BUDGET}
-    before = resident("VmRSS")
-    Path("/proc/self/clear_refs").write_text("5")  # forget the highest so far
-    gradients(nl.non_local, tensors, pairwise=pairwise, **options)
-    return resident("VmHWM") - before
-
-
-def resident(name: str) -> int:
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(name))
-
-
-def print_peaks() -> None:
-    peaks = {}
-    for pairwise, path in [*FAST, ("embedded_gaussian", "textbook")]:
-        peak(pairwise, path, 64, 64)  # libraries are loaded, threads are started
-        peaks[path] = peak(pairwise, path, N, M)
-    print(json.dumps(peaks))
-
-
-@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="Linux tells peaks")
-def test_fast_paths_take_memory_linear_in_the_positions_and_blocks_their_budget():
-    own = {"MALLOC_MMAP_THRESHOLD_": "65536", "OMP_NUM_THREADS": "1"}  # what is freed goes back
-    run = subprocess.run(
-        [sys.executable, "-W", "ignore", __file__],
-        env={**os.environ, **own},
-        capture_output=True,
-        text=True,
-    )
-    assert run.returncode == 0, run.stderr
-    peaks = json.loads(run.stdout)
-    assert peaks.pop("textbook") > 4 * N * M > LINEAR + BUDGET
-    allowed = {path: LINEAR + (BUDGET if path == "blocks" else 0) for path in peaks}
-    assert [(path, peaks[path], most) for path, most in allowed.items() if peaks[path] > most] == []
+            nl.non_local(**wider, implementation="fused", mask=mask)
 
 
 @pytest.mark.parametrize("size", [(0, 3), (3, 0)])
-@pytest.mark.parametrize(("pairwise", "path"), FAST)
-def test_nothing_to_compute_is_zeros_on_every_path(pairwise, path, size):
+@pytest.mark.parametrize(("pairwise", "implementation"), FAST)
+def test_nothing_to_compute_is_zeros_on_every_implementation(pairwise, implementation, size):
     n, m = size
     tensors = inputs(pairwise, b=2, n=n, m=m, d=4, c=5)
-    y = nl.non_local(**tensors, pairwise=pairwise, path=path)
+    y = nl.non_local(**tensors, pairwise=pairwise, implementation=implementation)
     assert torch.equal(y, torch.zeros(2, n, 5, dtype=torch.float64))
-
-
-if __name__ == "__main__":
-    print_peaks()

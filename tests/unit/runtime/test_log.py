@@ -44,14 +44,6 @@ def test_without_a_terminal_the_bar_speaks_in_lines(capsys, monkeypatch):
     assert said[1].endswith("s left")
 
 
-def test_running_mean_forgets():
-    mean = log.RunningMean(2)
-    assert math.isnan(mean.mean)
-    for value in (1.0, 2.0, 4.0):
-        mean.add(value)
-    assert mean.mean == 3.0
-
-
 def test_devices_and_precisions():
     assert pick_device("cpu") == torch.device("cpu")
     with pytest.raises(ValueError, match="'nonsense' cannot be used here"):

@@ -1,22 +1,22 @@
-"""The official Caffe2 networks' parameters, by rule (video-nonlocal-net, `lib/models`).
+"""The official Caffe2 checkpoints (video-nonlocal-net, `lib/models`).
 
-PySlowFast's Caffe2 files have the same names; their networks pad pool1.
+PySlowFast's Caffe2 files have the same names, but their networks pad pool1.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import BinaryIO
 
 import torch
 
-from nonlocalnet.checkpoints.converted import Converted, translate
 from nonlocalnet.checkpoints.files import Checkpoint
-from nonlocalnet.checkpoints.infer import infer
-from nonlocalnet.checkpoints.lazy_tensor import Entry
-from nonlocalnet.checkpoints.rules import COUNTER, Rules
+from nonlocalnet.checkpoints.lazy_tensor import LazyTensor
+from nonlocalnet.checkpoints.resolve import infer
+from nonlocalnet.checkpoints.translate import COUNTER, Rules, Translated, rename
 
 ORIGIN = "Caffe2 (video-nonlocal-net)"
+PROJECTS = ("video-nonlocal-net", "PySlowFast")
 # `_riv` is the running variance, in spite of its name.
 NORM = {"s": "weight", "b": "bias", "rm": "running_mean", "riv": "running_var"}
 # Arguments of `VideoResNet` that neither names nor shapes show.
@@ -56,33 +56,19 @@ def _rules() -> Iterator[tuple[str, str]]:
 
 
 RULES = Rules(_rules())
+IGNORED = {".*_momentum": "state of the optimizer", "lr|model_iter": "state of the training"}
 
 
-def matches(names: Iterable[str]) -> bool:
-    """Tell whether keys are of this layout."""
-    names = {name.removeprefix("gpu_0/") for name in names}
-    return {"conv1_w", "res2_0_branch2a_w"} <= names
+def translate(checkpoint: Checkpoint) -> Translated:
+    """Translate a checkpoint.
 
-
-def _ignore(name: str) -> str | None:
-    if name.endswith("_momentum"):
-        return "state of the optimizer"
-    if name in ("lr", "model_iter"):
-        return "state of the training"
-    return None
-
-
-def convert(checkpoint: Checkpoint) -> Converted:
-    """Put a checkpoint's parameters in our names, and tell its network.
-
-    `pred_w` is (K, C), or (K, C, 1, 1, 1) in the test net: the same numbers, for our linear fc.
-    Files without statistics have norms that are folded constants; with 4-D kernels, they are an
-    image classifier's.
+    `pred_w` is (K, C), or (K, C, 1, 1, 1) in the test network: the same numbers. Without
+    statistics, the norms are folded constants. With 4-D kernels, it is an image classifier.
 
     Raises:
-        ValueError: no whole C2D or I3D network.
+        ValueError: it is not a complete C2D or I3D network.
     """
-    result = translate(ORIGIN, checkpoint, RULES, ignore=_ignore, prefix="gpu_0/")
+    result = rename(ORIGIN, checkpoint, RULES, projects=PROJECTS, ignored=IGNORED, prefix="gpu_0/")
     pred = result.tensors.get("fc.weight")
     if pred is not None and len(pred.shape) == 5 and pred.shape[2:] == (1, 1, 1):
         result.tensors["fc.weight"] = pred.map(pred.shape[:2], lambda weight: weight.flatten(1))
@@ -90,14 +76,14 @@ def convert(checkpoint: Checkpoint) -> Converted:
         result.flat = True
         result.cleaned = not any(name.endswith("running_var") for name in result.tensors)
         return result
-    result.fields = infer(result.shapes())
+    result.fields = infer(result.tensors)
     result.asked["clip"] = "'8x8', '32x2', '32x4' or '128x1'"
     _assume(result)
     return result
 
 
-def _assume(result: Converted) -> None:
-    """Say what official networks nearly always are; all of `UNSAID` that the network has."""
+def _assume(result: Translated) -> None:
+    """Assume what is true for official networks, for all of `UNSAID` that the network has."""
     assumed, why = result.assumed, "as in every official release"
     assumed["stem_padding"] = (
         0,
@@ -116,11 +102,11 @@ def _assume(result: Converted) -> None:
     result.derived |= dict.fromkeys(derived, why)
 
 
-def export(state: Mapping[str, Entry]) -> dict[str, Entry]:
-    """Put tensors of ours in the official names; counters, which they lack, are left out.
+def export(state: Mapping[str, LazyTensor]) -> dict[str, LazyTensor]:
+    """Translate our tensors to the official names, without the batch counters of norms.
 
     Raises:
-        ValueError: a parameter that the official networks do not have.
+        ValueError: the official networks have no such parameter.
     """
     blobs = {}
     for name, entry in state.items():
@@ -133,7 +119,7 @@ def export(state: Mapping[str, Entry]) -> dict[str, Entry]:
     return blobs
 
 
-def write(file: BinaryIO, blobs: Mapping[str, Entry]) -> None:
+def write(file: BinaryIO, blobs: Mapping[str, LazyTensor]) -> None:
     """Write float32 arrays as Python 2 would: {"blobs": {name: array}}, protocol 2.
 
     Names and bytes are Python 2 strings, so that Caffe2's own loader reads them.

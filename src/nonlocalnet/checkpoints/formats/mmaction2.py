@@ -1,6 +1,6 @@
-"""MMAction2's I3D: names, and the options in the Python configuration that its files carry.
+"""MMAction2's I3D: names, and the options in the Python configuration in its files.
 
-Its blocks pool keys after the projections, divide no exponent, and have no bias under a norm.
+Its blocks pool keys after the projections, do not scale, and have no bias before a norm.
 """
 
 from __future__ import annotations
@@ -8,19 +8,18 @@ from __future__ import annotations
 import ast
 import re
 import reprlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
-from nonlocalnet.checkpoints.converted import Converted, translate
 from nonlocalnet.checkpoints.files import Checkpoint
-from nonlocalnet.checkpoints.infer import infer
-from nonlocalnet.checkpoints.rules import AFFINE, BATCH_NORM, Rules, layer
+from nonlocalnet.checkpoints.resolve import infer
+from nonlocalnet.checkpoints.translate import AFFINE, BATCH_NORM, Rules, Translated, layer, rename
 from nonlocalnet.errors import shown
 
 ORIGIN = "MMAction2"
 MEAN = (123.675, 116.28, 103.53)  # of all its I3D, on values up to 255, red first
 STD = (58.395, 57.12, 57.375)
-# What our networks have too, and is not refused: a backbone's options.
+# Options of a backbone that our networks have too; other values are refused.
 BACKBONE = {
     "type": "ResNet3d",
     "style": "pytorch",
@@ -32,7 +31,7 @@ BACKBONE = {
     "temporal_strides": (1, 1, 1, 1),
     "dilations": (1, 1, 1, 1),
 }
-LONGEST = 100_000  # characters of a configuration
+MAX_LENGTH = 100_000  # characters of a configuration
 NORM_EPS = 1e-5
 PLACES = ("data_root", "ann_file")  # of its data
 
@@ -59,31 +58,23 @@ def _rules() -> Iterator[tuple[str, str]]:
 
 
 RULES = Rules(_rules())
+IGNORED = {r"data_preprocessor\..*": "normalization of the input"}
 
 
-def matches(names: Iterable[str]) -> bool:
-    """Tell whether keys are of this layout."""
-    return any(name.startswith("backbone.") for name in names)
-
-
-def _ignore(name: str) -> str | None:
-    return "normalization of the input" if name.startswith("data_preprocessor.") else None
-
-
-def convert(checkpoint: Checkpoint) -> Converted:
-    """Put a checkpoint's parameters in our names, and tell its network.
+def translate(checkpoint: Checkpoint) -> Translated:
+    """Translate a checkpoint.
 
     Raises:
-        ValueError: another network than its I3D on bottlenecks.
+        ValueError: it is another network than I3D with bottlenecks.
     """
-    result = translate(ORIGIN, checkpoint, RULES, ignore=_ignore)
+    result = rename(ORIGIN, checkpoint, RULES, projects=(ORIGIN,), ignored=IGNORED)
     stem = result.tensors.get("conv1.weight")
     if stem is not None and len(stem.shape) == 4:
         raise ValueError("it is one of MMAction2's 2-D networks (TSN, TSM, C2D): only its I3D fits")
-    keys = list(checkpoint.entries)
+    keys = list(checkpoint.tensors)
     _complete(result)
     fields = result.fields = {
-        **infer(result.shapes()),
+        **infer(result.tensors),
         "stem_padding": 1,
         "pool1_time": 1,
         "window": None,  # its head averages the whole map, whatever the crop
@@ -106,8 +97,8 @@ def convert(checkpoint: Checkpoint) -> Converted:
     return result
 
 
-def _ask(result: Converted) -> None:
-    """Without a configuration: what to ask for, and what all of its I3D have."""
+def _ask(result: Translated) -> None:
+    """Ask for and assume what a file without a configuration does not say."""
     fields = result.fields
     result.asked["clip"] = "'32x2' for the released ones"
     result.assumed["temporal_stride"] = (2, "as in its I3D; its 'heavy' ones need 1")
@@ -120,36 +111,36 @@ def _ask(result: Converted) -> None:
         result.assumed["scale"] = (None, released)
 
 
-def _complete(result: Converted) -> None:
-    """Make what its blocks lack and ours have."""
+def _complete(result: Translated) -> None:
+    """Add the parameters that its blocks lack."""
     for name in list(result.tensors):
         if match := re.fullmatch(r"(res\d\.non_local\d+)\.w_z\.weight", name):
             bias = f"{match[1]}.w_z.bias"
             if bias not in result.tensors and f"{match[1]}.norm.weight" in result.tensors:
                 channels = result.tensors[name].shape[0]
-                result.make_zeros(bias, channels, "zero: its blocks have no bias under a norm")
+                result.make_zeros(bias, channels, "zero: its blocks have no bias before a norm")
         elif name.endswith(".w_f"):
             entry = result.tensors[name]
             result.tensors[name] = entry.map((entry.shape[1],), lambda weight: weight.flatten())
 
 
-def _apply(config: Mapping[str, Any], result: Converted) -> None:
+def _apply(config: Mapping[str, Any], result: Translated) -> None:
     backbone = _dict(_dict(config.get("model")).get("backbone"))
     for name, value in BACKBONE.items():
         given = backbone.get(name, value)
         if given is not value and _tuple(given) != value:
             said = reprlib.repr(given)
-            raise ValueError(f"its configuration has {name}={said}, which is not done here")
+            raise ValueError(f"its configuration has {name}={said}, which is not supported")
     eps = _dict(backbone.get("norm_cfg")).get("eps", NORM_EPS)
     if eps != NORM_EPS:
-        raise ValueError(f"its norms have eps={shown(eps)}, not {NORM_EPS}: not done here")
+        raise ValueError(f"its norms have eps={shown(eps)}, not {NORM_EPS}: not supported")
     # before its configurations named conv1_kernel, both strides were 2 by default, later 1
     default = 1 if "conv1_kernel" in backbone else 2
     names = [f"{name}_stride_t" for name in ("conv1", "pool1")]
     strides = [backbone.get(name, default) for name in names]
     if strides not in ([1, 1], [2, 2]):
         said = reprlib.repr(strides)
-        raise ValueError(f"its temporal strides {said} are not both 1 or both 2: not done here")
+        raise ValueError(f"its temporal strides {said} are not both 1 or both 2: not supported")
     fields = result.fields
     fields["temporal_stride"] = strides[0]
     if not set(names) & set(backbone):
@@ -196,7 +187,7 @@ def _normalization(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _dict_of_steps(config: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """The steps of the test pipeline, or else of the training's, by type."""
+    """Return the steps of the test pipeline, or else the training pipeline, by type."""
     for name in ("test_pipeline", "val_pipeline", "train_pipeline"):
         steps = config.get(name)
         if isinstance(steps, list):
@@ -209,7 +200,7 @@ def _dict_of_steps(config: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
 
 
 def _words(names: Any) -> list[str]:
-    """Names of classes; none where they are not all words."""
+    """Return the names of classes; none if they are not all strings."""
     names = names if isinstance(names, (list, tuple)) else ()
     words = [n.decode("utf-8", "replace") if isinstance(n, bytes) else n for n in names]
     return words if all(isinstance(word, str) for word in words) else []
@@ -224,11 +215,11 @@ def _dict(value: Any) -> dict[str, Any]:
 
 
 def _config(text: str | bytes) -> dict[str, Any]:
-    """Read the assignments of a configuration in Python as data; nothing in it is run."""
+    """Read the assignments in a Python configuration as data, without running it."""
     if isinstance(text, bytes):
         text = text.decode("utf-8", "replace")
     try:
-        if len(text) > LONGEST:
+        if len(text) > MAX_LENGTH:
             raise ValueError
         statements = ast.parse(text).body
         config: dict[str, Any] = {}
@@ -241,7 +232,7 @@ def _config(text: str | bytes) -> dict[str, Any]:
 
 
 def _value(node: ast.expr, names: Mapping[str, Any]) -> Any:
-    """Literals, dict(...) and names assigned before; anything else is None."""
+    """Evaluate literals, dict(...) and names assigned before; anything else is None."""
     if isinstance(node, ast.Constant):
         return node.value
     if isinstance(node, ast.Name):
@@ -262,7 +253,7 @@ def _value(node: ast.expr, names: Mapping[str, Any]) -> Any:
 
 
 def _merge(keys: list[Any], values: list[Any]) -> dict[Any, Any]:
-    """A dict of pairs; a key None is `**value`."""
+    """Make a dict of pairs; a key of None stands for `**value`."""
     result: dict[Any, Any] = {}
     for key, value in zip(keys, values, strict=True):
         if key is None:

@@ -1,23 +1,22 @@
-"""PySlowFast's C2D and I3D: names, and the options in the configuration that its files carry."""
+"""PySlowFast's C2D and I3D: names, and the options in the configuration in its files."""
 
 from __future__ import annotations
 
 import reprlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NoReturn
 
-from nonlocalnet.checkpoints.converted import Converted, translate
 from nonlocalnet.checkpoints.files import Checkpoint
-from nonlocalnet.checkpoints.infer import infer
-from nonlocalnet.checkpoints.lazy_tensor import Entry
-from nonlocalnet.checkpoints.rules import AFFINE, BATCH_NORM, Rules, layer
+from nonlocalnet.checkpoints.lazy_tensor import LazyTensor
+from nonlocalnet.checkpoints.resolve import infer
+from nonlocalnet.checkpoints.translate import AFFINE, BATCH_NORM, Rules, Translated, layer, rename
 from nonlocalnet.clips import MEAN, STD, ClipSpec
 
 ORIGIN = "PySlowFast"
 PAIRWISE = {"softmax": "embedded_gaussian", "dot_product": "dot_product"}
 POOL2 = {"c2d": 2, "i3d": 2, "c2d_nopool": 1, "i3d_nopool": 1}  # by architecture: frames to one
 Refuse = Callable[[str, str, Any], NoReturn]
-LONGEST = 100_000  # characters of a configuration
+MAX_LENGTH = 100_000  # characters of a configuration
 
 
 def _rules() -> Iterator[tuple[str, str]]:
@@ -40,21 +39,16 @@ def _rules() -> Iterator[tuple[str, str]]:
 RULES = Rules(_rules())
 
 
-def matches(names: Iterable[str]) -> bool:
-    """Tell whether keys are of this layout."""
-    return any(name.startswith("s1.pathway0_stem.") for name in names)
-
-
-def convert(checkpoint: Checkpoint) -> Converted:
-    """Put a checkpoint's parameters in our names, and tell its network.
+def translate(checkpoint: Checkpoint) -> Translated:
+    """Translate a checkpoint.
 
     Raises:
-        ValueError: two pathways, or an option that the paper's networks do not have.
+        ValueError: it has two pathways, or an option that our networks do not have.
     """
-    if any("pathway1_" in name for name in checkpoint.entries):
+    if any("pathway1_" in name for name in checkpoint.tensors):
         raise ValueError("it is a SlowFast network, of two pathways: not among the paper's")
-    result = translate(ORIGIN, checkpoint, RULES)
-    result.fields = {**infer(result.shapes()), "stem_padding": 1}
+    result = rename(ORIGIN, checkpoint, RULES)
+    result.fields = {**infer(result.tensors), "stem_padding": 1}
     config = _config(checkpoint.meta.get("cfg"))
     if config is None:
         result.asked["clip"] = "'8x8' or another FRAMESxRATE"
@@ -79,7 +73,7 @@ def _config(text: Any) -> dict[str, Any] | None:
     import yaml
 
     try:
-        config = yaml.safe_load(text) if len(text) <= LONGEST else None
+        config = yaml.safe_load(text) if len(text) <= MAX_LENGTH else None
     except Exception:  # tags make Python objects, and fail in any way
         config = None
     if not isinstance(config, dict) or not isinstance(config.get("MODEL"), dict):
@@ -87,8 +81,8 @@ def _config(text: Any) -> dict[str, Any] | None:
     return config
 
 
-def _apply(config: Mapping[str, Any], result: Converted) -> None:
-    """Take from a configuration what shapes do not show; refuse what our networks do not have."""
+def _apply(config: Mapping[str, Any], result: Translated) -> None:
+    """Read from a configuration what shapes do not show; refuse what our networks do not have."""
 
     def get(section: str, name: str, default: Any = None) -> Any:
         values = config.get(section)
@@ -96,7 +90,7 @@ def _apply(config: Mapping[str, Any], result: Converted) -> None:
 
     def refuse(section: str, name: str, value: Any) -> NoReturn:
         said = f"{section}.{name} = {reprlib.repr(value)[:80]}"
-        raise ValueError(f"its configuration has {said}, which is not done here")
+        raise ValueError(f"its configuration has {said}, which is not supported")
 
     fields = result.fields
     arch = get("MODEL", "ARCH")
@@ -138,7 +132,7 @@ def _apply(config: Mapping[str, Any], result: Converted) -> None:
 
 
 def _one(stages: Any, fields: Mapping[str, Any], refuse: Refuse, name: str, default: Any) -> Any:
-    """The setting that all stages with blocks share; lists of (stage, pathway)."""
+    """Return the setting that all stages with blocks share, from lists of (stage, pathway)."""
     if stages is None:
         return default
     try:
@@ -172,7 +166,7 @@ def _three(values: Any, default: tuple[float, ...]) -> tuple[float, ...]:
 
 def export(
     arguments: Mapping[str, Any],
-    state: Mapping[str, Entry],
+    state: Mapping[str, LazyTensor],
     clip: str,
     *,
     short_side: int = 256,
@@ -180,19 +174,19 @@ def export(
     std: Sequence[float] = STD,
     multi_label: bool = False,
 ) -> dict[str, Any]:
-    """Put a network of ours in PySlowFast's layout: what its `save_checkpoint` writes.
+    """Translate a network to PySlowFast's format, as its `save_checkpoint` writes it.
 
     Args:
-        arguments: all of `VideoResNet`, and the crop in training.
-        state: its tensors by our names.
+        arguments: all of `VideoResNet`, and the training crop.
+        state: its tensors, by our names.
         clip: FRAMESxRATE.
         short_side, mean, std, multi_label: of its input and its classes.
 
     Returns:
-        {"epoch", "model_state", "optimizer_state", "cfg"}; model_state holds `Entry`.
+        {"epoch", "model_state", "optimizer_state", "cfg"}; model_state holds `LazyTensor`.
 
     Raises:
-        ValueError: what PySlowFast's C2D and I3D cannot be.
+        ValueError: PySlowFast's C2D and I3D have no such option.
     """
     width = arguments["conv1_channels"]
     needed = {

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 
-from nonlocalnet.checkpoints.converted import Converted, translate
 from nonlocalnet.checkpoints.files import Checkpoint
-from nonlocalnet.checkpoints.infer import infer
-from nonlocalnet.checkpoints.rules import AFFINE, BATCH_NORM, Rules, layer
+from nonlocalnet.checkpoints.resolve import infer
+from nonlocalnet.checkpoints.translate import AFFINE, BATCH_NORM, Rules, Translated, layer, rename
 
 ORIGIN = "PyTorchVideo"
 # Blocks of their sequence: the stem is 0, res2 is 1, pool2 (without parameters) is 2.
@@ -31,23 +30,18 @@ def _rules() -> Iterator[tuple[str, str]]:
 RULES = Rules(_rules())
 
 
-def matches(names: Iterable[str]) -> bool:
-    """Tell whether keys are of this layout."""
-    return any(name.startswith("blocks.1.res_blocks.") for name in names)
-
-
-def convert(checkpoint: Checkpoint) -> Converted:
-    """Put a checkpoint's parameters in our names, and tell its network.
+def translate(checkpoint: Checkpoint) -> Translated:
+    """Translate a checkpoint.
 
     Raises:
-        ValueError: no C2D or I3D with a pool after res2.
+        ValueError: it is not a C2D or I3D with a pool after res2.
     """
-    if f"blocks.{HEAD}.proj.weight" not in checkpoint.entries:
+    if f"blocks.{HEAD}.proj.weight" not in checkpoint.tensors:
         raise ValueError(
             "it is not PyTorchVideo's C2D or I3D: no classifier after res2, a pool, res3 to res5"
         )
-    result = translate(ORIGIN, checkpoint, RULES)
-    result.fields = {**infer(result.shapes()), "stem_padding": 1}
+    result = rename(ORIGIN, checkpoint, RULES, projects=(ORIGIN,))
+    result.fields = {**infer(result.tensors), "stem_padding": 1}
     released = "as in the released ones"
     result.assumed |= {"temporal_stride": (1, released), "pool2_time": (2, released)}
     result.derived |= dict.fromkeys(("mean", "std", "multi_label", "window"), released)

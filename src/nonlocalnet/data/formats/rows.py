@@ -1,14 +1,14 @@
-"""Lists of videos as people write them: words, or columns of any dialect of .csv."""
+"""Split the lines of lists into a path and labels: words, or columns of any dialect of .csv."""
 
 from __future__ import annotations
 
 import csv
-import io
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from nonlocalnet.data.formats.text import open_table, read_text
 from nonlocalnet.data.suffixes import is_video
 
 PATH_COLUMNS = ("path", "video_path", "filepath", "file_path", "video", "filename", "file_name")
@@ -19,9 +19,14 @@ COUNT_COLUMNS = ("num_frames", "total_frames", "frames", "n_frames")
 
 @dataclass(frozen=True)
 class Row:
-    """A line of a list: a path and labels, not yet judged; `path` is empty where it has none.
+    """A line of a list, split but not checked.
 
-    `folder` is the same line read as a folder and its number of frames, where it can be.
+    Args:
+        where: file and line, for messages.
+        text: the line.
+        path: empty where the line has none.
+        labels: words.
+        folder: the same line read as a folder and its number of frames, where that is possible.
     """
 
     where: str
@@ -31,23 +36,12 @@ class Row:
     folder: tuple[str, int] | None = None
 
 
-def read_text(file: Path) -> str:
-    """Read a list or table: UTF-8, or what its byte order mark says.
-
-    File names need not be UTF-8: surrogates carry their bytes through.
-    """
-    data = file.read_bytes()
-    if data.startswith((b"\xff\xfe", b"\xfe\xff")):  # spreadsheets' "Unicode text"
-        return data.decode("utf-16", errors="replace")
-    return data.decode("utf-8-sig", errors="surrogateescape")
-
-
 def read_rows(file: Path) -> list[Row]:
-    """Read a list's lines that are not empty.
+    """Read the lines of a list that are not empty.
 
-    "PATH LABEL" parts a line at its last blank. Where that gives no label, or leaves a comma,
-    semicolon or tab at the path's end, and wherever a first line names columns, the line is read as
-    .csv. Lines end in \\n, \\r\\n or \\r; other characters, rare as they are, belong to names.
+    "PATH LABEL" is split at its last blank. A line is read as .csv if the first line names columns,
+    if that split gives no label, or if it leaves a comma, semicolon or tab at the end of the path.
+    Lines end in \\n, \\r\\n or \\r; Python's other line ends may be part of a name.
     """
     text = read_text(file).replace("\r\n", "\n").replace("\r", "\n")
     lines = [(n, line) for n, line in enumerate(text.split("\n"), 1) if line.strip()]
@@ -58,19 +52,6 @@ def read_rows(file: Path) -> list[Row]:
         return list(_table(file, header))
     delimiter = _delimiter([line for _, line in lines])
     return [_row(f"{file}:{number}", line.strip(), delimiter) for number, line in lines]
-
-
-def open_table(file: Path) -> csv.DictReader:
-    """Open a .csv whose first line names its columns; they may be parted by ; or tabs, too."""
-    text = read_text(file)
-    line = next((line for line in text.splitlines() if line.strip()), "")
-    delimiter = max(",;\t", key=line.count)
-    text = text.lstrip("\r\n")
-    table = csv.DictReader(
-        io.StringIO(text, newline=""), delimiter=delimiter, skipinitialspace=True
-    )
-    table.fieldnames = [name.strip() for name in table.fieldnames or ()]
-    return table
 
 
 def _row(where: str, line: str, delimiter: str) -> Row:
@@ -134,7 +115,7 @@ def _fields(line: str, delimiter: str) -> list[str]:
 
 
 def _delimiter(lines: Sequence[str]) -> str:
-    """Take what every line has; where paths hold commas themselves, semicolons and tabs win."""
+    """Choose what every line has; tabs and semicolons first, as paths may hold commas."""
     for mark in ("\t", ";", ","):
         if all(mark in line for line in lines):
             return mark

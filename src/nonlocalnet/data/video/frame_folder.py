@@ -1,41 +1,40 @@
-"""A folder of numbered pictures as a video: its frames by number, as `VideoReader` gives them."""
+"""A folder of numbered pictures as a video: its frames by number."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import cast
 
 import av
 import numpy as np
-import torch
-from av.video.reformatter import VideoReformatter
-from torch import Tensor
 
 from nonlocalnet.data.numbering import numbered
-from nonlocalnet.data.sampling import short_side_size
-from nonlocalnet.data.video.open import MAX_PIXELS, VideoError, VideoInfo, check_memory
+from nonlocalnet.data.video.frame_reader import Fit, FrameReader
+from nonlocalnet.data.video.open import MAX_PIXELS, VideoError, VideoInfo
 from nonlocalnet.errors import printable
 
 ASSUMED_RATE = 25.0  # frames a second: pictures do not say
 
-# by a picture's first bytes, whatever its name; no demuxer, which might open other files
+# by a picture's first bytes, not its name; and no demuxer, which might open other files
 CODECS = {b"\xff\xd8": "mjpeg", b"\x89PNG": "png", b"BM": "bmp", b"RIFF": "webp"}
 
 
-class FrameFolder:
-    """Open a folder of numbered pictures, for its length and its frames.
+class FrameFolder(FrameReader):
+    """Open a folder of numbered pictures.
 
-    Frame i is the i-th picture in the order of the numbers, wherever they begin; numbers that are
-    missing are passed over (`missing`). Pictures are JPEG, PNG, BMP or WebP, all of one size, and
-    shown as they are stored: EXIF rotation is not applied.
+    Frame i is the i-th picture in the order of the numbers, which may begin anywhere; missing
+    numbers are skipped (`missing` lists them). Pictures are JPEG, PNG, BMP or WebP, all of one
+    size, and shown as they are stored: EXIF rotation is not applied.
 
-    Raises VideoError, here and in `frames`, for whatever is wrong with the folder or a picture.
+    Raises:
+        VideoError: the folder holds no series of pictures, or several.
     """
 
+    _kind = "folder"
+
     def __init__(self, path: str | Path) -> None:
-        self.path = Path(path)
+        super().__init__(path)
         try:
             series = numbered(self.path.iterdir(), asked=True)
         except OSError as error:
@@ -56,22 +55,10 @@ class FrameFolder:
             raise VideoError(self.path, f"has several pictures with the number {series.twice[0]}")
         self.pictures = series.frames
         self.missing = series.missing
-        self._reformatter = VideoReformatter()
         self._contexts: dict[str, av.VideoCodecContext] = {}
 
-    def __enter__(self) -> FrameFolder:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        tb: TracebackType | None,
-    ) -> None:
-        self.close()
-
     def close(self) -> None:
-        """Let go of the decoders."""
+        """Release the decoders."""
         self._contexts.clear()
 
     @property
@@ -80,38 +67,17 @@ class FrameFolder:
         return len(self.pictures)
 
     def info(self) -> VideoInfo:
-        """Describe the video, at `ASSUMED_RATE` frames a second; decodes its first picture."""
+        """Describe the video, at `ASSUMED_RATE` frames a second; this decodes its first picture."""
         first = self._decode(self.pictures[0])
         seconds = self.num_frames / ASSUMED_RATE
         return VideoInfo(self.num_frames, first.height, first.width, ASSUMED_RATE, seconds)
 
-    def frames(self, indices: Sequence[int], *, short_side: int | None = None) -> Tensor:
-        """Decode the frames `indices`: as `nonlocalnet.data.video.reader.decode`."""
-        wanted = sorted(set(indices))
-        if not wanted:
-            raise ValueError("indices is empty: name at least one frame")
-        if wanted[0] < 0 or wanted[-1] >= self.num_frames:
-            worst = wanted[0] if wanted[0] < 0 else wanted[-1]
-            count = f"{self.num_frames} frame{'s' if self.num_frames > 1 else ''}"
-            raise VideoError(self.path, f"frame {worst} is out of range, the folder has {count}")
-        picked = []
-        for frame in self.decode(wanted):
-            size = (frame.height, frame.width)
-            if short_side is not None and min(size) > short_side:
-                size = short_side_size(*size, short_side)
-            check_memory(self.path, len(indices), size)
-            rgb = self._reformatter.reformat(
-                frame, size[1], size[0], "rgb24", interpolation="BILINEAR", threads=1
-            )
-            picked.append(rgb.to_ndarray())
-        frames = torch.from_numpy(np.stack(picked)).permute(0, 3, 1, 2)
-        if list(indices) == wanted:
-            return frames
-        place = {i: k for k, i in enumerate(wanted)}
-        return frames[[place[i] for i in indices]]
-
     def decode(self, wanted: Sequence[int]) -> Iterator[av.VideoFrame]:
-        """Decode pictures one after the other, as they are stored; all must have one size."""
+        """Decode pictures one after the other, as they are stored.
+
+        Raises:
+            VideoError: one cannot be read, or has another size than the first.
+        """
         first: av.VideoFrame | None = None
         for i in wanted:
             frame = self._decode(self.pictures[i])
@@ -124,6 +90,11 @@ class FrameFolder:
                     "frames of one video have one size",
                 )
             yield frame
+
+    def _pick(self, wanted: list[int], fit: Fit) -> list[np.ndarray]:
+        return [
+            self._to_rgb(frame, fit(frame.height, frame.width)) for frame in self.decode(wanted)
+        ]
 
     def _decode(self, picture: Path) -> av.VideoFrame:
         try:
@@ -138,7 +109,7 @@ class FrameFolder:
             context = cast("av.VideoCodecContext", av.CodecContext.create(codec, "r"))
             self._contexts[codec] = context
             context.thread_count = 1
-            # a picture that breaks off is an error, not one half of it
+            # a picture that breaks off is an error, not half a picture
             context.options = {"max_pixels": str(MAX_PIXELS), "err_detect": "explode"}
         packet = av.Packet(data)
         packet.is_keyframe = True  # else a PNG is taken for the difference to the one before

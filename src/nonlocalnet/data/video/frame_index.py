@@ -1,7 +1,7 @@
-"""Which frames a video holds, read from its packets: true counts without decoding.
+"""Index the frames of a video from its packets: a true count without decoding.
 
-Headers lie (a cut-off file announces all its frames), packets do not. What a packet's presence
-does not tell, its first bytes do: a few codecs store packets that show nothing.
+The header of a file that was cut off still announces all its frames, so packets are counted. A few
+codecs have packets that show nothing; their first bytes say so.
 """
 
 from __future__ import annotations
@@ -22,37 +22,45 @@ from nonlocalnet.data.video.restarts import Restarts
 class FrameIndex:
     """The frames of a video, in the order in which they are shown.
 
-    `unusable` counts the packets before the first key frame: a video cut from a stream begins in
-    the middle of one. `stamps` (in the stream's time base, ascending) is empty where the file's
-    time stamps cannot place a frame; such a video is decoded in order from its start. `keys` are
-    the frames that restart decoding, by number. `droppable`: the decoder may drop what nothing
-    refers to.
+    Args:
+        num_frames: how many there are.
+        packets: how many the stream has, of any kind.
+        unusable: packets before the first key frame; there are some if the file was cut from a
+            stream.
+        stamps: time stamps in the stream's time base, ascending; empty if those of the file cannot
+            tell frames apart. Such a video is decoded in order from its start.
+        keys: numbers of the frames at which decoding can start.
+        duration: seconds; 0 where unknown.
+        droppable: the decoder may skip frames that no other refers to.
     """
 
     num_frames: int
+    packets: int
     unusable: int
     stamps: tuple[int, ...]
     keys: tuple[int, ...]
-    duration: float  # seconds; 0 where unknown
+    duration: float
     droppable: bool = False
 
     def key_before(self, i: int) -> int | None:
-        """Find the frame at which decoding may begin for frame i; None: only at the start."""
+        """Find the last frame up to i at which decoding can start; None is the file's start."""
         place = bisect_right(self.keys, i)
         return self.keys[place - 1] if place else None
 
 
 def index_frames(container: av.container.InputContainer, stream: av.VideoStream) -> FrameIndex:
-    """Read all packets of a stream; the container stands at its end afterwards.
+    """Read all packets of a stream; the container is at its end afterwards.
 
-    A file that breaks off ends its index where it does. Of one that begins in the middle of a
-    stream, the frames up to the first restart are decoded: it may lack what they refer to.
+    The index of a truncated file ends where the file does. Of a file that begins in the middle of a
+    stream, the frames before the first restart are decoded, to see which of them can be: what they
+    refer to may be missing.
     """
     codec, restarts = stream.codec_context.name, Restarts(stream)
-    begun, unusable = False, 0
+    begun, packets, unusable = False, 0, 0
     shown: list[tuple[int | None, int]] = []  # stamp, duration
     try:
         for count, packet in enumerate(whole_packets(container, stream)):
+            packets += packet.size > 0
             if packet.is_keyframe:
                 if not begun:
                     begun, unusable = True, count
@@ -64,21 +72,22 @@ def index_frames(container: av.container.InputContainer, stream: av.VideoStream)
         pass  # what follows cannot be read, so it cannot be decoded either
 
     keys = restarts.stamps()
-    # AVI has no display times: with B-frames FFmpeg's are guesses, and wrong ones
+    # AVI has no display times: with B-frames, FFmpeg guesses them, often wrongly
     guessed = "avi" in container.format.name and stream.codec_context.has_b_frames
     stamps = sorted({stamp for stamp, _ in shown if stamp is not None})
     if guessed or not stamps or len(stamps) < len(shown):
-        return FrameIndex(len(shown), unusable, (), (), 0.0)
+        return FrameIndex(len(shown), packets, unusable, (), (), 0.0)
     sound = min(keys, default=None)
     if restarts.known and (sound is None or stamps[0] < sound):
         early = _decoded_before(sound, Path(container.name), unusable)
         stamps = [s for s in stamps if s in early or (sound is not None and s >= sound)]
         if not stamps:
-            return FrameIndex(0, unusable, (), (), 0.0)
+            return FrameIndex(0, packets, unusable, (), (), 0.0)
     tick = stream.time_base or 0
     last = next(duration for stamp, duration in shown if stamp == stamps[-1])
     return FrameIndex(
         len(stamps),
+        packets,
         unusable,
         stamps=tuple(stamps),
         keys=tuple(i for i, stamp in enumerate(stamps) if stamp in keys),
@@ -88,33 +97,40 @@ def index_frames(container: av.container.InputContainer, stream: av.VideoStream)
 
 
 def _decoded_before(stop: int | None, path: Path, unusable: int) -> Set[int | None]:
-    """Decode a video's first frames, up to the time stamp `stop`; give the stamps that come out."""
+    """Decode a video's first frames, up to the time stamp `stop`, and collect their stamps."""
     container, stream = open_video(path)
     stamps: set[int | None] = set()
     with container:
         try:
-            for packet in islice(whole_packets(container, stream), unusable, None):
-                for frame in stream.decode(packet):
-                    if stop is not None and frame.pts is not None and frame.pts >= stop:
-                        return stamps
-                    stamps.add(frame.pts)
+            for frame in decode_in_order(container, stream, unusable):
+                if stop is not None and frame.pts is not None and frame.pts >= stop:
+                    return stamps
+                stamps.add(frame.pts)
         except av.FFmpegError:
-            pass  # what follows does not come out
+            pass  # no frame follows
     return stamps
 
 
 def whole_packets(
     container: av.container.InputContainer, stream: av.VideoStream
 ) -> Iterator[av.Packet]:
-    """Read on through a stream, without packets that the file's end cuts off.
+    """Read the packets of a stream, without one that the end of the file cuts off.
 
-    The last packet is empty: it makes a decoder give what it holds back.
+    The last packet is empty: it makes a decoder output its delayed frames.
     """
     return (packet for packet in container.demux(stream) if not packet.is_corrupt)
 
 
+def decode_in_order(
+    container: av.container.InputContainer, stream: av.VideoStream, unusable: int
+) -> Iterator[av.VideoFrame]:
+    """Decode a stream from its start, without its first `unusable` packets."""
+    for packet in islice(whole_packets(container, stream), unusable, None):
+        yield from stream.decode(packet)
+
+
 def shows_frame(packet: av.Packet, codec: str) -> bool:
-    """False for a packet that is decoded but never shown."""
+    """Whether a packet is shown, and not only decoded."""
     if not packet.size or packet.is_discard:  # before the start that an MP4 edit list sets
         return False
     if codec == "mpeg4":  # Xvid pads with one byte where B-frames delay it; a start code has four

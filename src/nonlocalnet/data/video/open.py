@@ -1,4 +1,4 @@
-"""Open a video file, or say in one sentence why it is none."""
+"""Open a video file, or say in one sentence why that is not possible."""
 
 from __future__ import annotations
 
@@ -10,11 +10,8 @@ from av.stream import Disposition
 
 from nonlocalnet.errors import FileError
 
-MAX_PIXELS = 64_000_000  # a frame beyond is a broken or hostile header, not a video
-
-MAX_BYTES = 4 * 2**30  # of frames read at a time: 16 seconds of full HD
-
-LISTS = ("concat", "dash", "hls", "imf")  # FFmpeg would show whatever files they name
+MAX_PIXELS = 64_000_000  # of a frame; a header that claims more is broken or hostile
+LISTS = ("concat", "dash", "hls", "imf")  # FFmpeg would open any file that they name
 
 
 class VideoError(FileError):
@@ -23,7 +20,7 @@ class VideoError(FileError):
 
 @dataclass(frozen=True)
 class VideoInfo:
-    """What a video holds: frames, size in pixels as shown (after rotation), rate, seconds."""
+    """A video: number of frames, size in pixels as shown (after rotation), rate, seconds."""
 
     num_frames: int
     height: int
@@ -32,25 +29,17 @@ class VideoInfo:
     duration: float
 
 
-def check_memory(path: Path, frames: int, size: tuple[int, int]) -> None:
-    """Raise a VideoError for that many frames of height and width if MAX_BYTES do not hold them."""
-    height, width = size
-    if (needed := 3 * frames * height * width) > MAX_BYTES:
-        raise VideoError(
-            path,
-            f"{frames} frames of {width} x {height} pixels take {needed / 2**30:.0f} GiB; at most "
-            f"{MAX_BYTES >> 30} GiB are read at a time: ask for fewer frames, or smaller ones",
-        )
-
-
 def open_video(
     path: Path, *, threads: int = 1
 ) -> tuple[av.container.InputContainer, av.VideoStream]:
     """Open a local file and its best video stream, to be decoded with `threads` threads.
 
     The best stream is FFmpeg's choice: the default one, else the one with more frames, then more
-    bits. Cover pictures and thumbnails are no video streams. Raises VideoError for a file that is
-    missing, empty, a picture or no video, and for frames beyond MAX_PIXELS.
+    bits. Cover pictures and thumbnails do not count as video streams.
+
+    Raises:
+        VideoError: the file is missing, empty, a picture or no video, or its frames have more than
+            MAX_PIXELS.
     """
     if not path.exists():
         raise VideoError(path, "no such file")
@@ -101,6 +90,6 @@ def _video_stream(
             path, f"frames of {width}x{height} are beyond the limit of {MAX_PIXELS:,} pixels"
         )
     context.thread_count = threads
-    # the container's header is one promise, the coded data another
+    # the coded data may have another size than the container's header says
     context.options = {"max_pixels": str(MAX_PIXELS)}
     return stream

@@ -1,8 +1,8 @@
-"""Which packets restart decoding: the frames from them on need nothing that came before.
+"""Find the packets at which decoding can start: no later frame needs what came before.
 
-A container's key flag is no proof of it. H.264 files flag recovery points, from which the pictures
-come right after a while, or nearly; AV1 has key frames that are shown later than they are stored;
-and for the older codecs the flag is whatever the program that wrote the file put there.
+A container's key flag does not prove it. H.264 files flag recovery points, after which pictures
+become right, or nearly right, only gradually. AV1 has key frames that are shown later than they are
+stored. For older codecs the flag depends on the program that wrote the file.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from collections.abc import Iterator
 
 import av
 
-# They predict from the last pictures alone, so one coded by itself restarts them. Their decoders
-# say which these are: `VideoReader` holds the flag against it when the frame comes out.
+# They predict from the last pictures only, so decoding can start at any picture that is coded by
+# itself. Their decoders say which these are; `VideoReader` compares that with the packet's flag.
 SIMPLE = ("mpeg1video", "mpeg2video", "mpeg4", "msmpeg4v2", "msmpeg4v3", "wmv1", "wmv2")
 SIMPLE += ("h263", "flv1", "vp8", "vp9", "ffv1")
 START_CODE = re.compile(b"\0\0\1")
@@ -21,11 +21,12 @@ AV1_FRAMES = (3, 6)  # units of a frame's header, alone or with the frame
 
 
 class Restarts:
-    """Collect the time stamps of the packets that restart decoding.
+    """Collect the time stamps of the packets at which decoding can start.
 
-    `known` is false for a codec of which no packet can be trusted, as of those that paint each
-    frame over the last (animations, captured screens). `droppable`: whether the decoder, told to
-    drop the frames to which no other refers, keeps all others as they are.
+    Attributes:
+        known: False for a codec of which no packet can be trusted, such as those that draw each
+            frame over the last one (animations, screen captures).
+        droppable: the decoder can skip frames that no other refers to without changing others.
     """
 
     def __init__(self, stream: av.VideoStream) -> None:
@@ -36,8 +37,8 @@ class Restarts:
         listed = header[:1] == b"\1" and len(header) > 22
         place = header[21 if self.codec == "hevc" else 4] if listed else 0
         self._length = (place & 3) + 1 if listed else 0  # bytes of a unit's length; 0: start codes
-        # VP8's and VP9's frames leave their statistics to the next even where no other refers to
-        # them, and HEVC's lower temporal layers serve the higher ones
+        # a frame of VP8 or VP9 passes statistics on even if no other refers to it, and higher
+        # temporal layers of HEVC refer to lower ones
         one_layer = listed and place >> 3 & 7 <= 1
         self.droppable = self.codec in ("h264", "mpeg1video", "mpeg2video", "mpeg4") or (
             self.codec == "hevc" and one_layer
@@ -46,7 +47,7 @@ class Restarts:
         self._one_set = True
 
     def see(self, packet: av.Packet) -> None:
-        """Look at a packet that the container flags as key; in the order of the file."""
+        """Look at a packet that the container flags as key; call this in the order of the file."""
         if self.codec in ("h264", "hevc"):
             restarts, sets = self._first_slice(packet)
             self._one_set &= all(one in self._header for one in sets)
@@ -56,9 +57,9 @@ class Restarts:
             self._seen.append((packet.pts, True))
 
     def stamps(self) -> set[int]:
-        """Give the time stamps of all that restart decoding.
+        """Return the time stamps of all packets at which decoding can start.
 
-        Where the parameter sets change on the way, only packets that bring their own do.
+        Where the parameter sets change midway, these are only packets that bring their own.
         """
         return {
             stamp
@@ -67,13 +68,13 @@ class Restarts:
         }
 
     def _first_slice(self, packet: av.Packet) -> tuple[bool, list[bytes]]:
-        """Tell whether the first slice is one that restarts, and give the sets before it."""
+        """Say whether decoding can start at the first slice, and return the sets before it."""
         sets = []
         for unit in _units(memoryview(packet), self._length):
             if self.codec == "h264":  # ITU-T H.264, table 7-1
                 kind = unit[0] & 31
                 slices, idr, parameters = range(1, 6), (5,), (7, 8)
-            else:  # ITU-T H.265, table 7-1: after a CRA picture comes nothing that leans on more
+            else:  # ITU-T H.265, table 7-1; no frame after a CRA refers to one before
                 kind = unit[0] >> 1 & 63
                 slices, idr, parameters = range(32), range(16, 22), (32, 33, 34)
             if kind in slices:
@@ -84,7 +85,7 @@ class Restarts:
 
 
 def _units(data: memoryview, length: int) -> Iterator[memoryview]:
-    """Give the NAL units of a packet, which lie after their lengths or between start codes."""
+    """Split a packet into NAL units, which follow their lengths or lie between start codes."""
     if length:
         begin = length
         while begin < len(data):
@@ -103,7 +104,7 @@ def _units(data: memoryview, length: int) -> Iterator[memoryview]:
 
 
 def _without_zeros(unit: memoryview) -> memoryview:
-    """Cut the zeros off that belong to the next start code: no unit ends with one."""
+    """Remove zeros at the end, which belong to the next start code: no unit ends with one."""
     end = len(unit)
     while end > 1 and not unit[end - 1]:
         end -= 1

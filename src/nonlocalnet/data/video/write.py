@@ -11,13 +11,17 @@ import numpy as np
 
 
 def write_video(path: str | Path, frames: np.ndarray, fps: int = 8, codec: str = "libx264") -> None:
-    """Write RGB frames as a video file; the suffix chooses the container.
+    """Write frames as a video file, atomically.
 
-    frames uint8 (T, H, W, 3), H and W even (yuv420p stores colors at half the size). H.264 is
-    written at CRF 10, at which flat colors survive within a few levels. The file appears whole or
-    not at all.
+    Args:
+        path: its suffix chooses the container.
+        frames: uint8 (T, H, W, 3), RGB, H and W even (yuv420p stores colors at half the size).
+        fps: frames a second.
+        codec: FFmpeg's name of the encoder; H.264 is written at CRF 10, which changes flat colors
+            by a few levels only.
 
-    Raises ValueError for frames of another shape or type, or odd sizes.
+    Raises:
+        ValueError: the frames have another shape or type, or odd sizes.
     """
     frames = np.asarray(frames)
     if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[3] != 3 or not frames.size:

@@ -1,4 +1,4 @@
-// The explorer: which video, which network, which part of it; the rest is the page of one clip.
+// The explorer: choose a video, a network and a part of the video; the rest is the page of one clip.
 
 import { Page } from "look/app";
 import { make } from "look/panel";
@@ -34,7 +34,7 @@ class Explorer extends Page {
       "button",
       { type: "button", className: "empty" },
       make("strong", {}, "Drop a video here"),
-      make("span", {}, "or click to choose one. It stays on this computer."),
+      make("span", {}, "or click to choose one. It stays on the computer that runs the explorer."),
     );
     this.empty.addEventListener("click", () => this.file.click());
     root.prepend(this.source, this.message, this.empty);
@@ -50,7 +50,7 @@ class Explorer extends Page {
     return make("label", {}, make("span", { className: "label" }, text), field);
   }
 
-  /** Show the page's lower part, or hide it while there is nothing to show. */
+  /** Show the page, or only the place to drop a video. */
   work(shown) {
     for (const part of [this.controls, this.panels, this.help]) part.hidden = !shown;
     this.empty.hidden = shown;
@@ -90,7 +90,7 @@ class Explorer extends Page {
 
   async load(view = {}) {
     const asked = (this.asked = Symbol("asked"));
-    this.say2("Reading the video and looking at it …", "busy");
+    this.report("Reading and analyzing the video …", "busy");
     try {
       const [about, read] = await this.fetch(this.network.value);
       if (asked !== this.asked) return;
@@ -98,7 +98,7 @@ class Explorer extends Page {
       this.against = null;
       const kept = this.about ? { at: this.state.at, layer: this.first.layer } : {};
       await this.show(about, read, { ...kept, ...view });
-      this.say2("");
+      this.report("");
     } catch (error) {
       if (asked === this.asked) this.fail(error);
     }
@@ -115,16 +115,16 @@ class Explorer extends Page {
     return [about, read];
   }
 
-  /** The right side: another network where there are several, else another layer. */
+  /** The right panel: another network if there are several, or else another layer. */
   async showSecond(about, read, layer) {
     const name = this.other.value;
     if (this.network.options.length < 2 || name === this.network.value) return super.showSecond(about, read, layer);
-    this.say2("Looking with the other network …", "busy");
+    this.report("Analyzing with the other network …", "busy");
     try {
       const [other, readOther] = await this.fetch(name);
       this.against = name;
       await this.second.show(other, readOther, layer);
-      this.say2("");
+      this.report("");
     } catch (error) {
       this.fail(error);
     }
@@ -147,14 +147,14 @@ class Explorer extends Page {
     try {
       answer = await fetch(address, options);
     } catch {
-      throw new Error("The server does not answer: is nonlocalnet explore still running?");
+      throw new Error("The server does not answer. Is nonlocalnet explore still running?");
     }
     const said = await answer.json().catch(() => ({ error: `the server answered ${answer.status}` }));
     if (!answer.ok) throw new Error(said.error);
     return said;
   }
 
-  say2(text, kind = "") {
+  report(text, kind = "") {
     this.message.textContent = text;
     this.message.className = `message ${kind}`;
     this.root.ariaBusy = kind === "busy";
@@ -162,7 +162,7 @@ class Explorer extends Page {
 
   fail(error) {
     const text = error.message || String(error);
-    this.say2(text.charAt(0).toUpperCase() + text.slice(1), "error");
+    this.report(text.charAt(0).toUpperCase() + text.slice(1), "error");
   }
 
   listenForFiles() {
@@ -186,15 +186,15 @@ class Explorer extends Page {
     const file = files[0];
     if (!file) return;
     if (file.size > this.limit * 2 ** 20) {
-      return this.fail(new Error(`${file.name} is larger than ${this.limit} MiB, which is the most taken here.`));
+      return this.fail(new Error(`${file.name} is larger than ${this.limit} MiB, the largest accepted size.`));
     }
-    this.say2(`Sending ${file.name} …`, "busy");
+    this.report(`Uploading ${file.name} …`, "busy");
     try {
       const video = await this.ask(`/api/videos?${new URLSearchParams({ name: file.name })}`, { method: "POST", body: file });
       this.videos.append(make("option", { value: video.key }, video.name));
       this.videos.value = video.key;
       this.videos.parentElement.hidden = this.moment.parentElement.hidden = false;
-      this.about = null; // the point belongs to the former video
+      this.about = null; // the point belongs to the previous video
       await this.load();
     } catch (error) {
       this.fail(error);

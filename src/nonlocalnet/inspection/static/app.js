@@ -1,21 +1,21 @@
-// The page: one or two panels on the same point, moved by pointer, keyboard, clock and link.
+// The page: one or two panels that show the same point, moved by pointer, keyboard, playback or link.
 
 import { make, Panel } from "look/panel";
 import * as draw from "look/draw";
 
 const CLIPS_PER_SECOND = 0.25; // a clip takes four seconds, or its own length
 const KEYS = [
-  ["move the pointer", "look at a point"],
-  ["click", "hold it"],
-  ["Esc", "let go"],
-  ["← → ↑ ↓", "next place"],
-  [", .", "earlier, later"],
-  ["space", "play"],
-  ["1 – 9", "layer"],
-  ["A – E", "points that look their own way"],
-  ["H", "light"],
-  ["T", "arrows"],
-  ["C", "compare"],
+  ["move the pointer", "choose a point"],
+  ["click", "fix the point"],
+  ["Esc", "release the point"],
+  ["← → ↑ ↓", "move to the next place"],
+  [", .", "move earlier, later"],
+  ["space", "play or pause"],
+  ["1 – 9", "choose a layer"],
+  ["A – E", "distinctive points"],
+  ["H", "brightness on or off"],
+  ["T", "arrows on or off"],
+  ["C", "compare two layers"],
 ];
 
 export class Page {
@@ -24,14 +24,14 @@ export class Page {
     this.first = new Panel(this, "Left");
     this.second = new Panel(this, "Right");
     this.panels = make("div", { className: "panels" }, this.first.element);
-    this.scrub = make("input", { type: "range", min: 0, max: 1, step: "any", ariaLabel: "Moment" });
+    this.scrub = make("input", { type: "range", min: 0, max: 1, step: "any", ariaLabel: "Time" });
     this.time = make("output", { className: "time" });
     this.play = this.button("Play", "Play (space)", () => this.setPlaying(!this.state.playing));
-    this.heat = this.toggle("Light", "heat", "H");
+    this.heat = this.toggle("Brightness", "heat", "H");
     this.arrows = this.toggle("Arrows", "arrows", "T");
     this.compare = this.toggle("Compare", "two", "C");
     this.hold = make("span", { className: "hold" });
-    this.saveButton = this.button("Save picture", "Save the frames with light and arrows as PNG", () => this.save());
+    this.saveButton = this.button("Save picture", "Save the frames as shown, as PNG", () => this.save());
     this.linkButton = this.button("Copy link", "Copy a link to this view", () => this.copyLink());
     this.controls = make(
       "div",
@@ -41,9 +41,9 @@ export class Page {
     this.help = make(
       "details",
       { className: "help" },
-      make("summary", {}, "Keys, and how to read this"),
+      make("summary", {}, "Shortcuts, and how to read this page"),
       make("dl", {}, ...KEYS.flatMap(([key, does]) => [make("dt", {}, key), make("dd", {}, does)])),
-      make("p", {}, "The white frame is the point that is looked at. Where the picture is bright and amber, the network takes information for that point from: more than if all places had the same share. The place that gets most has the thickest arrow. Where all places get much the same, the page says so and shows neither light nor arrows. One light square is one place: the network tells no smaller ones apart. Attention says where information is taken from, not why, nor whether it decided the answer."),
+      make("p", {}, "The white frame marks the chosen point. Bright, amber places are those that it attends to with more than an even share, that is, more than if all places had the same share. The thickest arrow leads to the place with the largest share. If all places get about the same, the page says so and shows neither brightness nor arrows. One square is one place: the network does not distinguish smaller ones. Attention shows where information comes from. It does not show why, or whether it affected the prediction."),
     );
     root.append(this.controls, this.panels, this.help);
     this.scrub.addEventListener("input", () => {
@@ -67,7 +67,7 @@ export class Page {
     return button;
   }
 
-  /** Show a clip; `view` is what a link says, or the point that the maker chose. */
+  /** Show a clip; `view` is read from a link, and replaces the initial point and layer. */
   async show(about, read, view = {}) {
     this.about = about;
     this.setPlaying(false);
@@ -82,13 +82,13 @@ export class Page {
     this.look(at, { pinned: true, follow: true });
   }
 
-  /** Put a clip into the second panel: by default the first one's, another layer of it. */
+  /** Show a clip in the second panel; by default, another layer than in the first panel. */
   async showSecond(about, read, layer) {
     const blocks = about.blocks.length;
     await this.second.show(about, read, layer ?? (this.first.layer + blocks - 1) % blocks);
   }
 
-  /** Look at a point: (t, y, x) as parts of the whole. */
+  /** Choose a point: (t, y, x), each from 0 to 1. */
   look(at, { pinned = this.state.pinned, follow = false } = {}) {
     this.state.at = at.map((value) => Math.min(Math.max(value, 0), 0.9999));
     this.state.pinned = pinned;
@@ -143,7 +143,7 @@ export class Page {
     const frame = this.first.frame();
     const { times, picture } = this.about;
     this.time.textContent = times ? `${times[frame].toFixed(2)} s` : `${frame + 1} / ${picture.count}`;
-    this.hold.textContent = this.state.pinned ? "Point held: Esc lets go" : "Click to hold the point";
+    this.hold.textContent = this.state.pinned ? "Point fixed: Esc releases it" : "Click to fix the point";
     this.took = performance.now() - began; // for the tests
   }
 
@@ -165,7 +165,7 @@ export class Page {
     event.preventDefault();
   }
 
-  /** Move to the neighboring place of the first panel's layer. */
+  /** Move to the neighboring place in the first panel's layer. */
   step(by) {
     const { block, about } = this.first;
     const whole = [about.picture.count, about.picture.height, about.picture.width];
@@ -173,7 +173,7 @@ export class Page {
     this.look(block.center(next).map((value, k) => value / whole[k]), { pinned: true, follow: by[0] !== 0 });
   }
 
-  /** What the address says, so that a link or a reload shows the same. */
+  /** Write the view into the address, so that a link or a reload shows the same. */
   writeLink() {
     if (!this.about) return;
     const words = new URLSearchParams(this.extra?.() ?? {});
@@ -208,9 +208,9 @@ export class Page {
     try {
       await navigator.clipboard.writeText(location.href);
     } catch {
-      done = false; // not allowed here: the address bar has it
+      done = false; // not allowed: the address bar has the link
     }
-    this.say(this.linkButton, done ? "Copied" : "It is in the address bar");
+    this.say(this.linkButton, done ? "Copied" : "See the address bar");
   }
 
   say(button, text) {
@@ -219,7 +219,7 @@ export class Page {
     setTimeout(() => (button.textContent = before), 1600);
   }
 
-  /** Save what is seen: a title, and the frames with light and arrows. */
+  /** Save the view: a title, and the frames with brightness and arrows. */
   save() {
     if (!this.first.block) return;
     const panels = this.state.two && this.second.block ? [this.first, this.second] : [this.first];
@@ -252,7 +252,7 @@ export class Page {
   }
 }
 
-/** Start the page of one clip, whose parts lie in the document itself. */
+/** Start the page of one clip, with all data in the document itself. */
 export function start() {
   const about = JSON.parse(document.getElementById("about").textContent);
   const read = async (name) => {

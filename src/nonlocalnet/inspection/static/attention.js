@@ -1,4 +1,4 @@
-// The weights of one position of a block, computed here from θ and φ: f(x_i, x_j) / C(x).
+// Compute the attention weights of a position from θ and φ: f(x_i, x_j) / C(x).
 
 const HALF = new Float32Array(65536);
 for (let h = 0; h < 65536; h++) {
@@ -9,7 +9,7 @@ for (let h = 0; h < 65536; h++) {
   HALF[h] = (h & 0x8000 ? -1 : 1) * (exponent === 31 ? Infinity : size);
 }
 
-/** Turn float16 bytes, little-endian, into numbers. */
+/** Convert little-endian float16 bytes to numbers. */
 export function fromHalf(buffer, factor) {
   const halves = new Uint16Array(buffer);
   const numbers = new Float32Array(halves.length);
@@ -19,7 +19,7 @@ export function fromHalf(buffer, factor) {
 
 export class BlockMap {
   /**
-   * @param about what the page is told of a block (inspection/html_page.py).
+   * @param about metadata of the block (inspection/html_page.py).
    * @param theta Float32Array, (positions, depth) row by row.
    * @param phi Float32Array, (keys, depth) row by row.
    */
@@ -41,7 +41,7 @@ export class BlockMap {
     return this.queries.map((axis, k) => axis.start + axis.stride * query[k]);
   }
 
-  /** The edges of a position's cell, in pixels: [[top, bottom], ...]. */
+  /** The edges of a position's cell, in pixels: [[first, last], [top, bottom], [left, right]]. */
   cell(query) {
     return this.center(query).map((c, k) => [c - this.queries[k].cell / 2, c + this.queries[k].cell / 2]);
   }
@@ -53,7 +53,7 @@ export class BlockMap {
     return this.keys.map((axis, k) => axis.start + axis.stride * index[k]);
   }
 
-  /** Compute the weights of a position on all keys; NaN where it does not see. */
+  /** Compute the weights of a position on all keys; NaN for keys that it does not see. */
   row(query) {
     const [frames, rows, columns] = this.keys.map((axis) => axis.count);
     const depth = this.depth;
@@ -89,7 +89,7 @@ export class BlockMap {
     return weights;
   }
 
-  /** Which keys a position sees: all, or those of its own moment, place or group of frames. */
+  /** Return which keys a position sees: all, or those of its frame, place or group of frames. */
   seen([t, y, x]) {
     if (this.extent === "space") return (kt) => kt === t * this.thin[0] + this.offset[0];
     if (this.extent === "time") {
@@ -103,7 +103,7 @@ export class BlockMap {
     return () => true;
   }
 
-  /** What each key has beyond an even share of all |weights|, with its sign; as inspection/even.py. */
+  /** By how much each |weight| exceeds the average, with its sign: as inspection/attention.py. */
   excess(weights) {
     let sum = 0;
     let seen = 0;
@@ -111,7 +111,7 @@ export class BlockMap {
     return weights.map((w) => Math.sign(w) * Math.max(0, Math.abs(w) - sum / seen));
   }
 
-  /** The part of the attention that an even spread would have elsewhere; as inspection/even.py. */
+  /** How far the weights are from uniform, from 0 to 1: as inspection/attention.py. */
   uneven(weights) {
     let [sum, size, seen, apart] = [0, 0, 0, 0];
     for (const w of weights) if (w === w) (sum += w), (size += Math.abs(w)), seen++;
@@ -119,7 +119,7 @@ export class BlockMap {
     return apart / 2 / Math.max(size, 1);
   }
 
-  /** Say how a row is spread: entropy in places, shares and distances, as inspection/statistics.py. */
+  /** Compute the statistics of a row: as inspection/statistics.py. */
   measure(query, weights) {
     const here = this.center(query);
     const own = nearest(this.keys[0], here[0]);
@@ -144,7 +144,7 @@ export class BlockMap {
     return found;
   }
 
-  /** The heaviest keys, none below a fiftieth of the brightest: [{key, weight, strength}]. */
+  /** The brightest keys, none below 2% of the first: [{key, weight, strength}]. */
   top(weights, count) {
     const light = this.excess(weights);
     const order = [...light.keys()].filter((j) => light[j] === light[j]);

@@ -1,4 +1,4 @@
-// Frames, light, arrows: everything that is painted on a canvas.
+// Draw frames, brightness and arrows on a canvas.
 
 export const POSITIVE = [255, 176, 0];
 export const NEGATIVE = [100, 143, 255];
@@ -7,7 +7,7 @@ const TINT = 0.38;
 
 const css = (color, alpha) => `rgba(${color.join(",")},${alpha})`;
 
-/** Lay frames out in rows that fill a width: where each one stands. */
+/** Arrange frames in rows that fill a width; return the place of each one. */
 export function layOut(count, picture, width, gap) {
   const aspect = picture.height / picture.width;
   const few = width < 560 ? [2, 2, 4] : [count, 4, 8];
@@ -25,7 +25,7 @@ export function layOut(count, picture, width, gap) {
   return { places, height: Math.ceil(count / columns) * (height + label + gap / 2), label };
 }
 
-/** Make a canvas sharp on its screen, and clear it. */
+/** Set a canvas to the screen's resolution, and clear it. */
 export function prepare(canvas, width, height) {
   const ratio = Math.min(window.devicePixelRatio || 1, 2);
   const [w, h] = [Math.round(width * ratio), Math.round(height * ratio)];
@@ -40,7 +40,7 @@ export function prepare(canvas, width, height) {
   return pen;
 }
 
-/** Paint what the keys of one moment have beyond an even share: one pixel a key. */
+/** Draw the excess of the keys of one temporal position: one pixel per key. */
 export function lightOf(block, excess, step, most) {
   const [, rows, columns] = block.keys.map((axis) => axis.count);
   const small = new OffscreenCanvas(columns, rows);
@@ -59,7 +59,7 @@ export function lightOf(block, excess, step, most) {
   return small;
 }
 
-/** Draw a frame at a place, lit by `light` (or plain, for null). */
+/** Draw a frame at a place, with the brightness of `light` (null for none). */
 export function drawFrame(pen, image, place, picture, block, light) {
   pen.save();
   pen.beginPath();
@@ -71,14 +71,14 @@ export function drawFrame(pen, image, place, picture, block, light) {
   if (light) {
     const scale = place.width / picture.width;
     const [, y, x] = block.keys;
-    // on whole points: translucent edges that overlap would show as lines
+    // round: translucent edges that overlap would show as lines
     const edges = (axis, origin) =>
       [axis.start - axis.stride / 2, axis.start + axis.stride * (axis.count - 0.5)].map((edge) => Math.round(origin + scale * edge));
     const [[left, end], [top, foot]] = [edges(x, place.x), edges(y, place.y)];
     const [width, height] = [end - left, foot - top];
     pen.imageSmoothingEnabled = false;
     pen.drawImage(light, left, top, width, height);
-    pen.fillStyle = css([0, 0, 0], 1 - DIM); // where no key lies
+    pen.fillStyle = css([0, 0, 0], 1 - DIM); // where there is no key
     const [right, bottom] = [place.x + place.width, place.y + place.height];
     pen.fillRect(place.x, place.y, place.width, Math.max(0, top - place.y));
     pen.fillRect(place.x, top + height, place.width, Math.max(0, bottom - top - height));
@@ -88,7 +88,7 @@ export function drawFrame(pen, image, place, picture, block, light) {
   pen.restore();
 }
 
-/** Frame the cell of the position that is looked at. */
+/** Draw a frame around the cell of the chosen position. */
 export function drawQuery(pen, place, picture, cell) {
   const scale = place.width / picture.width;
   const edge = ([a, b], origin, length) => {
@@ -104,7 +104,7 @@ export function drawQuery(pen, place, picture, cell) {
   }
 }
 
-/** Draw arrows from one point to others: [{x, y, weight, strength}], the heaviest on top. */
+/** Draw arrows from a point to others: [{x, y, weight, strength}], the strongest on top. */
 export function drawArrows(pen, from, ends) {
   pen.lineCap = "round";
   for (const { x, y, weight, strength } of [...ends].reverse()) {
@@ -138,7 +138,7 @@ export function drawArrows(pen, from, ends) {
   }
 }
 
-/** Mark keys with dots, larger for heavier ones. */
+/** Mark keys with dots, larger for stronger ones. */
 export function drawDots(pen, ends) {
   for (const { x, y, weight, strength } of [...ends].reverse()) {
     dot(pen, x, y, 3 + 5 * strength, css(weight < 0 ? NEGATIVE : POSITIVE, 0.95));

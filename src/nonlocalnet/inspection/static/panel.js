@@ -1,4 +1,4 @@
-// One network's layer on one clip: a large frame, all frames with arrows, and what it means.
+// One layer of a network on one clip: a large frame, all frames with arrows, and statistics.
 
 import { BlockMap, fromHalf } from "look/attention";
 import * as draw from "look/draw";
@@ -19,7 +19,7 @@ export function make(tag, properties = {}, ...children) {
 export class Panel {
   /**
    * @param page shared state and `redraw`, see app.js.
-   * @param label what the panel is called where there are two.
+   * @param label name of the panel, shown if there are two.
    */
   constructor(page, label) {
     this.page = page;
@@ -54,19 +54,19 @@ export class Panel {
     new ResizeObserver(() => page.redraw()).observe(this.element);
   }
 
-  /** Show a clip as a network sees it; `read(name)` gives the bytes of a part. */
+  /** Show a clip; `read(name)` returns the bytes of an array. */
   async show(about, read, layer) {
     this.about = about;
     this.read = read;
     this.maps = new Map();
-    this.block = null; // nothing is drawn until the new clip is here
+    this.block = null; // draw nothing until the new clip is loaded
     this.images = await Promise.all(about.frames.map(load));
     this.fillPrediction();
     this.fillLayers();
     await this.choose(Math.min(layer ?? about.blocks.length - 1, about.blocks.length - 1));
   }
 
-  /** Look at another layer. */
+  /** Choose a layer. */
   async choose(layer) {
     this.wanted = layer;
     if (!this.maps.has(layer)) {
@@ -77,7 +77,7 @@ export class Panel {
         new BlockMap(about, fromHalf(theta, about.theta.factor), fromHalf(phi, about.phi.factor)),
       );
     }
-    if (this.wanted !== layer) return; // another one was chosen meanwhile
+    if (this.wanted !== layer) return; // another one has been chosen since
     this.layer = layer;
     this.block = this.maps.get(layer);
     for (const [i, button] of [...this.layers.children].entries()) {
@@ -88,14 +88,14 @@ export class Panel {
     this.page.redraw();
   }
 
-  /** The point looked at, in this clip's pixels. */
+  /** The chosen point, in this clip's pixels. */
   point() {
     const { count, height, width } = this.about.picture;
     const [t, y, x] = this.page.state.at;
     return [t * count, y * height, x * width];
   }
 
-  /** The frame that stands on the stage. */
+  /** The frame that is shown large. */
   frame() {
     return Math.min(Math.floor(this.page.state.now * this.about.picture.count), this.about.picture.count - 1);
   }
@@ -109,7 +109,7 @@ export class Panel {
     this.excess = this.block.excess(this.weights);
     this.most = this.excess.reduce((most, w) => (w === w ? Math.max(most, Math.abs(w)) : most), 0);
     this.measured = this.block.measure(query, this.weights);
-    this.evenly = this.block.evenly || this.measured.evenly; // then there is nothing to see
+    this.evenly = this.block.evenly || this.measured.evenly; // if so, there is nothing to see
     this.lights = new Map();
     this.fillTiles();
     this.fillLegend();
@@ -150,13 +150,13 @@ export class Panel {
     this.stage.setAttribute("aria-label", `The clip at ${when}; ${this.words()}`);
   }
 
-  /** Whether a key stands for several frames, this one among them. */
+  /** Whether the cell of a key includes a frame. */
   covers(end, frame) {
     const axis = this.block.keys[0];
     return Math.abs(frame + 0.5 - end.at[0]) < axis.stride / 2;
   }
 
-  /** The heaviest keys, and the frame that each one's middle lies in. */
+  /** The brightest keys, and the frame that contains each one's center. */
   ends() {
     if (this.evenly) return [];
     return this.block.top(this.weights, this.page.state.top).map((one) => {
@@ -171,7 +171,7 @@ export class Panel {
     return own + 0.5 > from && own + 0.5 < to ? own : Math.min(Math.floor(this.block.center(this.query)[0]), this.about.picture.count - 1);
   }
 
-  /** Which frames the film shows: all, or some of many, the query's among them. */
+  /** The frames to show: all, or evenly spaced ones of many, the query's among them. */
   shown() {
     const all = this.about.picture.count;
     const step = Math.ceil(all / MOST_FRAMES);
@@ -204,7 +204,7 @@ export class Panel {
         pen.textAlign = "right";
         if (step !== told && this.measured.shares[step] >= 0.001) pen.fillText(percent(this.measured.shares[step]), place.x + place.width - 2, middle);
       }
-      told = step; // frames of one moment have its share together
+      told = step; // the frames of a temporal position share one label
       pen.globalAlpha = 1;
       if (canvas === this.film && frame === this.frame() && picture.count > 1) {
         pen.fillStyle = color;
@@ -234,7 +234,7 @@ export class Panel {
     return film.height;
   }
 
-  /** Find the point of the clip under a pointer: (t, y, x) as parts of the whole, or null. */
+  /** Find the point of the clip under the pointer: (t, y, x), each from 0 to 1, or null. */
   under(canvas, event) {
     const box = canvas.getBoundingClientRect();
     const [x, y] = [event.clientX - box.left, event.clientY - box.top];
@@ -275,7 +275,7 @@ export class Panel {
       ),
     );
     this.prediction.append(
-      make("span", { className: "label" }, many ? "The network sees" : "The network says"),
+      make("span", { className: "label" }, many ? "Predictions" : "Prediction"),
       make("ol", {}, ...bars),
     );
   }
@@ -300,11 +300,12 @@ export class Panel {
     this.points.replaceChildren();
     if (this.block.evenly) return;
     if (!points.length) {
-      this.points.append(make("span", { className: "hint" }, "All points of this layer look at the same places."));
+      // otherwise the remark says so
+      if (!this.allAlike()) this.points.append(make("span", { className: "hint" }, "All points of this layer attend to the same places."));
       return;
     }
     this.points.append(
-      make("span", { className: "label" }, "Points that look their own way"),
+      make("span", { className: "label" }, "Distinctive points"),
       make(
         "div",
         { className: "segments" },
@@ -319,7 +320,12 @@ export class Panel {
     );
   }
 
-  /** Look at one of the layer's telling points. */
+  /** Whether the rows of the layer overlap so much that all points attend to the same places. */
+  allAlike() {
+    return (this.block.summary.common ?? 0) > 0.7;
+  }
+
+  /** Choose one of the layer's distinctive points. */
   pick(i) {
     const point = this.block?.points[i];
     if (!point) return;
@@ -337,12 +343,12 @@ export class Panel {
     const time = (frames) => (fps ? `${(frames / fps).toFixed(2)} s` : `${frames.toFixed(1)} frames`);
     const rows = [["Spread over", `${count.format(found.places)} of ${count.format(keys)} places`, `${count.format(mean.places)} on average`]];
     if (mean.same_frame !== undefined) {
-      rows.push(["At the same moment", percent(found.same_frame), `${percent(even.same_frame)} if even`]);
-      rows.push(["Away in time", time(found.frames), `${time(even.frames)} if even`]);
+      rows.push(["In the same frame", percent(found.same_frame), `${percent(even.same_frame)} if even`]);
+      rows.push(["Distance in time", time(found.frames), `${time(even.frames)} if even`]);
     }
     if (mean.distance !== undefined) {
       const across = Math.hypot(this.about.picture.width, this.about.picture.height);
-      rows.push(["Away in the picture", percent(found.distance / across), `${percent(even.distance / across)} if even`]);
+      rows.push(["Distance in space", percent(found.distance / across), `${percent(even.distance / across)} if even`]);
     }
     this.tiles.replaceChildren(
       ...rows.map(([name, value, note]) =>
@@ -353,8 +359,8 @@ export class Panel {
       ? "This layer attends evenly: there is nothing to see."
       : found.evenly
         ? "This point attends evenly: there is nothing to see from here."
-        : common !== null && common > 0.7
-          ? `In this layer all points look at much the same places: ${percent(common)} of the attention is common to them.`
+        : this.allAlike()
+          ? `In this layer all points attend to much the same places: they share ${percent(common)} of their attention.`
           : "";
   }
 
@@ -374,17 +380,17 @@ export class Panel {
       make("span", {}, signed ? end : "even"),
       make("i", { className: signed ? "ramp signed" : "ramp" }),
       make("span", {}, end),
-      make("span", { className: "hint" }, `Light: how many times an even share (${own}) a place gets${signed ? "; blue: negative weights" : ""}.`),
+      make("span", { className: "hint" }, `Brightness: attention relative to an even share (${own})${signed ? "; blue: negative weights" : ""}.`),
     );
   }
 
-  /** What is seen, in one sentence. */
+  /** Describe the view in a sentence, for screen readers. */
   words() {
     if (!this.measured) return "";
-    if (this.evenly) return "this point looks at all places evenly";
+    if (this.evenly) return "this point attends to all places evenly";
     const ends = this.ends();
     const when = ends.length && this.about.times ? ` at ${this.about.times[ends[0].frame].toFixed(2)} s` : "";
-    return `this point looks at about ${count.format(this.measured.places)} places, most at one${when}`;
+    return `this point attends to about ${count.format(this.measured.places)} places, most to one${when}`;
   }
 }
 

@@ -1,1 +1,1 @@
-"""Kernels for GPUs. Each module is imported where it is used: `softmax` needs triton."""
+"""GPU kernels. Import them where they are used, since they import triton."""

@@ -2,16 +2,16 @@
 """The softmax forms for wide heads on Hopper: y_i = Σ_j softmax_j(scale · θ_iᵀφ_j) g_j.
 
 Forward keeps a running softmax and never writes an N x M matrix. Where c is over 256, the columns
-of g are split over programs, each of which computes the scores again: the sum of one program then
-fits in registers, for 1.5 times the products at d = c = 512.
+of g are split over programs, each of which computes the scores again. The sum of one program then
+fits in registers, at the cost of 1.5 times the products at d = c = 512.
 
 Backward writes P and dS of a block of queries and leaves the rest to three matrix products: five
-in all, where a flash backward of this width needs eight. Nothing is added atomically, so the same
+in all, where a flash backward of this width needs eight. There are no atomic additions, so the same
 input gives the same bits.
 
-Operands are read through tensor descriptors (TMA): zeros beyond an edge, addresses of 64 bits, and
-no pointers in registers, which at d = 512 would spill. (B, d, N) memory, which is what a
-convolution writes, is read as it lies.
+Operands are read through tensor descriptors (TMA). They give zeros beyond an edge and 64-bit
+addresses, and keep pointers out of the registers, which would spill at d = 512. (B, d, N) memory,
+as a convolution writes it, is read without a copy.
 
 Tiles were chosen for compute capability 9.0: 227 KiB of shared memory, 255 registers.
 """
@@ -34,12 +34,11 @@ def forward(
 
     Args:
         theta: (B, N, d), the queries. B, N, M at least 1, any d and c, any strides; (B, N, d) and
-            views of (B, d, N) are read without a copy where rows begin at multiples of 16 bytes.
+            views of (B, d, N) are read without a copy if rows begin at multiples of 16 bytes.
         phi: (B, M, d), the keys.
         g: (B, M, c), the values. All three in one of float32, bfloat16, float16.
         scale: factor of the exponent; None is 1.
-        mask: (B, M) booleans, True = a real key. What stands in masked keys, NaN too, does not
-            matter.
+        mask: (B, M) booleans, True = a real key. Values in masked keys, even NaN, have no effect.
 
     Returns:
         y (B, N, c) in the dtype of g, and lse (B, N) float32, log Σ_j exp(scale · θ_iᵀφ_j).
@@ -47,7 +46,7 @@ def forward(
         real key has y = 0 and lse = -inf.
 
     Raises:
-        ValueError: dtypes that differ or are none of the three.
+        ValueError: the dtypes differ or are not one of the three.
 
     Source: paper, equations 2 and 3; running softmax: Milakov and Gimelshein, arXiv 1805.02867.
     """
@@ -129,8 +128,8 @@ def backward(
         theta, phi, g, scale, mask: as in `forward`.
         y, lse: what `forward` returned.
         grad_y: (B, N, c), the gradient of the loss by y, in the dtype of g.
-        block: queries per block; it bounds the memory, two (B, block, M) matrices. 2048 fill a
-            GPU; a multiple of 8 keeps (B, d, N) views free of copies.
+        block: queries at a time, which bounds the memory to two (B, block, M) matrices. 2048
+            fill a GPU; a multiple of 8 avoids copies of (B, d, N) views.
 
     Returns:
         dtheta (B, N, d), dphi (B, M, d), dg (B, M, c) in the dtype of the inputs, summed in
@@ -154,16 +153,16 @@ def backward(
         _add_product(dg, p.mT, grad)
         _add_product(dphi, ds.mT, queries)
         torch.bmm(ds, phi, out=dtheta[:, i : i + block])
-        del p, ds  # before the next block is made
+        del p, ds  # free them before the next block
     return dtheta, dphi.to(phi.dtype), dg.to(g.dtype)
 
 
 def forward_tiles(dtype: torch.dtype, d: int, c: int) -> dict[str, int]:
     """Choose the tile: BM queries, BN keys, BD channels of theta and phi, BC of g.
 
-    16 bits: theta stays in shared memory while d is at most 512, and BN is what remains beside it
-    for two stages of phi and g: 196,640 B at d = c = 256, 229,408 B at 512, of 232,448. float32
-    products run on the cores, which hold operands in registers, so the steps are short.
+    In 16 bits, theta stays in shared memory while d is at most 512, and BN is chosen so that two
+    stages of phi and g fit beside it: 196,640 B at d = c = 256 and 229,408 B at 512, of 232,448.
+    float32 products do not use tensor cores and hold operands in registers, so steps are short.
     """
     bc = min(256, max(16, triton.next_power_of_2(c)))  # BM x 256 sums: 128 registers of 255
     if dtype == torch.float32:
@@ -207,7 +206,7 @@ def _row(length: int) -> int:
 
 
 def _describe(*operands: tuple[Tensor, int, int]) -> tuple[list[TensorDescriptor], tuple]:
-    """Make descriptors of (tensor, rows, columns of its tile), and tell which are (B, c, n)."""
+    """Make descriptors of (tensor, rows and columns of its tile); tell which are (B, c, n)."""
     descriptors, turned = [], []
     for x, rows, cols in operands:
         x, block = _readable(x), [1, rows, cols]
@@ -219,7 +218,7 @@ def _describe(*operands: tuple[Tensor, int, int]) -> tuple[list[TensorDescriptor
 
 
 def _add_product(total: Tensor, a: Tensor, b: Tensor) -> None:
-    """total += a b, where total is float32 whatever a and b are."""
+    """Add a b, in any dtype, to a float32 total."""
     if total.is_cuda and a.dtype != total.dtype:
         torch.baddbmm(total, a, b, out_dtype=torch.float32, out=total)
     else:
@@ -245,7 +244,7 @@ def _forward(
     BD: tl.constexpr,
     BC: tl.constexpr,
 ):
-    # one axis, as the others end at 65,535; splits of the same queries run side by side
+    # one axis, since the others are limited to 65,535; splits of the same queries are neighbors
     splits, tiles = tl.cdiv(row, BC), tl.cdiv(n, BM)
     pid = tl.program_id(0)
     column, i, sample = pid % splits * BC, pid // splits % tiles * BM, pid // splits // tiles
@@ -352,7 +351,7 @@ def _tile(x, sample, row, col, ROWS: tl.constexpr, COLS: tl.constexpr, TURNED: t
 
 @triton.jit
 def _real(mask, sample, j, m, BN: tl.constexpr):
-    """Which keys count, (1, BN): inside M and not masked."""
+    """Tell which keys are real, (1, BN): inside M and not masked."""
     key = j + tl.arange(0, BN)
     real = key < m
     if mask is not None:

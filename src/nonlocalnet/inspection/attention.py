@@ -1,0 +1,267 @@
+"""Attention weights of a clip: the rows of each non-local block, computed when they are needed."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from nonlocalnet.inspection.geometry import Grid
+from nonlocalnet.ops import Pairwise, affinity
+from nonlocalnet.ops.pairwise import SOFTMAX_FORMS
+
+EVEN = 0.1  # `uneven` below this counts as even
+
+
+def uneven(weights: Tensor, keys: int) -> Tensor:
+    """Compute how far rows of weights are from uniform: the share that would have to move.
+
+    u = ½ Σ_j |w_j - w̄| / max(Σ_j |w_j|, 1), w̄ = Σ_j w_j / M: 0 if all weights are equal, 1 - 1/M
+    if one key has all. A row is called even if u < 0.1. Blocks at initialization, with projections
+    of N(0, 0.01), stay below 0.01; trained ones reach 0.4 to 0.9.
+
+    For softmax forms, u is the total variation distance from the uniform row. Weights of the other
+    forms can have any sum: rows with a sum below a tenth count as even, since they contribute next
+    to nothing to the output. Weights of both signs are uneven.
+
+    >>> import torch
+    >>> uneven(torch.tensor([[0.25, 0.25, 0.25, 0.25], [1, 0, 0, 0], [1, -1, 1, -1]]), 4)
+    tensor([0.0000, 0.7500, 0.5000])
+
+    Args:
+        weights: (..., N); 0 for keys that the query does not see.
+        keys: M, the number of keys that it sees.
+    """
+    weights = weights.double()
+    mean = weights.sum(-1, keepdim=True) / keys
+    apart = (weights - mean).abs().sum(-1) - (weights.shape[-1] - keys) * mean.abs().squeeze(-1)
+    return (apart / 2 / weights.abs().sum(-1).clamp(min=1)).clamp(min=0).float()
+
+
+def excess(weights: Tensor, keys: int) -> Tensor:
+    """Compute by how much each |weight| exceeds the average, with its sign; 0 if it does not.
+
+    >>> import torch
+    >>> excess(torch.tensor([0.5, 0.25, -0.25, 0.0]), 4)
+    tensor([0.2500, 0.0000, -0.0000, 0.0000])
+    """
+    size = weights.abs()
+    return weights.sign() * (size - size.sum(-1, keepdim=True) / keys).clamp(min=0)
+
+
+@dataclass(frozen=True)
+class Attention:
+    """The attention weights of one query position.
+
+    Attributes:
+        block: module path of the non-local block.
+        query: position in the block's feature map, one index per axis.
+        queries, keys: where the positions of the feature map and of the keys lie in the clip.
+        weights: f(x_i, x_j) / C(x) on the map of keys, float32; 0 for keys that are not seen.
+        pairwise: the block's pairwise function.
+        size: length of each axis of the clip.
+        seen: number of keys that the query sees; None for all.
+    """
+
+    block: str
+    query: tuple[int, ...]
+    queries: Grid
+    keys: Grid
+    weights: Tensor
+    pairwise: Pairwise
+    size: tuple[float, ...]
+    seen: int | None = None
+
+    @property
+    def normalized(self) -> bool:
+        """Whether the weights are positive and sum to one (softmax forms)."""
+        return self.pairwise in SOFTMAX_FORMS
+
+    @property
+    def shares(self) -> Tensor:
+        """|weight| divided by the sum of all |weights|; for softmax forms, the weights."""
+        size = self.weights.abs()
+        return size / size.sum().clamp(min=torch.finfo(size.dtype).tiny)
+
+    @property
+    def attends_evenly(self) -> bool:
+        """Whether the row is close to uniform, so that there is nothing to see: see `uneven`."""
+        return float(uneven(self.weights.flatten(), self.count)) < EVEN
+
+    @property
+    def light(self) -> Tensor:
+        """Brightness of each key, from -1 to 1: its excess over an even share, largest is ±1.
+
+        0 for keys with at most an even share, and everywhere if the row is even.
+        """
+        beyond = excess(self.weights.flatten(), self.count).view_as(self.weights)
+        return beyond * (not self.attends_evenly) / beyond.abs().max().clamp(min=1e-30)
+
+    @property
+    def count(self) -> int:
+        """Number of keys that the query sees."""
+        return self.weights.numel() if self.seen is None else self.seen
+
+
+@dataclass(frozen=True)
+class BlockMap:
+    """θ and φ of a non-local block for one clip, from which any row of weights is computed.
+
+    Memory is linear in the number of positions: rows are computed when they are needed.
+
+    Attributes:
+        name: module path.
+        pairwise, scale, extent, group: as in the block.
+        queries, keys: where positions and keys lie in the clip.
+        theta (B', N', d), phi (B', M', d), w_f: as in the operation.
+        query_rows (B', N'), key_rows (B', M'): flattened position of each row.
+        clip: length of each axis of the clip.
+    """
+
+    name: str
+    pairwise: Pairwise
+    scale: float | None
+    extent: str
+    group: int | None
+    queries: Grid
+    keys: Grid
+    theta: Tensor
+    phi: Tensor
+    w_f: Tensor | None
+    query_rows: Tensor
+    key_rows: Tensor
+    clip: tuple[float, ...]
+
+    @property
+    def size(self) -> tuple[int, ...]:
+        """Number of positions along each axis of the feature map."""
+        return tuple(axis.count for axis in self.queries)
+
+    @property
+    def key_size(self) -> tuple[int, ...]:
+        """Number of keys along each axis."""
+        return tuple(axis.count for axis in self.keys)
+
+    @cached_property
+    def _row_of(self) -> Tensor:
+        """The row of each flattened position: (N,) indices into the flattened (B', N')."""
+        row_of = torch.empty(self.query_rows.numel(), dtype=torch.long)
+        row_of[self.query_rows.flatten()] = torch.arange(self.query_rows.numel())
+        return row_of
+
+    def groups(self, positions: Tensor) -> Tensor:
+        """Return which of the B' independent groups each flattened position belongs to."""
+        return self._row_of[positions] // self.theta.shape[1]
+
+    @torch.no_grad()
+    def rows(self, positions: Tensor) -> Tensor:
+        """Compute the weights of several flattened positions: (Q,) -> (Q, M) float32.
+
+        Keys that a position does not see (extent, temporal groups) have weight 0.
+        """
+        groups, rows = self.groups(positions), self._row_of[positions] % self.theta.shape[1]
+        found = torch.zeros(len(positions), self.key_rows.numel())
+        for b in groups.unique().tolist():
+            here = (groups == b).nonzero()
+            weights = affinity(
+                self.theta[b : b + 1],
+                self.phi[b : b + 1],
+                self.pairwise,
+                queries=rows[here[:, 0]].to(self.theta.device),
+                scale=self.scale,
+                w_f=self.w_f,
+            )[0]
+            found[here, self.key_rows[b]] = weights.float().cpu()
+        return found
+
+    def in_order(self) -> tuple[Tensor, Tensor]:
+        """Return θ (N, d) and φ (M, d) ordered by flattened position, on the CPU."""
+        theta, phi = self.theta.flatten(0, 1).cpu(), self.phi.flatten(0, 1).cpu()
+        return theta[self._row_of], phi[self.key_rows.flatten().argsort()]
+
+    def attention(self, at: Sequence[float]) -> Attention:
+        """Return the attention of the position nearest to a point of the clip, in pixels."""
+        query = tuple(axis.nearest(x) for axis, x in zip(self.queries, at, strict=True))
+        return self.attention_of(query)
+
+    def attention_of(self, query: tuple[int, ...]) -> Attention:
+        """Return the attention of one position of the feature map."""
+        position = int(np.ravel_multi_index(query, self.size))
+        weights = self.rows(torch.tensor([position]))[0].view(self.key_size)
+        return Attention(
+            self.name,
+            query,
+            self.queries,
+            self.keys,
+            weights,
+            self.pairwise,
+            self.clip,
+            self.key_rows.shape[1],
+        )
+
+
+@dataclass(frozen=True)
+class Analysis:
+    """The non-local blocks of a network, for one clip.
+
+    Attributes:
+        size: length of each axis of the clip: (T,), (H, W) or (T, H, W).
+        blocks: by module path, in the network's order.
+        output: the network's output for this clip.
+    """
+
+    size: tuple[float, ...]
+    blocks: Mapping[str, BlockMap]
+    output: Any
+
+    def block(self, name: str | int | None = None) -> BlockMap:
+        """Return a block by module path or number, from 1; the last one by default.
+
+        Raises:
+            ValueError: there is no such block.
+        """
+        return self.blocks[find_block(name, list(self.blocks))]
+
+    def attention(self, at: Sequence[float], *, block: str | int | None = None) -> Attention:
+        """Return the attention of the position nearest to a point.
+
+        Args:
+            at: (t, y, x), (y, x) or (t,), in pixels and frames of the clip.
+            block: module path or number; the last one by default.
+
+        Raises:
+            ValueError: there is no such block, or the point lies outside the clip.
+        """
+        inside = len(at) == len(self.size) and all(
+            0 <= x <= n for x, n in zip(at, self.size, strict=True)
+        )
+        if not inside:
+            raise ValueError(f"at must lie within the clip, {self.size}; got {tuple(at)}")
+        return self.block(block).attention(at)
+
+
+def find_block(block: str | int | None, names: Sequence[str]) -> str:
+    """Find a block's module path by the path itself or by number, from 1; None is the last one.
+
+    >>> find_block(2, ["res3.non_local1", "res4.non_local1"])
+    'res4.non_local1'
+
+    Raises:
+        ValueError: there is no such block.
+    """
+    if block is None:
+        return names[-1]
+    if block in names:
+        return str(block)
+    if isinstance(block, int) and 1 <= block <= len(names):
+        return names[block - 1]
+    known = ", ".join(f"{i} ({name})" for i, name in enumerate(names, 1))
+    near = difflib.get_close_matches(str(block), names, n=1)
+    hint = f"; did you mean {near[0]!r}?" if near else ""
+    raise ValueError(f"block must be a layer's number or module path: {known}; got {block!r}{hint}")

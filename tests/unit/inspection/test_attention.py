@@ -1,0 +1,95 @@
+import math
+
+import pytest
+import torch
+
+import nonlocalnet as nl
+from nonlocalnet.inspection.analysis import analyze
+from nonlocalnet.inspection.attention import EVEN, excess, uneven
+from nonlocalnet.inspection.scene import Scene
+
+PAIRWISE = ["embedded_gaussian", "dot_product", "concatenation"]
+
+
+def test_rows_by_hand():
+    rows = torch.tensor(
+        [
+            [0.25, 0.25, 0.25, 0.25],
+            [1.0, 0, 0, 0],
+            [0.5, 0.5, 0, 0],
+            [3.0, 1, 3, 1],  # the sum is 8, even is 2 each: 2 of 8 have to move
+            [1.0, -1, 1, -1],  # of either sign: all has to go for 0 each, 4 / 2 of 4
+            [0.01, 0, 0, 0],  # next to nothing, however it lies
+            [0.0, 0, 0, 0],
+        ]
+    )
+    expected = torch.tensor([0, 3 / 4, 1 / 2, 1 / 4, 1 / 2, 0.0075, 0])
+    torch.testing.assert_close(uneven(rows, 4), expected)
+    more = torch.tensor([[0, 0, 0, 0], [0.75, 0, 0, 0], [0.25, 0.25, 0, 0], [1.0, 0, 1, 0]])
+    torch.testing.assert_close(excess(rows[:4], 4), more)
+
+
+def test_light_is_what_makes_a_row_uneven():
+    torch.manual_seed(0)
+    rows = (2 * torch.randn(20, 50)).softmax(1)
+    torch.testing.assert_close(excess(rows, 50).sum(1), uneven(rows, 50))
+    assert (excess(rows, 50) == 0).any(1).all()  # it never covers all
+
+
+def test_keys_that_are_not_seen_are_no_part_of_it():
+    torch.manual_seed(0)
+    rows = torch.randn(5, 12)
+    wide = torch.cat([rows[:, :4], torch.zeros(5, 7), rows[:, 4:]], dim=1)
+    torch.testing.assert_close(uneven(wide, 12), uneven(rows, 12))
+    torch.testing.assert_close(excess(wide, 12)[:, 11:], excess(rows, 12)[:, 4:])
+
+
+@pytest.mark.parametrize("pairwise", PAIRWISE)
+def test_untrained_blocks_attend_evenly(pairwise):
+    torch.manual_seed(0)
+    net = nl.create_model("c2d_tiny_nl2", num_classes=2, clip="8x1", crop=32, pairwise=pairwise)
+    found = nl.look(net, torch.randint(0, 256, (3, 8, 32, 32), dtype=torch.uint8))
+    assert [summary.evenly for summary, _ in found.summaries.values()] == [True, True]
+    assert found.attention.attends_evenly
+    assert found.evenly == "this layer attends evenly: there is nothing to see"
+    assert not found.attention.light.any()
+    numbers = found.statistics()
+    assert numbers["point"]["evenly"]
+    assert all(block["evenly"] for block in numbers["blocks"].values())
+
+
+@pytest.mark.parametrize("extent", ["spacetime", "space", "time"])
+@pytest.mark.parametrize("pairwise", PAIRWISE)
+def test_blocks_that_prefer_places_do_not(pairwise, extent):
+    torch.manual_seed(0)
+    block = nl.NonLocalBlock(4, 3, pairwise, extent=extent, inner_channels=4)
+    for parameter in block.parameters():
+        torch.nn.init.normal_(parameter, std=2)
+    found = nl.look(torch.nn.Sequential(torch.nn.Conv3d(3, 4, 1), block), torch.randn(3, 4, 6, 6))
+    assert not found.summaries["1"][0].evenly
+    assert found.evenly == ""
+    light = found.attention.light
+    assert float(light.abs().max()) == 1
+    assert (light == 0).any()
+    # an extent's own keys alone are what its share is even among
+    seen = {"spacetime": 144, "space": 36, "time": 4}[extent]
+    assert found.attention.count == found.summaries["1"][0].keys == seen
+    heaviest = found.attention.weights.abs() > found.attention.weights.abs().sum() / seen
+    assert torch.equal(light != 0, heaviest)
+
+
+def test_a_point_can_be_even_where_its_layer_is_not():
+    # Gaussian, on a map of zeros and one bright position: others score 0 with all, it does not
+    x = torch.zeros(2, 4, 3, 5)
+    x[:, 1, 1, 1] = 3
+    net = torch.nn.Sequential(nl.NonLocalBlock(2, 3, "gaussian", scale=None))
+    scene = Scene(torch.zeros(4, 3, 3, 5, dtype=torch.uint8), analyze(net, x), at=(0.5, 0.5, 0.5))
+    assert not scene.summaries["0"][0].evenly
+    assert scene.evenly == "this point attends evenly: there is nothing to see from here"
+    bright = Scene(scene.frames, scene.analysis, at=(1.5, 1.5, 1.5))
+    assert bright.evenly == ""
+    mass = math.exp(18)  # of its own key, the others have 1 each
+    assert float(uneven(bright.attention.weights.flatten(), 60)) == pytest.approx(
+        mass / (mass + 59) - 1 / 60, rel=1e-4
+    )
+    assert EVEN == 0.1
