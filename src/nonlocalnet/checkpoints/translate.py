@@ -56,9 +56,11 @@ class Translated:
         flat: whether it is an ImageNet classifier, whose 2-D kernels are to be inflated.
         part: prefix of the part of the network that the file is for; the rest is left as it is.
         groups: of a classifier's 3x3 convolutions; a ResNeXt has many.
-        like: name of a network of the same family in the table; "" for a `VideoResNet`.
+        like: name of a network of the same family in the table; "" for the family "video".
         detector: of a detector: kind, num_classes, depths and groups.
         cleaned: whether its batch norms lack statistics, as in the official ImageNet files.
+        stated: arguments that a configuration in the file states, too: no tensors are missing.
+        left: prefix of our names -> why the file has no tensors for them; they stay as they are.
         notes: what the user should know about how it was read.
         clip, crop, short_side, mean, std, multi_label: of the input; None if unknown.
         classes: their names, if the file has them.
@@ -83,6 +85,8 @@ class Translated:
     like: str = ""
     detector: dict[str, Any] | None = None
     cleaned: bool = False
+    stated: tuple[str, ...] = ()
+    left: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     clip: str | None = None
     crop: int = 224
@@ -103,10 +107,19 @@ class Translated:
         self.tensors[name] = LazyTensor((channels,), torch.float32, lambda: torch.zeros(channels))
         self.made[name] = why
 
+    def leave_classifier(self, why: str) -> None:
+        """Use the backbone alone: the classifier is for something else than clips."""
+        for name in [name for name in self.tensors if name.startswith("fc.")]:
+            del self.tensors[name]
+            self.ignored[self.names.pop(name, name)] = why
+            self.left["fc."] = why
+
     def swap_colors(self) -> None:
-        """Turn a stem that reads blue, green, red into one that reads red, green, blue."""
-        stem = self.tensors["conv1.weight"]
-        self.tensors["conv1.weight"] = stem.map(stem.shape, lambda weight: weight.flip(1))
+        """Turn stems that read blue, green, red into ones that read red, green, blue."""
+        for name in ("conv1.weight", "fast.conv1.weight"):
+            if name in self.tensors:
+                stem = self.tensors[name]
+                self.tensors[name] = stem.map(stem.shape, lambda weight: weight.flip(1))
         self.mean, self.std = self.mean[::-1], self.std[::-1]
 
 

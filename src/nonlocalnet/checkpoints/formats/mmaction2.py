@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from nonlocalnet.checkpoints.files import Checkpoint
-from nonlocalnet.checkpoints.resolve import infer
+from nonlocalnet.checkpoints.infer import infer
 from nonlocalnet.checkpoints.translate import AFFINE, BATCH_NORM, Rules, Translated, layer, rename
 from nonlocalnet.errors import shown
 
