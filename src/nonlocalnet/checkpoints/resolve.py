@@ -178,7 +178,7 @@ def _find_release(path: Path, translated: Translated, told: str | None = None) -
         return next((r for r in releases_of(path) if _is_release(r, translated)), None)
     release = find_release(told)
     if not _is_release(release, translated):
-        raise ValueError(f"it is not {told}, a {release.model} of {release.project}")
+        raise ValueError(f"its network is not that of {told} ({release.model}, {release.project})")
     return release
 
 
