@@ -16,9 +16,7 @@ from nonlocalnet.checkpoints.files import KEY
 from nonlocalnet.checkpoints.formats import caffe2, pyslowfast_export
 from nonlocalnet.checkpoints.lazy_tensor import LazyTensor
 from nonlocalnet.checkpoints.metadata import WeightsInfo
-from nonlocalnet.checkpoints.report import differ
 from nonlocalnet.errors import check_choice
-from nonlocalnet.networks.arguments import defaults_of
 from nonlocalnet.networks.video_resnet import VideoResNet
 
 Format = Literal["caffe2", "pyslowfast"]
@@ -56,22 +54,12 @@ def export_weights(model: VideoResNet, path: str | os.PathLike, format: Format) 
             f"{format} files store C2D, I3D, Slow and SlowFast, not a {type(model).__name__}"
         )
     arguments, clip = model.arguments, model.config["clip"]
-    stages = len(arguments["depths"])
-    usual = defaults_of(type(model)) | {
-        "strides": (1, *[2] * (stages - 1)),
-        "dilations": (1,) * stages,
-    }
     state = {name: _lazy(value) for name, value in model.state_dict().items()}
     if format == "caffe2":
         blobs = caffe2.export(state)
         with path.open("wb") as file:
             caffe2.write(file, blobs)
-        return [
-            f"{name}={value!r}"
-            for name, value in {"clip": clip, **arguments}.items()
-            if name in ("clip", "alpha")
-            or (name in caffe2.UNSAID and differ(name, value, usual[name]))
-        ]
+        return caffe2.list_unsaid(arguments, clip)
     info = getattr(model, "info", None) or WeightsInfo(config=model.config)
     content = pyslowfast_export.export(
         arguments | {"crop": model.config["crop"]},
