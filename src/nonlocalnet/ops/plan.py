@@ -86,11 +86,6 @@ class Size(NamedTuple):
         """Number of queries that are computed together."""
         return self.n if self.frames is None else self.n // self.frames
 
-    @property
-    def summaries(self) -> int:
-        """Number of numbers in the summaries of causal frames, in all samples."""
-        return 0 if self.frames is None else self.batch * self.frames * self.d * self.c
-
 
 Choice = tuple[str, str]
 
@@ -154,7 +149,7 @@ def choose(
     elif implementation == "reference":
         kept = _matrix_bytes(sizes, products)
     elif implementation == "linear":
-        kept = 3 * sizes.summaries * wide(products).itemsize
+        kept = _summary_bytes(sizes, wide(products))
     return Plan(implementation, why, products, rows, kept)
 
 
@@ -192,8 +187,9 @@ def _dot_product(size: Size, dtype: torch.dtype, device: str, grad: bool, budget
     quadratic = size.pairs * (size.d + size.c)
     if linear >= quadratic:
         return "reference", f"{_times(linear, quadratic)}fewer multiply-adds, and a small matrix"
-    if size.summaries > size.batch * size.pairs:
-        return "reference", "its matrix is smaller than a summary for each frame"
+    kept = _summary_bytes(size, wide(dtype))
+    if kept > budget and kept > _matrix_bytes(size, wide(dtype)):
+        return "reference", "summaries of each frame would exceed the memory budget"
     return "linear", f"{_times(quadratic, linear)}fewer multiply-adds"
 
 
@@ -204,7 +200,8 @@ def _concatenation(size: Size, dtype: torch.dtype, device: str, grad: bool, budg
         return "sorted", "exported as sort and prefix sums, for any size"
     if _matrix_bytes(size, wide(dtype)) > budget:
         return "sorted", _TOO_LARGE
-    limit = SORTED_FROM.get(device, GPU_SORTED_FROM)
+    sums = 1 if size.frames is None else 2 * size.frames - 1  # each sorts its own keys
+    limit = SORTED_FROM.get(device, GPU_SORTED_FROM) * sums
     if size.pairs >= limit:
         return "sorted", f"faster from {limit:,} pairs on"
     return "reference", f"faster below {limit:,} pairs"
@@ -234,6 +231,12 @@ def _products(pairwise: str, implementation: str, dtype: torch.dtype, device: st
 def _matrix_bytes(size: Size, dtype: torch.dtype) -> int:
     """Count the bytes of all scores, weights and the gradient of one of them."""
     return 3 * size.batch * size.pairs * dtype.itemsize
+
+
+def _summary_bytes(size: Size, dtype: torch.dtype) -> int:
+    """Count the bytes of the summaries of causal frames, their running sums and the gradient."""
+    frames = 0 if size.frames is None else size.frames
+    return 3 * size.batch * frames * size.d * size.c * dtype.itemsize
 
 
 def _rows(size: Size, dtype: torch.dtype, device: str, budget: int) -> int:

@@ -222,15 +222,30 @@ def test_a_plan_counts_the_pairs_that_are_seen_and_the_queries_of_a_frame():
     assert heads.matrix_bytes == 4 * every.matrix_bytes
 
 
-def test_a_causal_dot_product_is_linear_unless_its_summaries_are_larger_than_the_matrix():
+def test_a_causal_dot_product_is_linear_unless_its_summaries_exceed_the_budget():
     options = {"dtype": torch.float32, "device": "cpu"}
     video = choose("dot_product", (1, 17 * 1024, 17 * 1024, 512, 512), frames=17, **options)
     assert video.implementation == "linear"
     assert video.matrix_bytes == 3 * 17 * 512 * 512 * 4
-    thin = choose("dot_product", (1, 1024, 1024, 64, 64), frames=1024, **options)
-    assert thin.implementation == "reference"
-    assert "smaller than a summary for each frame" in thin.why
-    assert choose("dot_product", (1, 1024, 1024, 64, 64), **options).implementation == "linear"
+    # a summary of 512 x 512 for every second position
+    chosen = choose("dot_product", (1, 2048, 2048, 512, 512), frames=1024, **options)
+    assert chosen.implementation == "reference"
+    assert "exceed the memory budget" in chosen.why
+    budget = {"memory_budget": 3 * 1024 * 512 * 512 * 4}
+    chosen = choose("dot_product", (1, 2048, 2048, 512, 512), frames=1024, **budget, **options)
+    assert chosen.implementation == "linear"
+
+
+def test_a_causal_concatenation_is_sorted_where_each_of_its_sums_is_large_enough():
+    options = {"dtype": torch.float32, "device": "cpu"}
+    frames, keys = 8, 800
+    for queries, implementation in ((6664, "reference"), (6672, "sorted")):
+        # 36 of the 64 pairs of frames are seen, in 15 sums from 200,000 pairs on
+        assert (queries * keys * 36 / 64 >= 15 * 200_000) == (implementation == "sorted")
+        size = (1, queries, keys, 4, 4)
+        assert choose("concatenation", size, frames=frames, **options).implementation == (
+            implementation
+        )
 
 
 WRONG = [
