@@ -52,6 +52,16 @@ def test_a_smoke_test_then_resume_with_nothing_retyped(videos, tmp_path, capsys)
     assert "is a run of run_i3d_nlnet_400k, not of c2d_r50_32x2" in capsys.readouterr().err
 
 
+def test_a_word_of_init_is_no_file(videos, tmp_path, capsys):
+    for word in ("imagenet", "kinetics400"):
+        words = ["--model", "c2d_tiny", "--clip", "4x2", "--init", word, "--device", "cpu"]
+        assert main(["train", *words, "--data", str(videos), "--out", str(tmp_path / "o")]) == 2
+        said = capsys.readouterr().err.replace("\n", " ")
+        assert "c2d_tiny has no" in said
+        assert "pass --init none, or --init FILE" in said
+        assert not (tmp_path / "o").exists()
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
