@@ -1,7 +1,6 @@
 """What is typed after `nonlocalnet train`: recipes, overrides, --resume; and `recipes`."""
 
 import json
-import os
 import re
 import signal
 from pathlib import Path
@@ -154,7 +153,7 @@ def test_a_start_that_fails_leaves_no_folder(words, said, place, capsys):
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupt_during_set_up_ends_with_130_and_leaves_nothing(number, place, monkeypatch):
     monkeypatch.setattr(
-        "nonlocalnet.training.setup.load_weights", lambda *_, **__: os.kill(os.getpid(), number)
+        "nonlocalnet.training.setup.load_weights", lambda *_, **__: signal.raise_signal(number)
     )
     (place / "w.safetensors").write_bytes(b"")
     monkeypatch.setattr("nonlocalnet.training.setup.read_pretrained", lambda path: Pretrained())
