@@ -94,7 +94,10 @@ def plan_load(path: str | os.PathLike, *, clip: str | None = None, **options: An
         info, assumptions = resolve_network(path, translated, clip=clip, **options)
         with meta_device():
             model = create_model(**info.config)
-        return LoadPlan(path, translated, info, compare(model, translated), assumptions)
+        report = compare(model, translated)
+        if left := report.left:
+            assumptions.append(f"{', '.join(left)} are new: {'; '.join(translated.notes)}")
+        return LoadPlan(path, translated, info, report, assumptions)
 
 
 def load_weights(

@@ -16,7 +16,7 @@ from nonlocalnet.checkpoints.lazy_tensor import LazyTensor
 from nonlocalnet.checkpoints.translate import COUNTER, Translated
 
 # Arguments that no shape shows but change the result: file and network must agree.
-CONVENTIONS = ("stem_padding", "pool1_time", "pool2_time")
+CONVENTIONS = ("stem_padding", "pool1_time", "pool2_time", "strides", "shift_div")
 BLOCK_CONVENTIONS = ("pairwise", "scale", "subsample", "subsample_position", "extent")
 
 # Keys that depend on the classes.
@@ -117,7 +117,8 @@ def compare(
         ):
             rows.append(Row(theirs, key, "left", "new, for another number of keypoints"))
         elif not key.startswith(translated.part):
-            rows.append(Row(None, key, "left", f"the file is for {translated.part}* only"))
+            parts = ", ".join(f"{part}*" for part in translated.part)
+            rows.append(Row(None, key, "left", f"the file is for {parts} only"))
         elif key in tensors:
             rows.append(_fit(theirs, key, value, translated))
         elif new_blocks and _block(key) and _block(key) not in in_file:

@@ -132,6 +132,7 @@ def describe(
         short_side=translated.short_side,
         mean=translated.mean,
         std=translated.std,
+        views=translated.views,
         facts=facts,
     )
 
@@ -230,21 +231,28 @@ def _list_assumptions(info: WeightsInfo) -> list[str]:
 # --- shapes
 
 
-def infer(tensors: Mapping[str, LazyTensor]) -> dict[str, Any]:
+def infer(
+    tensors: Mapping[str, LazyTensor], *, slow: bool = False, backbone: bool = False
+) -> dict[str, Any]:
     """Infer arguments of `VideoResNet` from the shapes of a video network under our names.
 
     Shapes do not show temporal strides, padding, scale, pooling of keys, and whether an embedded
     form is the Gaussian or the dot product.
+
+    Args:
+        tensors: by our names.
+        slow: accept a Slow network, too (`is_slow`).
+        backbone: accept a network without classifier, too; then num_classes is not inferred.
 
     Raises:
         ValueError: it is not a complete C2D or I3D network.
     """
     shapes = {name: tensor.shape for name, tensor in tensors.items()}
     stem = shapes.get("conv1.weight")
-    if stem is None or "fc.weight" not in shapes:
+    if stem is None or ("fc.weight" not in shapes and not backbone):
         missing = "stem" if stem is None else "classifier"
         raise ValueError(f"it has no {missing}: not a complete C2D or I3D network")
-    if len(stem) != 5 or len(shapes["fc.weight"]) != 2:
+    if len(stem) != 5 or len(shapes.get("fc.weight", (0, 0))) != 2:
         raise ValueError("its stem or classifier has too many or too few axes for a video network")
     depths, widths, kernels_a, kernels_b = [], [], [], []
     places: dict[str, tuple[int, ...]] = {}
@@ -263,18 +271,20 @@ def infer(tensors: Mapping[str, LazyTensor]) -> dict[str, Any]:
             places[stage] = tuple(sorted(found))
     if not depths:
         raise ValueError("it has no residual stages: not a C2D or I3D network")
-    fields = {
-        "num_classes": shapes["fc.weight"][0],
+    fields: dict[str, Any] = {} if backbone else {"num_classes": shapes["fc.weight"][0]}
+    fields |= {
         "depths": tuple(depths),
         "widths": tuple(widths),
         "conv1_channels": stem[0],
         "conv1_kernel": (stem[2], stem[3]),
         "kernels_a": tuple(kernels_a),
         "kernels_b": tuple(kernels_b),
+        "shift_div": None,
         "non_local": places,
         "norm": "batch" if _any(shapes, r"(norm1|.*\.norm_[abc])\.running_mean") else "frozen",
     }
-    _check_inflation(fields)
+    if not (slow and is_slow(fields)):
+        _check_inflation(fields)
     if places:
         fields |= _block(shapes)
     return fields
@@ -311,6 +321,19 @@ def _kernels(shapes: Shapes, stage: str, depth: int, conv: str) -> tuple[int, ..
     """List the temporal kernels of a stage; 1 if the file lacks a convolution (reported later)."""
     found = (shapes.get(f"{stage}.block{i}.{conv}.weight", ()) for i in range(depth))
     return tuple(shape[2] if len(shape) == 5 else 1 for shape in found)
+
+
+def is_slow(fields: Mapping[str, Any]) -> bool:
+    """Tell whether temporal kernels are those of SlowOnly: none but in all blocks of res4 and res5.
+
+    Such a network has no pool2 either, which no shape shows.
+    """
+    early = {
+        fields["conv1_kernel"][0],
+        *(k for x in "ab" for s in fields[f"kernels_{x}"][:2] for k in s),
+    }
+    late = {k for stage in fields["kernels_a"][2:] for k in stage}
+    return early == {1} and bool(late) and min(late) > 1
 
 
 def _check_inflation(fields: Mapping[str, Any]) -> None:

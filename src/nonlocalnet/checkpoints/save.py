@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
 from typing import Literal, get_args
@@ -26,7 +25,7 @@ Format = Literal["caffe2", "pyslowfast"]
 def save_weights(model: nn.Module, path: str | os.PathLike, info: WeightsInfo) -> None:
     """Write the parameters and buffers of a model, with `info` and a checksum in the metadata."""
     tensors = {key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}
-    meta = {KEY: json.dumps(vars(info)), checksum.KEY: checksum.UNSIGNED}
+    meta = {KEY: info.as_json(), checksum.KEY: checksum.UNSIGNED}
     save_file(tensors, path, metadata=meta)
     checksum.sign(path)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from nonlocalnet.clips import ClipSpec
@@ -19,6 +19,7 @@ STRUCTURE = {
     "conv1_kernel",
     "kernels_a",
     "kernels_b",
+    "shift_div",
     "non_local",
 }
 LONG_CLIP_GROUP = 4  # frames; official code, with frozen norm and in res3 only
@@ -104,13 +105,14 @@ def _resolve(row: Mapping[str, Any], *, clip: str, crop: int, **options: Any) ->
     for option in options:
         check_choice("option", option, [k for k in DEFAULTS if k != "num_classes"])
     row = {**row, **options}
-    dense = spec.frames >= 32 and spec.rate <= 2
+    dense = spec.frames >= 32 and spec.rate is not None and spec.rate <= 2
     fields: dict[str, Any] = {"temporal_stride": 2 if dense else 1}
     if row.get("norm") == "frozen" and row.get("extent", "spacetime") == "spacetime":
         fields["temporal_group"] = LONG_CLIP_GROUP
     if row.get("extent") == "time":
         fields["subsample"] = None  # it would pool places, which are apart in this extent
-    fields["window"] = _last_side(crop, len(row["depths"]), row.get("stem_padding", 0))
+    strides = row.get("strides") or [1, *[2] * (len(row["depths"]) - 1)]
+    fields["window"] = _last_side(crop, strides, row.get("stem_padding", 0))
     return fields | row
 
 
@@ -133,9 +135,9 @@ def _plain(value: Any) -> Any:
     return [_plain(item) for item in value] if isinstance(value, (list, tuple)) else value
 
 
-def _last_side(crop: int, stages: int, stem_padding: int) -> int:
-    """Follow a crop's side to the last feature map: conv1, pool1, then all stages but the first."""
+def _last_side(crop: int, strides: Sequence[int], stem_padding: int) -> int:
+    """Follow a crop's side to the last feature map: conv1, pool1, then all stages."""
     side = (-(-crop // 2) + 2 * stem_padding - 3) // 2 + 1
-    for _ in range(stages - 1):
-        side = -(-side // 2)
+    for stride in strides:
+        side = -(-side // stride)
     return max(side, 1)

@@ -36,8 +36,13 @@ class VideoResNet(nn.Module):
         stem_padding: of pool1 in space: 0 as in the official code, 1 as in torchvision.
         pool1_time: frames that pool1 takes the maximum of; None is its stride, as officially.
         pool2_time: the same of pool2, and its stride; 1 is no pool2.
+        strides: of each stage's first block in space; None is 1, then 2.
         kernels_a: per stage and block, the temporal kernel of the first convolution.
         kernels_b: the same of the middle one.
+        shift_div: of TSM: 1/shift_div of the channels that a block's first convolution reads are
+            those of the next frame, and as many those of the previous one (`temporal_shift`). Every
+            block has it, or every second one if a stage has 23 or more. The classifier then scores
+            each frame, and the scores are averaged. None is no shift.
         non_local: for each stage by name, the blocks after which a non-local block stands.
         pairwise, extent, scale, subsample, subsample_position: of every non-local block.
         bias: whether the projections of the non-local blocks have one.
@@ -70,8 +75,10 @@ class VideoResNet(nn.Module):
         stem_padding: int = 0,
         pool1_time: int | None = None,
         pool2_time: int = 2,
+        strides: Sequence[int] | None = None,
         kernels_a: Sequence[Sequence[int]] | None = None,
         kernels_b: Sequence[Sequence[int]] | None = None,
+        shift_div: int | None = None,
         non_local: Mapping[str, Sequence[int]] | None = None,
         pairwise: Pairwise = "embedded_gaussian",
         extent: Extent = "spacetime",
@@ -86,10 +93,12 @@ class VideoResNet(nn.Module):
         dropout: float = 0.5,
     ) -> None:
         super().__init__()
-        if len(depths) != len(widths):
-            raise ValueError(
-                f"depths and widths are of the same stages; got {len(depths)} and {len(widths)}"
-            )
+        strides = (1, *[2] * (len(depths) - 1)) if strides is None else strides
+        for name, values in (("widths", widths), ("strides", strides)):
+            if len(values) != len(depths):
+                raise ValueError(
+                    f"depths and {name} are of the same stages; got {len(depths)} and {len(values)}"
+                )
         if block_norm == "auto":
             block_norm = "batch" if norm == "batch" else None
         time, space = conv1_kernel
@@ -116,10 +125,11 @@ class VideoResNet(nn.Module):
                     in_channels,
                     width,
                     EXPANSION * width,
-                    stride=2 if i == 0 and index > 0 else 1,
+                    stride=strides[index] if i == 0 else 1,
                     kernel_a=kernels_a[index][i] if kernels_a else 1,
                     kernel_b=kernels_b[index][i] if kernels_b else 1,
                     norm=norm,
+                    shift_div=None if i % shift_step(depths) else shift_div,
                 )
                 in_channels = EXPANSION * width
                 if i in places.get(stage, ()):
@@ -137,6 +147,7 @@ class VideoResNet(nn.Module):
             self.add_module(stage, nn.Sequential(blocks))
             if index == 0:
                 self.pool2 = nn.MaxPool3d((pool2_time, 1, 1))
+        self.shift_div = shift_div
         self.window = window
         self.dropout = nn.Dropout(dropout)
         self.fc = nn.Linear(in_channels, num_classes)
@@ -180,7 +191,7 @@ class VideoResNet(nn.Module):
 
         (B, 3, T, H, W) -> logits (B, K).
         """
-        return self.fc(self.dropout(self.features(x).mean(dim=(2, 3, 4))))
+        return self.fc(self._average(self.features(x).mean(dim=(3, 4))))
 
     def logits_map(self, x: Tensor) -> Tensor:
         """Score the classes at every position of the average pooling's window, slid by one.
@@ -189,10 +200,20 @@ class VideoResNet(nn.Module):
         At the training crop this is `forward`, as one position.
         """
         x = self.features(x)
-        frames, *size = x.shape[2:]
+        size = x.shape[3:]
         window = size if self.window is None else [min(self.window, s) for s in size]
-        x = F.avg_pool3d(x, (frames, *window), stride=1).squeeze(2)
-        return self.fc(self.dropout(x.movedim(1, -1))).movedim(-1, 1)
+        x = self._average(F.avg_pool3d(x, (1, *window), stride=1))
+        return self.fc(x.movedim(1, -1)).movedim(-1, 1)
+
+    def _average(self, x: Tensor) -> Tensor:
+        """Average features over frames, (B, C, T, ...) -> (B, C, ...), and drop some of them.
+
+        TSM scores each frame and averages the scores. The classifier is linear, so it can score the
+        average instead; frames differ only in what is dropped.
+        """
+        if self.shift_div is None:
+            return self.dropout(x.mean(dim=2))
+        return self.dropout(x).mean(dim=2)
 
     def probabilities(self, x: Tensor, *, multi_label: bool = False) -> Tensor:
         """Compute class probabilities as the paper's fully convolutional testing does.
@@ -205,6 +226,17 @@ class VideoResNet(nn.Module):
         logits = self.logits_map(x)
         p = logits.sigmoid() if multi_label else logits.softmax(dim=1)
         return p.mean(dim=(2, 3))
+
+
+def shift_step(depths: Sequence[int]) -> int:
+    """Return 1 if every block of a TSM shifts, or 2 if every second one does.
+
+    Source: TSM's `make_temporal_shift`, MMAction2's `ResNetTSM`.
+
+    >>> shift_step((3, 4, 6, 3)), shift_step((3, 4, 23, 3))
+    (1, 2)
+    """
+    return 2 if max(depths) >= 23 else 1
 
 
 def use_fast_layout(network: nn.Module) -> None:

@@ -140,10 +140,14 @@ FIELDS: dict[str, tuple[str, Fits]] = {
     ),
     "stem_padding": ("a whole number from 0", _small(0)),
     **dict.fromkeys(
-        ("pool1_time", "temporal_group", "window"),
+        ("pool1_time", "temporal_group", "window", "shift_div"),
         ("None or a whole number from 1", _or_none(_small(1))),
     ),
     **dict.fromkeys(("depths", "widths"), ("a list of whole numbers from 1", _wholes)),
+    "strides": (
+        "None or a list of whole numbers from 1",
+        _or_none(lambda v: _wholes(v) and max(v, default=1) < MAX),
+    ),
     "conv1_kernel": ("two whole numbers from 1", lambda v: _wholes(v) and len(v) == 2),
     **dict.fromkeys(
         ("kernels_a", "kernels_b"), ("None or a list of whole numbers a stage", _kernels)
