@@ -68,10 +68,9 @@ def translate(checkpoint: Checkpoint) -> Translated:
         "pool1_time": 1,
         "pool2_time": 2,
         "window": None,  # its head averages the whole map, whatever the crop
-        "pairwise": "embedded_gaussian",
-        "scale": "auto",
-        "subsample": None,
     }
+    if result.fields["non_local"]:
+        result.fields |= {"pairwise": "embedded_gaussian", "scale": "auto", "subsample": None}
     result.mean, result.std = MEAN, STD
     released = "as in the released ones"
     result.derived |= dict.fromkeys(("mean", "std", "multi_label"), released)

@@ -47,11 +47,14 @@ def translate(checkpoint: Checkpoint) -> Translated:
         "pool1_time": 2,
         "pool2_time": 2,
         "window": None,  # its head averages the whole map, whatever the crop
-        "pairwise": "embedded_gaussian",
-        "scale": "auto",
-        "subsample": (1, 2, 2),
-        "subsample_position": "before",
     }
+    if result.fields["non_local"]:
+        result.fields |= {
+            "pairwise": "embedded_gaussian",
+            "scale": "auto",
+            "subsample": (1, 2, 2),
+            "subsample_position": "before",
+        }
     result.derived |= dict.fromkeys(("mean", "std", "multi_label"), "as its code has it")
     result.asked["clip"] = "'32x2', as its code has it"
     result.views = Views(average="logits")
