@@ -16,8 +16,9 @@ from nonlocalnet.options import Norm
 class Bottleneck(nn.Module):
     """Compute relu(shortcut(x) + c(b(a(x)))), a residual block in space and time.
 
-    a is kx1x1, b is k'x3x3 with the stage's spatial stride, c is 1x1x1; each is followed by a
-    norm, a and b by ReLU. I3D (3x1x1) sets k = 3, I3D (3x3x3) sets k' = 3, C2D neither.
+    a is kx1x1, b is k'x3x3 with the stage's spatial stride and dilation, c is 1x1x1; each is
+    followed by a norm, a and b by ReLU. I3D (3x1x1) sets k = 3, I3D (3x3x3) sets k' = 3, C2D
+    neither.
     The shortcut is a 1x1x1 convolution and a norm where the shape changes. With `shift_div`, a
     reads temporal_shift(x), and the shortcut x itself (TSM's "blockres").
 
@@ -36,6 +37,7 @@ class Bottleneck(nn.Module):
         out_channels: int,
         *,
         stride: int = 1,
+        dilation: int = 1,
         kernel_a: int = 1,
         kernel_b: int = 1,
         norm: Norm = "batch",
@@ -43,12 +45,12 @@ class Bottleneck(nn.Module):
     ) -> None:
         super().__init__()
         time_a, time_b = (kernel_a, 1, 1), (kernel_b, 3, 3)
-        padding_a, padding_b = (kernel_a // 2, 0, 0), (kernel_b // 2, 1, 1)
-        strides = (1, stride, stride)
+        padding_a, padding_b = (kernel_a // 2, 0, 0), (kernel_b // 2, dilation, dilation)
+        strides, dilations = (1, stride, stride), (1, dilation, dilation)
         self.shift_div = shift_div
         self.conv_a = Conv3d(in_channels, width, time_a, padding=padding_a)
         self.norm_a = make_norm(norm, width)
-        self.conv_b = Conv3d(width, width, time_b, strides, padding_b)
+        self.conv_b = Conv3d(width, width, time_b, strides, padding_b, dilations)
         self.norm_b = make_norm(norm, width)
         self.conv_c = Conv3d(width, out_channels, 1)
         self.norm_c = make_norm(norm, out_channels)

@@ -38,7 +38,6 @@ FORMATS = {
 STEM_AXES = {"pytorch_resnet3d": 5}
 
 AFFINE = ("weight", "bias")
-BACKBONE = ("conv1.", "norm1.", "res")  # of a `VideoResNet`: all but its classifier
 COUNTER = "num_batches_tracked"
 BATCH_NORM = (*AFFINE, "running_mean", "running_var", COUNTER)
 
@@ -61,11 +60,13 @@ class Translated:
             mean, std and multi_label.
         asked: argument -> example: what the file does not say and the user has to pass.
         flat: whether it is an ImageNet classifier, whose 2-D kernels are to be inflated.
-        part: prefixes of the part of the network that the file is for; the rest is left as it is.
+        part: prefix of the part of the network that the file is for; the rest is left as it is.
         groups: of a classifier's 3x3 convolutions; a ResNeXt has many.
-        like: name of a network of the same family in the table; "" for a `VideoResNet`.
+        like: name of a network of the same family in the table; "" for the family "video".
         detector: of a detector: kind, num_classes, depths and groups.
         cleaned: whether its batch norms lack statistics, as in the official ImageNet files.
+        stated: arguments that a configuration in the file states, too: no tensors are missing.
+        left: prefix of our names -> why the file has no tensors for them; they stay as they are.
         notes: what the user should know about how it was read.
         clip, crop, short_side, mean, std, multi_label: of the input; None if unknown.
         classes: their names, if the file has them.
@@ -86,11 +87,13 @@ class Translated:
     derived: dict[str, str] = field(default_factory=dict)
     asked: dict[str, str] = field(default_factory=dict)
     flat: bool = False
-    part: tuple[str, ...] = ("",)
+    part: str = ""
     groups: int = 1
     like: str = ""
     detector: dict[str, Any] | None = None
     cleaned: bool = False
+    stated: tuple[str, ...] = ()
+    left: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     clip: str | None = None
     crop: int = 224
@@ -112,16 +115,19 @@ class Translated:
         self.tensors[name] = LazyTensor((channels,), torch.float32, lambda: torch.zeros(channels))
         self.made[name] = why
 
-    def take_backbone(self, what: str) -> None:
-        """Take a file for the backbone of a network, whose classifier is new; say what is not."""
-        self.part = BACKBONE
-        self.asked["num_classes"] = "400 (the file has no classifier of clips: fc will be new)"
-        self.notes.append(f"{what} are left out, and fc is new: only the backbone is loaded")
+    def leave_classifier(self, why: str) -> None:
+        """Use the backbone alone: the classifier is for something else than clips."""
+        for name in [name for name in self.tensors if name.startswith("fc.")]:
+            del self.tensors[name]
+            self.ignored[self.names.pop(name, name)] = why
+            self.left["fc."] = why
 
     def swap_colors(self) -> None:
-        """Turn a stem that reads blue, green, red into one that reads red, green, blue."""
-        stem = self.tensors["conv1.weight"]
-        self.tensors["conv1.weight"] = stem.map(stem.shape, lambda weight: weight.flip(1))
+        """Turn stems that read blue, green, red into ones that read red, green, blue."""
+        for name in ("conv1.weight", "fast.conv1.weight"):
+            if name in self.tensors:
+                stem = self.tensors[name]
+                self.tensors[name] = stem.map(stem.shape, lambda weight: weight.flip(1))
         self.mean, self.std = self.mean[::-1], self.std[::-1]
 
 

@@ -158,7 +158,7 @@ def _are_sides(value: Any) -> bool:
 
 def use_classifier(classifier: Translated) -> Translated:
     """Rename an image classifier's tensors to those of a detector's backbone."""
-    result = Translated(classifier.origin, flat=True, part=(BACKBONE,))
+    result = Translated(classifier.origin, flat=True, part=BACKBONE)
     result.cleaned = classifier.cleaned
     result.mean, result.std = classifier.mean, classifier.std
     result.ignored, result.unknown = dict(classifier.ignored), list(classifier.unknown)

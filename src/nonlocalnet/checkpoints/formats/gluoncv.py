@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 from nonlocalnet.checkpoints.files import Checkpoint
 from nonlocalnet.checkpoints.formats.torchvision import MEAN, STD
-from nonlocalnet.checkpoints.resolve import infer
+from nonlocalnet.checkpoints.infer import infer
 from nonlocalnet.checkpoints.translate import AFFINE, BATCH_NORM, Rules, Translated, layer, rename
 
 ORIGIN = "GluonCV"

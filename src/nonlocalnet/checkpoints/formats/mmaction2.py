@@ -12,8 +12,8 @@ from typing import Any
 
 from nonlocalnet.checkpoints.files import Checkpoint
 from nonlocalnet.checkpoints.formats.mmaction2_config import KINDS, Kind, apply_config, kind_of
+from nonlocalnet.checkpoints.infer import infer, is_slow
 from nonlocalnet.checkpoints.python_config import as_dict, read_config
-from nonlocalnet.checkpoints.resolve import infer, is_slow
 from nonlocalnet.checkpoints.temporal_shift import add_time_axis, check_shift, unwrap
 from nonlocalnet.checkpoints.translate import AFFINE, BATCH_NORM, Rules, Translated, layer, rename
 from nonlocalnet.clips import Views
@@ -62,7 +62,8 @@ def translate(checkpoint: Checkpoint) -> Translated:
     keys = list(checkpoint.tensors)
     detector = any(re.match(DETECTOR, key) for key in keys)
     if detector:
-        result.take_backbone("its roi_head.*")
+        result.left["fc."] = "the file's roi_head.* classifies boxes, not clips, and is left out"
+        result.asked["num_classes"] = "400 or another number: its classifier is of boxes"
     _complete(result)
     meta = as_dict(checkpoint.meta.get("meta"))
     text = meta.get("cfg", meta.get("config"))

@@ -120,6 +120,7 @@ def apply_config(config: Mapping[str, Any], kind: Kind, result: Translated) -> N
         _check_whole("spatial_strides", stride)
     if strides != (1, 2, 2, 2):
         fields["strides"] = strides
+    _check_places(backbone, result)
     block = as_dict(backbone.get("non_local_cfg"))
     if fields["non_local"]:
         form = block.get("mode", "embedded_gaussian")
@@ -131,6 +132,25 @@ def apply_config(config: Mapping[str, Any], kind: Kind, result: Translated) -> N
             fields["scale"] = "auto" if block.get("use_scale", True) else None
     _apply_input(config, result)
     _apply_views(config, kind, result)
+
+
+def _check_places(backbone: Mapping[str, Any], result: Translated) -> None:
+    """Compare the places of the blocks with those that the configuration states, if it does."""
+    depths, stated = result.fields["depths"], backbone.get("non_local")
+    if not isinstance(stated, (list, tuple)) or len(stated) != len(depths):
+        return
+    places = {}
+    for stage, (flags, depth) in enumerate(zip(stated, depths, strict=True), 2):
+        each = flags if isinstance(flags, (list, tuple)) else [flags] * depth
+        if found := tuple(i for i, flag in enumerate(each) if flag):
+            places[f"res{stage}"] = found
+    if places != result.fields["non_local"]:
+        seen = result.fields["non_local"]
+        raise ValueError(
+            f"its configuration has non-local blocks after {shown(places)}, "
+            f"its tensors after {seen}"
+        )
+    result.stated = ("non_local",)
 
 
 def _apply_time(backbone: Mapping[str, Any], result: Translated) -> None:

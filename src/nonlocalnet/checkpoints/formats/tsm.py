@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from nonlocalnet.checkpoints.files import Checkpoint
 from nonlocalnet.checkpoints.formats.torchvision import MEAN, STD
 from nonlocalnet.checkpoints.formats.torchvision import RULES as IMAGE_RULES
-from nonlocalnet.checkpoints.resolve import infer
+from nonlocalnet.checkpoints.infer import infer
 from nonlocalnet.checkpoints.temporal_shift import add_time_axis, check_shift, unwrap
 from nonlocalnet.checkpoints.translate import AFFINE, BATCH_NORM, Rules, Translated, layer, rename
 from nonlocalnet.clips import Views
