@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
 from typing import Literal, get_args
@@ -13,11 +12,12 @@ from torch import Tensor, nn
 
 from nonlocalnet.checkpoints import checksum
 from nonlocalnet.checkpoints.files import KEY
-from nonlocalnet.checkpoints.formats import caffe2, pyslowfast
+from nonlocalnet.checkpoints.formats import caffe2, pyslowfast_export
 from nonlocalnet.checkpoints.lazy_tensor import LazyTensor
 from nonlocalnet.checkpoints.metadata import WeightsInfo
+from nonlocalnet.checkpoints.report import differ
 from nonlocalnet.errors import check_choice
-from nonlocalnet.networks.arguments import DEFAULTS
+from nonlocalnet.networks.arguments import defaults_of
 from nonlocalnet.networks.video_resnet import VideoResNet
 
 Format = Literal["caffe2", "pyslowfast"]
@@ -26,7 +26,7 @@ Format = Literal["caffe2", "pyslowfast"]
 def save_weights(model: nn.Module, path: str | os.PathLike, info: WeightsInfo) -> None:
     """Write the parameters and buffers of a model, with `info` and a checksum in the metadata."""
     tensors = {key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}
-    meta = {KEY: json.dumps(vars(info)), checksum.KEY: checksum.UNSIGNED}
+    meta = {KEY: info.as_json(), checksum.KEY: checksum.UNSIGNED}
     save_file(tensors, path, metadata=meta)
     checksum.sign(path)
 
@@ -52,9 +52,14 @@ def export_weights(model: VideoResNet, path: str | os.PathLike, format: Format) 
     path = Path(path)
     if not isinstance(model, VideoResNet):
         raise ValueError(
-            f"{format} files store C2D, I3D and SlowOnly, not a {type(model).__name__}"
+            f"{format} files store C2D, I3D, Slow and SlowFast, not a {type(model).__name__}"
         )
     arguments, clip = model.arguments, model.config["clip"]
+    stages = len(arguments["depths"])
+    usual = defaults_of(type(model)) | {
+        "strides": (1, *[2] * (stages - 1)),
+        "dilations": (1,) * stages,
+    }
     state = {name: _lazy(value) for name, value in model.state_dict().items()}
     if format == "caffe2":
         blobs = caffe2.export(state)
@@ -63,10 +68,11 @@ def export_weights(model: VideoResNet, path: str | os.PathLike, format: Format) 
         return [
             f"{name}={value!r}"
             for name, value in {"clip": clip, **arguments}.items()
-            if name == "clip" or (name in caffe2.UNSAID and value != DEFAULTS[name])
+            if name in ("clip", "alpha")
+            or (name in caffe2.UNSAID and differ(name, value, usual[name]))
         ]
     info = getattr(model, "info", None) or WeightsInfo(config=model.config)
-    content = pyslowfast.export(
+    content = pyslowfast_export.export(
         arguments | {"crop": model.config["crop"]},
         state,
         clip,

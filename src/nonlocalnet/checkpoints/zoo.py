@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 import os
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,9 +30,10 @@ class Release:
         clip: "FRAMESxRATE"; None for image classifiers.
         dataset: for training and test.
         top1, top5, figure: reported accuracies, and where they are reported.
-        scores: reported COCO scores of detectors, in percent.
+        scores: reported mAP and COCO scores, in percent.
         options: arguments of the network that the file does not contain.
         sha256: its first digits, as many as the release states.
+        saved: the name of the file here; "" is that in the URL.
     """
 
     name: str
@@ -47,16 +49,23 @@ class Release:
     options: Mapping[str, Any] = field(default_factory=dict, hash=False)
     sha256: str | None = None
     scores: Mapping[str, float] = field(default_factory=dict, hash=False)
+    saved: str = ""
 
     @property
     def file(self) -> str:
         """The name of the file."""
-        return self.url.rpartition("/")[2]
+        return self.saved or self.url.rpartition("/")[2]
 
     @property
     def blocks(self) -> int:
         """How many non-local blocks there are."""
-        return int(self.model.partition("_nl")[2] or 0)
+        found = re.search(r"_nl(\d+)", self.model)
+        return int(found[1]) if found else 0
+
+    @property
+    def boxes(self) -> bool:
+        """Whether its classifier is for boxes in a frame, not for clips."""
+        return self.dataset.startswith("AVA")
 
 
 VIEWS = "10 clips x 3 crops"
@@ -96,12 +105,118 @@ def _pyslowfast() -> Iterator[Release]:
         ("C2D_NOPOOL_8x8_R50", "c2d_r50", 67.2, 87.8, {"pool2_time": 1}),
         ("I3D_8x8_R50", "i3d_r50", 73.5, 90.8, {}),
         ("I3D_NLN_8x8_R50", "i3d_r50_nl5", 74.0, 91.1, {}),
+        ("SLOWONLY_4x16_R50", "slow_r50", 72.7, 90.3, {}),
+        ("SLOWONLY_8x8_R50", "slow_r50", 74.8, 91.6, {}),
+        ("SLOWFAST_4x16_R50", "slowfast_4x16_r50", 75.6, 92.0, {}),
+        ("SLOWFAST_8x8_R50", "slowfast_8x8_r50", 77.0, 92.6, {}),
     ):
         url = f"https://dl.fbaipublicfiles.com/pyslowfast/model_zoo/kinetics400/{name}.pkl"
         where = f"MODEL_ZOO.md of {project}, {VIEWS}"
         options = {"stem_padding": 1, **options}
-        row = (name, url, project, license, model, "8x8", top1, top5, where)
+        clip = "32x2" if "slowfast" in model else name.split("_")[-2]
+        row = (name, url, project, license, model, clip, top1, top5, where)
         yield Release(*row, options=options)
+    # configs/AVA/c2: the last stage is dilated; that its pretraining has blocks is inferred
+    ava = {"strides": (1, 2, 2, 1), "dilations": (1, 1, 1, 2)}
+    for stem, clip, version, score in (
+        ("SLOWFAST_32x2_R101_50_50_v2.1", "32x2", "2.1", 28.2),
+        ("SLOWFAST_32x2_R101_50_50", "32x2", "2.2", 29.1),
+        ("SLOWFAST_64x2_R101_50_50", "64x2", "2.2", 29.4),
+    ):
+        name = stem.replace(".", "_")
+        folder = "https://dl.fbaipublicfiles.com/pyslowfast/model_zoo/ava"
+        model, pools = "slowfast_16x8_r101_nl3", {"subsample": (2, 2, 2), "stem_padding": 1}
+        yield Release(
+            name=f"{name}_ava",
+            url=f"{folder}/{stem}.pkl",
+            project=project,
+            license=license,
+            model=model,
+            clip=clip,
+            top1=None,
+            top5=None,
+            figure=f"MODEL_ZOO.md of {project}, AVA {version}",
+            dataset=f"AVA {version}",
+            options={**pools, **ava, "num_classes": 80},
+            scores={"map": score},
+        )
+        yield Release(
+            name=f"{name}_kinetics600",
+            url=f"{folder}/pretrain/{stem}.pkl",
+            project=project,
+            license=license,
+            model=model,
+            clip=clip,
+            top1=None,
+            top5=None,
+            figure=f"MODEL_ZOO.md of {project} states no accuracy",
+            dataset="Kinetics-600",
+            options={**pools, "num_classes": 600},
+            saved=f"{name}_kinetics600.pkl",
+        )
+
+
+def _long_term_feature_banks() -> Iterator[Release]:
+    # facebookresearch/video-long-term-feature-banks, README.md, INSTALL.md and configs/*_baseline:
+    # its 3D CNNs without a feature bank, all affine
+    project = "video-long-term-feature-banks"
+    base = f"https://dl.fbaipublicfiles.com/{project}"
+    for name, file, depth, clip, dataset, classes, dilation, top1, top5, mean_ap in (
+        ("kinetics400", "r50_k400_pretrained", "r50", "32x2", "Kinetics-400", 400, 2, *[None] * 3),
+        (
+            "kinetics400",
+            "r101_k400_pretrained",
+            "r101",
+            "32x2",
+            "Kinetics-400",
+            400,
+            2,
+            *[None] * 3,
+        ),
+        ("ava", "102760666/model_final", "r50", "32x2", "AVA", 80, 2, None, None, 22.2),
+        ("ava", "102760714/model_final", "r101", "32x2", "AVA", 80, 2, None, None, 23.2),
+        ("charades", "102766107/model_final", "r50", "32x4", "Charades", 157, 2, None, None, 38.3),
+        ("charades", "103560426/model_final", "r101", "32x4", "Charades", 157, 1, None, None, 40.4),
+        (
+            "epic_verbs",
+            "103704809/model_final",
+            "r50",
+            "32x2",
+            "EPIC verbs",
+            125,
+            1,
+            50.7,
+            81.1,
+            None,
+        ),
+        (
+            "epic_nouns",
+            "104421642/model_final",
+            "r50",
+            "32x2",
+            "EPIC nouns",
+            352,
+            1,
+            26.2,
+            51.0,
+            None,
+        ),
+    ):
+        yield Release(
+            name=f"lfb_{name}_{depth}",
+            url=f"{base}/{file}.pkl",
+            project=project,
+            license="Apache-2.0 (code)",
+            model=f"i3d_{depth}_nl5_lfb",
+            clip=clip,
+            top1=top1,
+            top5=top5,
+            figure=f"README of {project}, 3D CNN",
+            dataset=dataset,
+            options={"num_classes": classes, "dilations": (1, 1, 1, dilation)},
+            scores={"map": mean_ap} if mean_ap else {},
+            saved=f"lfb_{name}_{depth}.pkl" if "/" in file else "",
+        )
 
 
 def _pytorchvideo() -> Iterator[Release]:
@@ -203,6 +318,7 @@ def _torchvision_rcnn() -> Iterator[Release]:
 RELEASES = (
     *_official(),
     *_pyslowfast(),
+    *_long_term_feature_banks(),
     *_pytorchvideo(),
     *_mmaction2(),
     *_torchvision(),
@@ -211,6 +327,19 @@ RELEASES = (
 
 
 RELEASE_OF = {release.file: release for release in RELEASES}  # by the name of the file
+VAGUE = ("model_final.pkl",)  # names of files that say nothing without their folder
+
+
+def releases_of(path: Path) -> list[Release]:
+    """List the releases that a file may be, by its name here or that in the URL; likely ones first.
+
+    A name that any project may give its files counts in the folder of the URL alone.
+    """
+    ends = "/".join(path.parts[-2:])
+    found = [r for r in RELEASES if r.file == path.name or r.url.endswith(f"/{ends}")]
+    if path.name not in VAGUE:
+        found += [r for r in RELEASES if r.url.endswith(f"/{path.name}")]
+    return list(dict.fromkeys(found))
 
 
 def list_releases(pattern: str = "*") -> list[Release]:
