@@ -190,7 +190,6 @@ def _describe(scene: Scene, number: int, block: BlockMap, thin: Thin) -> dict[st
             "mean": summary.mean.to_dict(),
             "even": summary.even.to_dict(),
             "common": summary.common,
-            "keys": summary.keys,
         },
         "points": [
             {
