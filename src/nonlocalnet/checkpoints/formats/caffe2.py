@@ -110,8 +110,7 @@ def _assume(result: Translated) -> None:
     assumed, why = result.assumed, "as in every official release"
     assumed["stem_padding"] = (
         0,
-        "as in video-nonlocal-net; PySlowFast's files need 1, C2D_NOPOOL also pool2_time=1; files "
-        "of long-term feature banks are for another network, say release='lfb_kinetics400_r50'",
+        "as in video-nonlocal-net; PySlowFast's files need 1, C2D_NOPOOL also pool2_time=1",
     )
     if blocks := result.fields["non_local"]:
         form = f"{why}; the dot product has the same tensors"
@@ -120,9 +119,14 @@ def _assume(result: Translated) -> None:
         assumed["subsample_position"] = ("before", why)
         assumed["extent"] = ("spacetime", why)
     assumed["pool2_time"] = (2, why)
-    stages = len(result.fields["depths"])
-    assumed["strides"] = ((1, *[2] * (stages - 1)), why)
-    assumed["dilations"] = ((1,) * stages, why)
+    stages, other = len(result.fields["depths"]), ""
+    if result.fields["norm"] == "frozen" and blocks:
+        other = (
+            "; files of long-term feature banks have the same names and are for another network: "
+            "for them pass release='lfb_kinetics400_r50' or another of `nonlocalnet zoo 'lfb*'`"
+        )
+    assumed["strides"] = ((1, *[2] * (stages - 1)), why + other)
+    assumed["dilations"] = ((1,) * stages, why + other)
     derived = ["temporal_stride", "pool1_time", "window", "mean", "std"]
     if result.fields["norm"] == "frozen" and "res3" in blocks:
         derived.append("temporal_group")
