@@ -145,7 +145,7 @@ def choose(
         fastest = {"dot_product": _dot_product, "concatenation": _concatenation}
         take = fastest.get(pairwise, _softmax)
         implementation, why = take(sizes, dtype, device, grad, budget)
-    if frames is not None:
+    if frames is not None and not recording():
         why += f"; {CAUSAL.get(implementation, 'frame by frame, without a mask')}"
     products = _products(pairwise, implementation, dtype, device)
     rows, kept = None, 0
