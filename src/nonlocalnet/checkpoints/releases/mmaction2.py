@@ -13,6 +13,7 @@ from nonlocalnet.checkpoints.releases.base import VIEWS, Release
 PROJECT, LICENSE = "MMAction2", "Apache-2.0 (code)"
 BASE = "https://download.openmmlab.com/mmaction"
 DOT, EMBEDDED = {"pairwise": "dot_product"}, {"pairwise": "embedded_gaussian"}
+GAUSSIAN = {"pairwise": "gaussian"}
 SLOW = "slow_r50_nl5_mmaction2"
 
 
@@ -96,7 +97,7 @@ def _tsm() -> Iterator[Release]:
     views = "8 segments x 10 crops"
     for form, sha256, top1, top5, options in (
         ("dot-product", "108bfde5", 74.49, 91.15, DOT),
-        ("gaussian", "7e54dacf", 73.66, 90.99, {}),
+        ("gaussian", "7e54dacf", 73.66, 90.99, GAUSSIAN),
         ("embedded-gaussian", "35eddb57", 74.34, 91.23, EMBEDDED),
     ):
         stem = f"tsm_imagenet-pretrained-r50-nl-{form}_8xb16-1x1x8-50e_kinetics400-rgb"
@@ -115,7 +116,7 @@ def _tsm() -> Iterator[Release]:
         )
     for form, date, sha256, top1, top5, options in (
         ("dot_product", "20200724", "d8ad84d2", 71.60, 90.34, DOT),
-        ("gaussian", "20200816", "b93fd297", 70.70, 89.90, {}),
+        ("gaussian", "20200816", "b93fd297", 70.70, 89.90, GAUSSIAN),
     ):
         stem = f"tsm_nl_{form}_r50_1x1x8_50e_kinetics400_rgb"
         yield Release(
