@@ -23,10 +23,8 @@ from nonlocalnet.checkpoints.formats import (
 )
 from nonlocalnet.checkpoints.lazy_tensor import LazyTensor
 from nonlocalnet.checkpoints.metadata import WeightsInfo
-from nonlocalnet.checkpoints.report import differ
 from nonlocalnet.clips import ClipSpec
 from nonlocalnet.errors import check_choice
-from nonlocalnet.networks.arguments import defaults_of
 from nonlocalnet.networks.video_resnet import VideoResNet
 
 Format = Literal["caffe2", "pyslowfast", "mmaction2", "gluoncv", "tsm", "pytorch_resnet3d"]
@@ -76,9 +74,10 @@ def export_weights(model: VideoResNet, path: str | os.PathLike, format: Format) 
     info = getattr(model, "info", None) or WeightsInfo(config=model.config)
     state = {name: _lazy(value) for name, value in model.state_dict().items()}
     if format == "caffe2":
+        blobs = caffe2.export(state)
         with path.open("wb") as file:
-            caffe2.write(file, caffe2.export(state))
-        return _unsaid(model)
+            caffe2.write(file, blobs)
+        return caffe2.list_unsaid(arguments, clip)
     if format == "pyslowfast":
         content = pyslowfast_export.export(
             arguments | {"crop": model.config["crop"]},
@@ -93,21 +92,6 @@ def export_weights(model: VideoResNet, path: str | os.PathLike, format: Format) 
         content = EXPORTS[format].export(arguments, state, info)
     torch.save(_read(content), path)
     return UNSAID.get(format, lambda model: [])(model)
-
-
-def _unsaid(model: VideoResNet) -> list[str]:
-    """List what Caffe2's files do not say of a network."""
-    arguments = model.arguments
-    stages = len(arguments["depths"])
-    usual = defaults_of(type(model)) | {
-        "strides": (1, *[2] * (stages - 1)),
-        "dilations": (1,) * stages,
-    }
-    return [
-        f"{name}={value!r}"
-        for name, value in {"clip": model.config["clip"], **arguments}.items()
-        if name in ("clip", "alpha") or (name in caffe2.UNSAID and differ(name, value, usual[name]))
-    ]
 
 
 def _clip(model: VideoResNet) -> list[str]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import torch
 
@@ -17,7 +17,9 @@ from nonlocalnet.checkpoints.files import Checkpoint
 from nonlocalnet.checkpoints.formats import pyslowfast
 from nonlocalnet.checkpoints.infer import FAST, infer, is_slow
 from nonlocalnet.checkpoints.lazy_tensor import LazyTensor
+from nonlocalnet.checkpoints.report import differ
 from nonlocalnet.checkpoints.translate import COUNTER, Rules, Translated, rename
+from nonlocalnet.networks.arguments import DEFAULTS
 
 ORIGIN = "Caffe2 (video-nonlocal-net)"
 PROJECTS = ("video-nonlocal-net", "PySlowFast", "video-long-term-feature-banks")
@@ -152,6 +154,27 @@ def export(state: Mapping[str, LazyTensor]) -> dict[str, LazyTensor]:
             raise ValueError(f"the official networks have nothing like {name}")
         blobs[theirs] = entry
     return blobs
+
+
+def list_unsaid(arguments: Mapping[str, Any], clip: str) -> list[str]:
+    """List what a file cannot say of a network: what `load` asks for, and what differs from usual.
+
+    Args:
+        arguments: all of the network's class.
+        clip: FRAMESxRATE.
+    """
+    stages = len(arguments["depths"])
+    usual = DEFAULTS | {"strides": (1, *[2] * (stages - 1)), "dilations": (1,) * stages}
+    asked = {"alpha"}
+    if two_pathways := "alpha" in arguments:
+        asked |= {"pairwise", "subsample"} if arguments["non_local"] else set()
+    if two_pathways or is_slow(arguments):
+        usual |= {"stem_padding": 1, "pool2_time": 1}
+    return [f"clip={clip!r}"] + [
+        f"{name}={value!r}"
+        for name, value in arguments.items()
+        if name in asked or (name in UNSAID and differ(name, value, usual[name]))
+    ]
 
 
 def write(file: BinaryIO, blobs: Mapping[str, LazyTensor]) -> None:
