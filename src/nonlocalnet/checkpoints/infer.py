@@ -13,7 +13,9 @@ FAST = "fast."  # begins the names of the fast pathway of a SlowFast network
 Shapes = Mapping[str, tuple[int, ...]]
 
 
-def infer(tensors: Mapping[str, LazyTensor], *, slow: bool = False) -> dict[str, Any]:
+def infer(
+    tensors: Mapping[str, LazyTensor], *, slow: bool = False, backbone: bool = False
+) -> dict[str, Any]:
     """Infer arguments of `VideoResNet`, or of `SlowFast`, from the shapes of a video network.
 
     Shapes do not show temporal strides, spatial strides and dilation, padding, scale, pooling of
@@ -22,17 +24,19 @@ def infer(tensors: Mapping[str, LazyTensor], *, slow: bool = False) -> dict[str,
     Args:
         tensors: under our names.
         slow: whether the project has Slow and SlowFast networks.
+        backbone: whether the network has no classifier; then num_classes is not inferred.
 
     Raises:
         ValueError: it is not a complete network of a known kind.
     """
     shapes = {name: tensor.shape for name, tensor in tensors.items()}
-    classifier = shapes.get("fc.weight")
+    classifier = shapes.get("fc.weight", (0, 0) if backbone else None)
     if classifier is None:
         raise ValueError("it has no classifier: not a complete C2D or I3D network")
     if len(classifier) != 2:
         raise ValueError("its stem or classifier has too many or too few axes for a video network")
-    fields = {"num_classes": classifier[0], **_infer_pathway(shapes)}
+    fields: dict[str, Any] = {} if backbone else {"num_classes": classifier[0]}
+    fields |= {**_infer_pathway(shapes), "shift_div": None}
     fields["norm"] = "frozen"
     if _any(shapes, r"(norm1|.*\.norm_[abc])\.running_mean"):
         fields["norm"] = "batch"

@@ -137,6 +137,7 @@ def describe(
         short_side=translated.short_side,
         mean=translated.mean,
         std=translated.std,
+        views=translated.views,
         facts=facts,
     )
 

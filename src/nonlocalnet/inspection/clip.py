@@ -31,6 +31,7 @@ def look_at(
     *,
     at: Sequence[float] | None = None,
     block: str | int | None = None,
+    head: int | None = None,
     top: int = 20,
     title: str = "",
     moment: float | str = 0.5,
@@ -54,7 +55,7 @@ def look_at(
             raise ValueError("this model does not know its clip: load it with nl.load")
         title = title or Path(clip).name
         clip, view = read_clip(clip, info, moment=moment, crop=crop)
-    return look_at_clip(model, clip, view, at=at, block=block, top=top, title=title)
+    return look_at_clip(model, clip, view, at=at, block=block, head=head, top=top, title=title)
 
 
 def look_at_clip(
@@ -64,6 +65,7 @@ def look_at_clip(
     *,
     at: Sequence[float] | None = None,
     block: str | int | None = None,
+    head: int | None = None,
     top: int = 20,
     title: str = "",
 ) -> Scene:
@@ -79,7 +81,7 @@ def look_at_clip(
     forward: Callable[[Tensor], Tensor] | None = None
     if isinstance(model, VideoResNet):
         forward = partial(model.probabilities, multi_label=multi_label)
-    analysis = analyze(model, given, forward=forward)
+    analysis = analyze(model, given, forward=forward, head=head)
     analysis.block(block)  # raises if there is no such block
     prediction = []
     if info is not None and forward is not None:
@@ -127,7 +129,7 @@ def read_clip(
     return clip, View(scale, corner, indices, about.fps)
 
 
-def _part_of(moment: float | str, frames: int, span: int, fps: float) -> float:
+def _part_of(moment: float | str, frames: int, span: int | None, fps: float) -> float:
     """Convert a moment to a position from the first clip (0) to the last (1)."""
     part = moment if isinstance(moment, float | int) else math.nan
     seconds = math.nan
@@ -144,6 +146,8 @@ def _part_of(moment: float | str, frames: int, span: int, fps: float) -> float:
     if not fps or not 0 <= seconds <= frames / fps:
         lasts = f"lasts {frames / fps:.2f} s" if fps else "does not say how long it lasts"
         raise ValueError(f"moment must lie in the video, which {lasts}; got {moment!r}")
+    if span is None:  # segments of the whole video
+        return 0.5
     starts = max(frames - span, 0)
     start = min(max(round(seconds * fps - span / 2), 0), starts)
     return (start + 0.5) / starts if start < starts else 1.0

@@ -21,6 +21,7 @@ STRUCTURE = {
     "conv1_kernel",
     "kernels_a",
     "kernels_b",
+    "shift_div",
     "fast_conv1_kernel",
     "fast_kernels_a",
     "non_local",
@@ -102,7 +103,7 @@ def describe(
     Returns:
         The arguments of `create_model`, of plain values only.
 
-    >>> describe({"depths": (3, 4, 6, 3), "conv1_kernel": (1, 7), "scale": None},
+    >>> describe({"depths": (3, 4, 6, 3), "conv1_kernel": (1, 7), "shift_div": None, "scale": None},
     ...          clip="8x8", crop=224)
     {'name': 'c2d_r50', 'clip': '8x8', 'crop': 224, 'scale': None}
     """
@@ -145,7 +146,7 @@ def _resolve(
     for option in options:
         check_choice("option", option, [k for k in defaults_of(network) if k != "num_classes"])
     row = {key: value for key, value in row.items() if key != "clip"} | options
-    dense = spec.frames >= 32 and spec.rate <= 2
+    dense = spec.frames >= 32 and spec.rate is not None and spec.rate <= 2
     stages = len(row["depths"])
     fields: dict[str, Any] = {
         "temporal_stride": 2 if dense else 1,

@@ -29,6 +29,7 @@ Network: TypeAlias = Any
 PROVIDERS = (
     ".networks.rows",
     ".networks.slow",
+    ".networks.tsm",
     ".networks.torchvision_video",
     ".detection.rows",
 )

@@ -96,6 +96,7 @@ ROWS = {
             "r50",
             non_local={"res3": (0, 2), "res4": (0, 2, 4)},
             subsample_position="after",
+            window=None,
         ),
         "slow_r50",
     ),

@@ -40,6 +40,10 @@ class VideoResNet(nn.Module):
             of the taps of all its 3x3 kernels. None is 1, then 2, and 1.
         kernels_a: per stage and block, the temporal kernel of the first convolution.
         kernels_b: the same of the middle one.
+        shift_div: of TSM: 1/shift_div of the channels that a block's first convolution reads are
+            those of the next frame, and as many those of the previous one (`temporal_shift`). Every
+            block has it, or every second one if a stage has 23 or more. The classifier then scores
+            each frame, and the scores are averaged. None is no shift.
         non_local: for each stage by name, the blocks after which a non-local block stands.
         pairwise, extent, scale, subsample_position: of every non-local block.
         subsample: the same; or of each stage by name.
@@ -79,6 +83,7 @@ class VideoResNet(nn.Module):
         dilations: Sequence[int] | None = None,
         kernels_a: Sequence[Sequence[int]] | None = None,
         kernels_b: Sequence[Sequence[int]] | None = None,
+        shift_div: int | None = None,
         non_local: Mapping[str, Sequence[int]] | None = None,
         pairwise: Pairwise = "embedded_gaussian",
         extent: Extent = "spacetime",
@@ -136,6 +141,7 @@ class VideoResNet(nn.Module):
                     kernel_a=kernels_a[index][i] if kernels_a else 1,
                     kernel_b=kernels_b[index][i] if kernels_b else 1,
                     norm=norm,
+                    shift_div=None if i % shift_step(depths) else shift_div,
                 )
                 in_channels = EXPANSION * width
                 if i in places.get(stage, ()):
@@ -153,6 +159,7 @@ class VideoResNet(nn.Module):
             self.add_module(stage, nn.Sequential(blocks))
             if index == 0:
                 self.pool2 = nn.MaxPool3d((pool2_time, 1, 1))
+        self.shift_div = shift_div
         self.window = window
         self.dropout = nn.Dropout(dropout)
         self.fc: Any = nn.Linear(in_channels, num_classes) if num_classes else None
@@ -202,7 +209,7 @@ class VideoResNet(nn.Module):
 
         (B, 3, T, H, W) -> logits (B, K).
         """
-        return self.fc(self.dropout(self.features(x).mean(dim=(2, 3, 4))))
+        return self.fc(self._average(self.features(x).mean(dim=(3, 4))))
 
     def logits_map(self, x: Tensor) -> Tensor:
         """Score the classes at every position of the average pooling's window, slid by one.
@@ -211,10 +218,20 @@ class VideoResNet(nn.Module):
         At the training crop this is `forward`, as one position.
         """
         x = self.features(x)
-        frames, *size = x.shape[2:]
+        size = x.shape[3:]
         window = size if self.window is None else [min(self.window, s) for s in size]
-        x = F.avg_pool3d(x, (frames, *window), stride=1).squeeze(2)
-        return self.fc(self.dropout(x.movedim(1, -1))).movedim(-1, 1)
+        x = self._average(F.avg_pool3d(x, (1, *window), stride=1))
+        return self.fc(x.movedim(1, -1)).movedim(-1, 1)
+
+    def _average(self, x: Tensor) -> Tensor:
+        """Average features over frames, (B, C, T, ...) -> (B, C, ...), and drop some of them.
+
+        TSM scores each frame and averages the scores. The classifier is linear, so it can score the
+        average instead; frames differ only in what is dropped.
+        """
+        if self.shift_div is None:
+            return self.dropout(x.mean(dim=2))
+        return self.dropout(x).mean(dim=2)
 
     def probabilities(self, x: Tensor, *, multi_label: bool = False) -> Tensor:
         """Compute class probabilities as the paper's fully convolutional testing does.
@@ -227,6 +244,17 @@ class VideoResNet(nn.Module):
         logits = self.logits_map(x)
         p = logits.sigmoid() if multi_label else logits.softmax(dim=1)
         return p.mean(dim=(2, 3))
+
+
+def shift_step(depths: Sequence[int]) -> int:
+    """Return 1 if every block of a TSM shifts, or 2 if every second one does.
+
+    Source: TSM's `make_temporal_shift`, MMAction2's `ResNetTSM`.
+
+    >>> shift_step((3, 4, 6, 3)), shift_step((3, 4, 23, 3))
+    (1, 2)
+    """
+    return 2 if max(depths) >= 23 else 1
 
 
 def use_fast_layout(network: nn.Module) -> None:

@@ -467,7 +467,8 @@ PYTHON = {
         "model = dict(backbone=dict(conv1_stride_t=1, pool1_stride_t=2))",
         "temporal strides",
     ),
-    "spatial": ("model = dict(backbone=dict(spatial_strides=(1, 2, 2, 1)))", "spatial_strides"),
+    "spatial": ("model = dict(backbone=dict(spatial_strides=(1, 2, 2, '2')))", "spatial_strides"),
+    "dilations": ("model = dict(backbone=dict(dilations=(1, 1, 1, 2)))", "dilations=(1, 1, 1, 2)"),
 }
 
 

@@ -162,7 +162,7 @@ FIELDS: dict[str, tuple[str, Fits]] = {
     ),
     "stem_padding": ("a whole number from 0", _small(0)),
     **dict.fromkeys(
-        ("pool1_time", "window"),
+        ("pool1_time", "window", "shift_div"),
         ("None or a whole number from 1", _or_none(_small(1))),
     ),
     **dict.fromkeys(("depths", "widths"), ("a list of whole numbers from 1", _wholes)),
