@@ -8,6 +8,7 @@ import nonlocalnet as nl
 
 NAMES = [
     "NonLocalBlock",
+    "Stream",
     "add_non_local",
     "affinity",
     "create_model",
