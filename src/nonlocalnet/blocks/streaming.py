@@ -81,8 +81,9 @@ class Stream:
         for path, part in module.named_modules():
             try:
                 check_frames(part)
-                begin = getattr(part, "begin_stream", None)
-                past = None if begin is None else begin(window)
+                # of the type: wrappers, such as compiled modules, give attributes of what is inside
+                begin = getattr(type(part), "begin_stream", None)
+                past = None if begin is None else begin(part, window)
             except ValueError as error:
                 raise ValueError(f"{_name(path, part)} cannot stream, since it {error}") from None
             if past is not None:
@@ -94,16 +95,15 @@ class Stream:
         Gradients are not computed.
         """
         before = self.state_dict()
-        calls = {path: past.calls for path, past in self._past.items()}
         try:
             with self:
                 result = self.module(*args, **kwargs)
             for path, past in self._past.items():
-                if past.calls > calls[path] + 1:
+                if past.calls > 1:
                     raise ValueError(
-                        f"{_name(path, self.module.get_submodule(path))} was called "
-                        f"{past.calls - calls[path]} times for the same frames, and a stream can "
-                        "keep only one past of it: use a copy of the module in each place"
+                        f"{_name(path, self.module.get_submodule(path))} was called {past.calls} "
+                        "times for the same frames, and a stream can keep only one past of it: use "
+                        "a copy of the module in each place"
                     )
             return result
         except BaseException:
@@ -153,7 +153,7 @@ class Stream:
             if path in self._past and part.past is not None:
                 raise ValueError(f"another stream of {_name(path, part)} is active: leave it first")
         for path, past in self._past.items():
-            parts[path].past = past
+            parts[path].past, past.calls = past, 0
         self._no_grad = torch.no_grad()
         self._no_grad.__enter__()
         return self
@@ -175,7 +175,7 @@ def check_frames(module: nn.Module) -> None:
         for name, alone in ALONE.items():
             value: Any = getattr(module, name, alone)
             first = value if isinstance(value, int) else value[0]
-            if first != alone and not isinstance(first, str):
+            if first != alone and not isinstance(value, str):  # "same" and "valid" are 0 here
                 raise ValueError(f"reads several frames: its {name} in time is {first}")
     elif isinstance(module, TO_A_SIZE):
         size: Any = module.output_size
@@ -183,9 +183,9 @@ def check_frames(module: nn.Module) -> None:
             raise ValueError(f"pools over time: its output_size is {size}")
     elif isinstance(module, nn.GroupNorm):
         raise ValueError("takes its statistics over all frames")
-    elif isinstance(module, BATCH_NORMS):
-        if module.training or module.running_mean is None:
-            raise ValueError("takes its statistics over all frames: call eval() on the network")
+    elif isinstance(module, BATCH_NORMS) and (module.training or module.running_mean is None):
+        advice = ": call eval() on the network" if module.training else ""
+        raise ValueError(f"takes its statistics over all frames{advice}")
     elif isinstance(module, DROPOUTS) and module.training and module.p > 0:
         raise ValueError("drops features in training mode: call eval() on the network")
     elif isinstance(module, SEQUENCES):

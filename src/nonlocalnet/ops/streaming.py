@@ -27,7 +27,7 @@ class Past:
         window: the number of frames that count, new ones included; None is all.
         tensors: what is kept, by name. They are replaced, never changed in place.
         first: what all frames of a stream have in common, as the first ones had it.
-        calls: how often it was called.
+        calls: how often it was called since the stream was entered.
     """
 
     def __init__(self, window: int | None = None) -> None:

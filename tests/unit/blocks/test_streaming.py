@@ -279,6 +279,28 @@ def test_one_block_in_two_places_is_refused():
         stream(video(1))
 
 
+class Wrapper(nn.Module):
+    """A module that gives the attributes of the one inside, as torch.compile's do."""
+
+    def __init__(self, inside):
+        super().__init__()
+        self.inside = inside
+
+    def __getattr__(self, name):
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            return getattr(super().__getattr__("inside"), name)
+
+    def forward(self, x):
+        return self.inside(x)
+
+
+def test_a_wrapped_block():
+    block, x = awake(), video(4)
+    torch.testing.assert_close(play(nl.Stream(Wrapper(block)), x), block(x), **EXACT)
+
+
 def test_two_streams_of_one_network_do_not_meet():
     net = nn.Sequential(awake(), awake(seed=1, pairwise="dot_product"))
     one, two = video(4), video(4, seed=1)

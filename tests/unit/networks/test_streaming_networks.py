@@ -63,7 +63,7 @@ def test_online_equals_offline(pairwise):
 def test_a_thousand_frames_online():
     net, x = network(pairwise="dot_product"), video(1000, side=12)
     stream = nl.Stream(net)
-    for frames in x.split(1, dim=2):
+    for frames in x.split(3, dim=2):
         logits = stream(frames)
     torch.testing.assert_close(logits, net(x), **EXACT)
 
@@ -76,7 +76,7 @@ def test_other_heads_are_of_all_frames_so_far(head):
         with stream:
             found = getattr(net, head)(frame)
         torch.testing.assert_close(found, getattr(net, head)(x[:, :, :t]), **EXACT)
-    assert found.shape[2:] == ((2, 2) if head == "logits_map" else ())
+    assert (found[0, 0].numel() > 1) == (head == "logits_map")
 
 
 def test_a_window_classifies_the_last_frames():
