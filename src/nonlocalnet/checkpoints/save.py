@@ -23,10 +23,8 @@ from nonlocalnet.checkpoints.formats import (
 )
 from nonlocalnet.checkpoints.lazy_tensor import LazyTensor
 from nonlocalnet.checkpoints.metadata import WeightsInfo
-from nonlocalnet.checkpoints.report import differ
 from nonlocalnet.clips import ClipSpec
 from nonlocalnet.errors import check_choice
-from nonlocalnet.networks.arguments import defaults_of
 from nonlocalnet.networks.video_resnet import VideoResNet
 
 Format = Literal["caffe2", "pyslowfast", "mmaction2", "gluoncv", "tsm", "pytorch_resnet3d"]
@@ -36,6 +34,12 @@ EXPORTS: dict[str, Any] = {
     "gluoncv": gluoncv,
     "tsm": tsm,
     "pytorch_resnet3d": pytorch_resnet3d,
+}
+# What the files of a format do not say, of any network.
+UNSAID = {
+    "gluoncv": ("clip",),
+    "tsm": ("clip", "shift_div"),
+    "pytorch_resnet3d": ("clip",),
 }
 
 
@@ -78,7 +82,7 @@ def export_weights(model: VideoResNet, path: str | os.PathLike, format: Format) 
     if format == "caffe2":
         with path.open("wb") as file:
             caffe2.write(file, caffe2.export(state))
-        return _unsaid(model)
+        return caffe2.list_unsaid(arguments, clip)
     if format == "pyslowfast":
         content = pyslowfast_export.export(
             arguments | {"crop": model.config["crop"]},
@@ -92,34 +96,8 @@ def export_weights(model: VideoResNet, path: str | os.PathLike, format: Format) 
     else:
         content = EXPORTS[format].export(arguments, state, info)
     torch.save(_read(content), path)
-    return UNSAID.get(format, lambda model: [])(model)
-
-
-def _unsaid(model: VideoResNet) -> list[str]:
-    """List what Caffe2's files do not say of a network."""
-    arguments = model.arguments
-    stages = len(arguments["depths"])
-    usual = defaults_of(type(model)) | {
-        "strides": (1, *[2] * (stages - 1)),
-        "dilations": (1,) * stages,
-    }
-    return [
-        f"{name}={value!r}"
-        for name, value in {"clip": model.config["clip"], **arguments}.items()
-        if name in ("clip", "alpha") or (name in caffe2.UNSAID and differ(name, value, usual[name]))
-    ]
-
-
-def _clip(model: VideoResNet) -> list[str]:
-    return [f"clip={model.config['clip']!r}"]
-
-
-def _clip_and_shift(model: VideoResNet) -> list[str]:
-    return [*_clip(model), f"shift_div={model.arguments['shift_div']}"]
-
-
-# What the files of a format do not say, of any network.
-UNSAID = {"gluoncv": _clip, "tsm": _clip_and_shift, "pytorch_resnet3d": _clip}
+    unsaid = {"clip": clip, **arguments}
+    return [f"{name}={unsaid[name]!r}" for name in UNSAID.get(format, ())]
 
 
 def _read(content: Any) -> Any:
