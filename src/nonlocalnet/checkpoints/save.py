@@ -80,8 +80,9 @@ def export_weights(model: VideoResNet, path: str | os.PathLike, format: Format) 
     info = getattr(model, "info", None) or WeightsInfo(config=model.config)
     state = {name: _lazy(value) for name, value in model.state_dict().items()}
     if format == "caffe2":
+        blobs = caffe2.export(state)
         with path.open("wb") as file:
-            caffe2.write(file, caffe2.export(state))
+            caffe2.write(file, blobs)
         return caffe2.list_unsaid(arguments, clip)
     if format == "pyslowfast":
         content = pyslowfast_export.export(

@@ -103,7 +103,7 @@ def describe(
     Returns:
         The arguments of `create_model`, of plain values only.
 
-    >>> describe({"depths": (3, 4, 6, 3), "conv1_kernel": (1, 7), "scale": None},
+    >>> describe({"depths": (3, 4, 6, 3), "conv1_kernel": (1, 7), "shift_div": None, "scale": None},
     ...          clip="8x8", crop=224)
     {'name': 'c2d_r50', 'clip': '8x8', 'crop': 224, 'scale': None}
     """

@@ -110,6 +110,13 @@ def test_groups_are_as_many_as_pyslowfast_counts(tmp_path):
         load(tmp_path / "x.pyth")
 
 
+def test_a_network_of_short_cycles_averages_the_whole_map(tmp_path):
+    export_weights(network("slow_r50"), tmp_path / "x.pyth", "pyslowfast")
+    assert load(tmp_path / "x.pyth").window == 2
+    edit(tmp_path / "x.pyth", MULTIGRID={"SHORT_CYCLE": True})
+    assert load(tmp_path / "x.pyth").window is None
+
+
 @pytest.mark.parametrize("name", ["slow_r50_nl5", "slowfast_8x8_r50_nl5"])
 def test_a_detector_gives_its_backbone(tmp_path, name):
     model = network(name)
