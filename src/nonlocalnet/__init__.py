@@ -6,6 +6,8 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from nonlocalnet.acceleration.network import accelerate as accelerate
+    from nonlocalnet.acceleration.network import restore as restore
     from nonlocalnet.blocks import NonLocalBlock as NonLocalBlock
     from nonlocalnet.blocks.insertion import add_non_local as add_non_local
     from nonlocalnet.blocks.insertion import remove_non_local as remove_non_local
@@ -27,6 +29,7 @@ __version__ = "0.1.0"
 # Type checkers read the imports above.
 _MODULES = {
     "NonLocalBlock": "blocks",
+    "accelerate": "acceleration.network",
     "add_non_local": "blocks.insertion",
     "affinity": "ops",
     "create_model": "networks",
@@ -40,6 +43,7 @@ _MODULES = {
     "non_local": "ops",
     "predict": "evaluation.multiview",
     "remove_non_local": "blocks.insertion",
+    "restore": "acceleration.network",
 }
 __all__ = sorted(_MODULES)
 
