@@ -22,6 +22,8 @@ class Options:
     """Folders of runs, or folders that contain runs."""
     out: Path = Path("curves.png")
     """File to write: .png, .pdf or .svg."""
+    metric: str | None = None
+    """Validation score, such as mean_class; default: top-1, mAP, or COCO's AP."""
     x: Literal["iteration", "seconds"] = "iteration"
     """Horizontal axis."""
 
@@ -32,9 +34,10 @@ def command(options: Options) -> int:
     if options.out.suffix not in (".png", ".pdf", ".svg"):
         raise ValueError(f"--out must end in .png, .pdf or .svg; got {options.out}")
 
-    from nonlocalnet.training.runs import find_runs
+    from nonlocalnet.training.runs import check_metric, find_runs
 
     runs = find_runs(options.runs)
+    check_metric(runs, options.metric)
 
     from nonlocalnet.inspection.curves import Line, panels
     from nonlocalnet.runtime.log import console, status
@@ -48,7 +51,7 @@ def command(options: Options) -> int:
             status.print(f"{run.name}: no loss over {options.x}, left out", soft_wrap=True)
             continue
         lines["training loss"][label] = loss
-        if metric := run.main_metric:
+        if metric := run.metric(options.metric):
             points = run.points(options.x, metric.name)
             lines.setdefault(f"validation {metric.label}, %", {})[label] = points
         elif run.scores:

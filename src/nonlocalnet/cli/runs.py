@@ -16,26 +16,37 @@ class Options:
 
     folder: tyro.conf.Positional[Path] = Path("runs")
     """Folder that contains runs of `nonlocalnet train`, at any depth."""
+    metric: str | None = None
+    """Score to compare by, such as mean_class; default: top-1, mAP, or COCO's AP."""
     json: bool = False
     """Print JSON instead of a table."""
 
 
 def command(options: Options) -> int:
-    from nonlocalnet.training.runs import differing, find_runs
+    from nonlocalnet.training.runs import check_metric, differing, find_runs
 
     runs = find_runs([options.folder])
+    check_metric(runs, options.metric)
     others = [name for name in differing(runs) if name != "model"]
     rows: list[dict[str, Any]] = [
-        run.summary() | {"options": {name: run.options.get(name) for name in others}}
+        run.summary(options.metric) | {"options": {name: run.options.get(name) for name in others}}
         for run in runs
     ]
     # runs without a score last; those with another score together
-    rows.sort(key=lambda row: (row["best"] is None, row["score"] or "", -(row["best"] or 0.0)))
+    rows.sort(key=lambda row: (row["best"] is None, row["score"] or "", _rank(row)))
     if options.json:
         print(json.dumps(rows, indent=2))
     else:
         _print(rows, others)
     return 0
+
+
+def _rank(row: dict[str, Any]) -> float:
+    from nonlocalnet.evaluation.metrics import find_metric
+
+    if row["best"] is None:
+        return 0.0
+    return -row["best"] if find_metric(row["score"]).higher else row["best"]
 
 
 def _print(rows: list[dict[str, Any]], others: list[str]) -> None:

@@ -125,7 +125,7 @@ def command(options: Options) -> int:
     if not options.smoke_test:
         check_start(config)
     check_paths(config)
-    if config.init not in ("auto", "imagenet", "none"):
+    if config.init not in ("auto", "imagenet", "kinetics400", "none"):
         check_weights(Path(config.init))
 
     from nonlocalnet.runtime.log import console

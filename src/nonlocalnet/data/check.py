@@ -218,7 +218,7 @@ def check_dataset(
     ]
     _judge(splits, report, min_frames)
     if folder is not None and folder.is_dir():
-        listed = {path.resolve() for path in paths}
+        listed = {path.resolve() for path in (*paths, *data.test)}
         found = find_videos(folder)
         report.notes += [] if data.walked else found.notes(known=LISTS)
         report.findings += [

@@ -49,6 +49,7 @@ class VideoSplits:
         absent: names of the listed videos that do not exist; they are left out.
         notes: sentences about what else was left out and what looks wrong.
         faults: sentences about classes that only one split has.
+        test: files of a further split, which no command uses.
         walked: the notes cover all files of the folder.
     """
 
@@ -60,6 +61,7 @@ class VideoSplits:
     absent: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     faults: tuple[str, ...] = ()
+    test: tuple[Path, ...] = ()
     walked: bool = False
 
     @property
@@ -159,6 +161,7 @@ def read_dataset(
         tuple(entry.name for entry in train + held_out if entry.path is None),
         tuple(notes),
         tuple(faults),
+        tuple(entry.path for entry in found.test if entry.path is not None),
         found.walked,
     )
 

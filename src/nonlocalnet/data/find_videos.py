@@ -54,11 +54,21 @@ class FoundVideos:
         """The lists, tables and annotations, known by their suffixes."""
         return [path for path in self.ignored if path.suffix.lower() in LISTS]
 
-    def find(self, stem: str, *folders: str) -> Path | None:
-        """Find a video by its name without suffix; of several, one that lies in those folders."""
+    def find(self, name: str, *folders: str) -> Path | None:
+        """Find a video by its name without suffix, anywhere below the root.
+
+        Args:
+            name: "a" or "b/a"; the folders in it must be there.
+            folders: of several videos of that name, one that lies in most of these is returned.
+        """
+        *parents, stem = Path(name).parts
         names = {plain(name) for name in folders}
         return max(
-            self._by_stem.get(stem, ()),
+            (
+                path
+                for path in self._by_stem.get(stem, ())
+                if path.parent.parts[len(path.parent.parts) - len(parents) :] == tuple(parents)
+            ),
             key=lambda path: sum(plain(part) in names for part in path.parts[:-1]),
             default=None,
         )

@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from nonlocalnet.evaluation.metrics import Metric, main_metric
+from nonlocalnet.errors import option
+from nonlocalnet.evaluation.metrics import Metric, find_metric, main_metric
 from nonlocalnet.options import Rule
 from nonlocalnet.runtime.log import is_number, read_lines
 from nonlocalnet.training.config import RULES
@@ -46,9 +47,19 @@ class Run:
         lines = [line for line in self.train + self.val if _number(line, x) and _number(line, y)]
         return [line[x] for line in lines], [line[y] for line in lines]
 
-    def summary(self) -> dict[str, Any]:
-        """Summarize progress and results in plain values; None for what is unknown."""
-        metric = self.main_metric
+    def metric(self, name: str | None = None) -> Metric | None:
+        """Return the metric of that name if the run has it; without a name, the main one."""
+        if name is None:
+            return self.main_metric
+        return find_metric(name) if self.values(name) else None
+
+    def summary(self, metric_name: str | None = None) -> dict[str, Any]:
+        """Summarize progress and results in plain values; None for what is unknown.
+
+        Args:
+            metric_name: of the score; default: the metric that runs are compared by.
+        """
+        metric = self.metric(metric_name)
         scores = self.values(metric.name) if metric else []
         return {
             "name": self.name,
@@ -131,6 +142,20 @@ def read_run(folder: Path, name: str) -> Run:
             iterations, seconds = ([k[x] for k in known] for x in ("iteration", "seconds"))
             line["seconds"] = float(np.interp(line["iteration"], iterations, seconds))
     return Run(name, options, train, val, notes)
+
+
+def check_metric(runs: Iterable[Run], name: str | None) -> None:
+    """Refuse a metric that no run has.
+
+    Raises:
+        ValueError: none has; the message lists those that there are.
+    """
+    there = dict.fromkeys(score for run in runs for score in run.scores)
+    if name is not None and name not in there:
+        raise ValueError(
+            f"no run has {option('metric', name)}; "
+            + (f"there are {', '.join(there)}" if there else "none was validated yet")
+        )
 
 
 def differing(runs: Sequence[Run]) -> list[str]:

@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 from nonlocalnet.cli import main
-from nonlocalnet.evaluation.metrics import find_metric
+from nonlocalnet.evaluation.metrics import METRICS, Metric, find_metric
 from nonlocalnet.inspection.curves import panels
 
 
@@ -20,7 +20,8 @@ def runs(tmp_path):
         lines = []
         for i, score in enumerate(scores, 1):
             lines.append({"kind": "train", "iteration": 10 * i, "loss": 0.5, "seconds": i})
-            lines.append({"kind": "val", "iteration": 10 * i, "top1": score})
+            other = {"mean_class": 100 - score, "loss_of_someone": score}
+            lines.append({"kind": "val", "iteration": 10 * i, "top1": score} | other)
         (folder / "metrics.jsonl").write_text("\n".join(map(json.dumps, lines)) + "\n")
     (tmp_path / "new").mkdir()
     (tmp_path / "new" / "config.json").write_text("{")
@@ -39,6 +40,27 @@ def test_runs_best_first_with_the_options_that_differ(runs, capsys):
     assert said.index("fast") < said.index("slow") < said.index("new")
     assert "50.0 top1" in said
     assert "20/40" in said
+
+
+def test_runs_by_another_metric(runs, tmp_path, capsys, monkeypatch):
+    assert main(["runs", str(runs), "--metric", "mean_class", "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)
+    assert [(row["name"], row["best"]) for row in rows] == [
+        ("slow", 80.0),
+        ("fast", 55.0),
+        ("new", None),
+    ]
+    lower = Metric("loss_of_someone", "loss", higher=False)
+    monkeypatch.setitem(METRICS, "loss_of_someone", lower)
+    assert main(["runs", str(runs), "--metric", "loss_of_someone", "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)
+    assert [(row["name"], row["best"]) for row in rows[:2]] == [("slow", 20.0), ("fast", 45.0)]
+    out = str(tmp_path / "c.png")
+    assert main(["plot", str(runs / "fast"), "--metric", "mean_class", "--out", out]) == 0
+    for command in ("runs", "plot"):
+        assert main([command, str(runs), "--metric", "mean"]) == 2
+        said = capsys.readouterr().err.replace("\n", " ")
+        assert "no run has --metric mean; there are top1, mean_class" in said
 
 
 def test_runs_without_any(tmp_path, capsys):

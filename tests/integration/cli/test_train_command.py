@@ -1,7 +1,6 @@
 """What is typed after `nonlocalnet train`: recipes, overrides, --resume; and `recipes`."""
 
 import json
-import os
 import re
 import signal
 from pathlib import Path
@@ -50,6 +49,16 @@ def test_a_smoke_test_then_resume_with_nothing_retyped(videos, tmp_path, capsys)
     assert "lr 1.0, not 0.001" in capsys.readouterr().err.replace("\n", " ")
     assert main(["train", "c2d_r50_32x2", "--resume", "--out", out]) == 2
     assert "is a run of run_i3d_nlnet_400k, not of c2d_r50_32x2" in capsys.readouterr().err
+
+
+def test_a_word_of_init_is_no_file(videos, tmp_path, capsys):
+    for word in ("imagenet", "kinetics400"):
+        words = ["--model", "c2d_tiny", "--clip", "4x2", "--init", word, "--device", "cpu"]
+        assert main(["train", *words, "--data", str(videos), "--out", str(tmp_path / "o")]) == 2
+        said = capsys.readouterr().err.replace("\n", " ")
+        assert "c2d_tiny has no" in said
+        assert "pass --init none, or --init FILE" in said
+        assert not (tmp_path / "o").exists()
 
 
 @pytest.mark.parametrize(
@@ -144,7 +153,7 @@ def test_a_start_that_fails_leaves_no_folder(words, said, place, capsys):
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupt_during_set_up_ends_with_130_and_leaves_nothing(number, place, monkeypatch):
     monkeypatch.setattr(
-        "nonlocalnet.training.setup.load_weights", lambda *_, **__: os.kill(os.getpid(), number)
+        "nonlocalnet.training.setup.load_weights", lambda *_, **__: signal.raise_signal(number)
     )
     (place / "w.safetensors").write_bytes(b"")
     monkeypatch.setattr("nonlocalnet.training.setup.read_pretrained", lambda path: Pretrained())

@@ -38,6 +38,8 @@ def encode() -> Callable[..., Path]:
             stream = file.add_stream(codec, rate=rate, options=options or {})
             stream.height, stream.width = frames.shape[1:3]
             stream.pix_fmt = pix_fmt
+            # threads of libvpx's VP8 encoder may wait for each other for ever on a busy machine
+            stream.codec_context.thread_count = 1
             if turn is not None:
                 stream.set_display_rotation(turn[0], hflip=turn[1])
             if pixel_shape is not None:

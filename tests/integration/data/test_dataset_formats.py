@@ -31,7 +31,11 @@ def read(source: Source) -> Annotations:
         if not mark:
             raise ValueError(f"{where}: expected ID and BIRD, got {line!r}")
         entries.append(Entry(name, bird, source.videos.find(name), where))
-    return Annotations(entries[::2], entries[1::2], sorted({entry.label for entry in entries}))
+    classes = sorted({entry.label for entry in entries})
+    test = [Entry(path.stem, (), path, "") for path in source.videos.videos if "test" in path.parts]
+    return Annotations(
+        entries[::2], entries[1::2], classes, notes=("birds are shy",), test=test
+    )
 '''
 
 
@@ -60,8 +64,12 @@ def test_a_made_up_format_takes_one_module_and_one_line(birdsong, capfd):
         ("00006", (0,)),
     ]
     assert [r.name for r in data.val or []] == ["00001", "00003", "00005", "00007"]
+    (birdsong / "test").mkdir()
+    (birdsong / "test/00008.mp4").write_bytes(data.train[0].path.read_bytes())
     assert main(["data", "check", str(birdsong), "--workers", "1"]) == 0
-    assert "owl" in capfd.readouterr().out
+    said = capfd.readouterr()
+    assert "owl" in said.out
+    assert "birds are shy" in said.out + said.err
     (birdsong / "birds.tsv").write_text("no tab\n")
     with pytest.raises(ValueError, match=r"birds\.tsv:1: expected ID and BIRD"):
         read_dataset(birdsong)

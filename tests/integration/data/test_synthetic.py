@@ -108,8 +108,10 @@ def test_the_data_set_on_disk(tmp_path: Path):
     again = write_same_color(tmp_path / "again", 9, seed=5)
     other = write_same_color(tmp_path / "other", 9, seed=6)
     for record in records:
-        assert record.path.read_bytes() == (again / record.name).read_bytes()
-        assert record.path.read_bytes() != (other / record.name).read_bytes()
+        frames = decode_all(record.path).int()
+        # x264 has once written other bytes of the same frames, on a busy machine
+        assert (frames - decode_all(again / record.name)).abs().float().mean() < 0.5
+        assert (frames - decode_all(other / record.name)).abs().float().mean() > 1
 
 
 def test_one_video_is_too_few(tmp_path: Path):

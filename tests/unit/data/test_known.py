@@ -105,6 +105,9 @@ def test_kinetics(tmp_path, lie):
         assert record.labels == (number,)
         assert record.path.name.startswith(record.name[:11])
         assert record in (data.train if split == "t" else data.val)
+    # the test table is known, and its video is neither missing nor used
+    touch(folder / "test/x_000001_000011.mp4")
+    assert [path.name for path in read_dataset(folder).test] == ["x_000001_000011.mp4"]
     # one table alone
     alone = read_dataset(folder / "kinetics_validate.csv", classes=classes)
     assert (alone.val, alone.train) == (None, data.val)

@@ -65,7 +65,7 @@ def read_annotations(source: Source) -> Annotations:
     found = next(form for form in FORMATS if form.matches(source)).read(source)
     if found.walked or "videos" not in vars(source):
         return found
-    return replace(found, notes=tuple(source.videos.notes(known=LISTS)), walked=True)
+    return replace(found, notes=(*found.notes, *source.videos.notes(known=LISTS)), walked=True)
 
 
 __all__ = ["FORMATS", "Annotations", "Format", "Source", "read_annotations"]

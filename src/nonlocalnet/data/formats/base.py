@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
@@ -42,6 +42,8 @@ class Annotations:
         multi_label: videos may have several labels or none.
         mirrored: a mirrored video keeps its label; False where labels say left and right.
         notes: sentences about what was left out and what looks wrong.
+        test: the videos of a further split, which no command uses: `data check` does not take them
+            for unlisted ones.
         walked: the notes already cover all files of the folder.
     """
 
@@ -52,6 +54,7 @@ class Annotations:
     multi_label: bool = False
     mirrored: bool = True
     notes: tuple[str, ...] = ()
+    test: list[Entry] = field(default_factory=list)
     walked: bool = False
 
 
@@ -85,7 +88,7 @@ class Source:
         """Find the first file that matches a pattern, in the folder or one level below.
 
         Returns:
-            None where there is none, or where the source is a file.
+            None where there is none, or where the source is a file: that is `path` itself.
         """
         for pattern in patterns if self.path.is_dir() else ():
             for found in (*self.path.glob(pattern), *sorted(self.path.glob(f"*/{pattern}"))):

@@ -14,15 +14,15 @@ SPLITS = ("train", "val", "test")
 
 def matches(source: Source) -> bool:
     """Whether there are tables with Kinetics' columns, here or in annotations/."""
-    return any(_tables(source))
+    return any("label" in read_columns(table) or table == source.path for table in _tables(source))
 
 
 def read(source: Source) -> Annotations:
     """Read tables of label,youtube_id,time_start,time_end[,split[,is_cc]].
 
     A video is ID_SSSSSS_EEEEEE or ID, with any suffix; of several, one below folders of its split
-    and label. The split is the column's, else the table's name says it. Test rows are left out:
-    they have no labels. Classes are in alphabetical order.
+    and label. The split is the column's, else the table's name says it. Test rows are not used,
+    and need no label. Classes are in alphabetical order.
 
     Raises:
         ValueError: a field is missing, times are no numbers, or the split has another name.
@@ -38,10 +38,10 @@ def read(source: Source) -> Annotations:
                 raise ValueError(
                     f"{where}: the split must be train, val(idate) or test, got {text!r}"
                 )
-            if split != "test":
-                splits[split].append(_entry(row, split, where, source))
-    names = {str(entry.label) for part in splits.values() for entry in part}
-    return Annotations(splits["train"], splits["val"], sorted(names))
+            splits[split].append(_entry(row, split, where, source))
+    train, val, test = splits.values()
+    classes = sorted({str(entry.label) for entry in train + val})
+    return Annotations(train, val, classes, test=test)
 
 
 def _tables(source: Source) -> Iterator[Path]:
@@ -51,13 +51,13 @@ def _tables(source: Source) -> Iterator[Path]:
         return
     for folder in (source.path, source.path / "annotations"):
         for table in sorted(folder.glob("*.csv")):
-            if read_columns(table) >= TIMES | {"label"}:  # a table of test videos has no labels
+            if read_columns(table) >= TIMES:
                 yield table
 
 
 def _entry(row: dict[str, str], split: str, where: str, source: Source) -> Entry:
     name, label = row["youtube_id"], (row.get("label") or "").strip()
-    if not name or not label:
+    if not name or not (label or split == "test"):
         raise ValueError(f"{where}: label or youtube_id is missing in {row}")
     try:
         start, end = (int(float(row[key])) for key in ("time_start", "time_end"))

@@ -7,6 +7,9 @@ import io
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TypeVar
+
+T = TypeVar("T", dict, list)
 
 HEAD = 1 << 16  # bytes that hold a table's first line
 
@@ -53,7 +56,7 @@ def read_columns(file: Path) -> set[str]:
     return set(open_table(file, HEAD).fieldnames or ())
 
 
-def read_json(file: Path, kind: type) -> dict | list:
+def read_json(file: Path, kind: type[T]) -> T:
     """Read a JSON file whose content is of a kind, `dict` or `list`.
 
     Raises:
