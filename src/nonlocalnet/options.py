@@ -16,7 +16,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 from nonlocalnet.errors import check_choice, option
 
 Pairwise = Literal["gaussian", "embedded_gaussian", "dot_product", "concatenation"]
-Extent = Literal["spacetime", "space", "time"]
+Extent = Literal["spacetime", "space", "time", "causal"]
 Norm = Literal["batch", "frozen"]  # of a network
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
 Schedule = Literal["steps", "cosine"]

@@ -9,6 +9,13 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor, nn
 
+from nonlocalnet.blocks.block_options import (
+    check_group,
+    check_heads,
+    check_scale,
+    check_subsample,
+    check_without_w_z,
+)
 from nonlocalnet.blocks.norm import BlockNorm, as_affine, make_norm
 from nonlocalnet.blocks.pooling import pooling, unchanged
 from nonlocalnet.blocks.projection import (
@@ -40,20 +47,30 @@ class NonLocalBlock(nn.Module):
         dims: 1 for sequences (B, C, T), 2 for images (B, C, H, W), 3 for video (B, C, T, H, W).
         pairwise: f, one of "gaussian" (on x itself: no θ and φ), "embedded_gaussian",
             "dot_product", "concatenation".
-        inner_channels: d, by default C // 2 as in the paper (at least 1).
+        inner_channels: d, the channels of θ and φ, by default C // 2 as in the paper (at least 1).
+        value_channels: c, the channels of g, by default inner_channels, or C without W_z.
+        heads: number of heads: each is the operation on its own d/heads channels of θ and φ and
+            c/heads of g. It divides d (C in the plain Gaussian) and c.
         subsample: factors of the max-pooling of the keys, one per axis or one for all, for
             example (1, 2, 2); None means no pooling. Sizes are rounded down; an axis shorter than
             its factor becomes 1.
         subsample_position: "before" the projections φ and g, as in the official code and its
             weights, or "after" them, as in the paper's text. The two are different functions.
-        norm: the norm after W_z: "batch" or "group" (gamma starts at 0), "frozen" or None (W_z
-            starts at 0). A group norm has 32 groups, or the most that divide both 32 and the
-            channels. It suits small batches, and works the same in training and evaluation.
-        scale: factor of the exponent in the softmax forms; "auto" is inner_channels ** -0.5 there
-            (official code) and None elsewhere; None means no scaling (the paper's text).
+        norm: the norm after W_z: "batch", "group" or "rms" (its weight starts at 0), "frozen" or
+            None (W_z starts at 0). A group norm has 32 groups, or the most that divide both 32 and
+            the channels; "rms" divides each position by the root mean square of its channels. Both
+            suit small batches, and work the same in training and evaluation.
+        pre_norm: the norm of x before the projections, one of the same, or None. The sum z has x
+            itself.
+        w_z: whether there is a W_z; False adds y itself, and needs value_channels = channels.
+        gate: whether to multiply the branch by a learned scalar `gamma`, z = gamma · W_z y + x
+            (SAGAN). It starts at 0; the norm and W_z then do not.
+        scale: factor of the exponent in the softmax forms; "auto" is (inner_channels / heads) **
+            -0.5 there (official code) and None elsewhere; None means no scaling (the paper's text).
         extent: which positions a position attends to (paper, table 2d): all of them
-            ("spacetime"), those of its own frame ("space"), or those at its own place in all
-            frames ("time"). The last two need dims=3.
+            ("spacetime"), those of its own frame ("space"), those at its own place in all
+            frames ("time"), or those of its own and all earlier frames ("causal"). All but the
+            first need dims=3. Norms over frames (group, and batch in training) are not causal.
         temporal_group: split time into groups of so many consecutive frames, which attend only to
             themselves, to save memory as in the official long-clip networks. Needs dims=3.
         bias: whether the four projections have a bias; the official ones do.
@@ -80,9 +97,14 @@ class NonLocalBlock(nn.Module):
         pairwise: Pairwise = "embedded_gaussian",
         *,
         inner_channels: int | None = None,
+        value_channels: int | None = None,
+        heads: int = 1,
         subsample: int | Sequence[int] | None = None,
         subsample_position: SubsamplePosition = "before",
         norm: BlockNorm | None = "batch",
+        pre_norm: BlockNorm | None = None,
+        w_z: bool = True,
+        gate: bool = False,
         scale: float | Literal["auto"] | None = "auto",
         extent: Extent = "spacetime",
         temporal_group: int | None = None,
@@ -95,30 +117,39 @@ class NonLocalBlock(nn.Module):
         check_choice("pairwise", pairwise, FUNCTIONS)
         check_choice("subsample_position", subsample_position, get_args(SubsamplePosition))
         check_choice("norm", norm, (*get_args(BlockNorm), None))
+        check_choice("pre_norm", pre_norm, (*get_args(BlockNorm), None))
         check_choice("extent", extent, get_args(Extent))
+        function = FUNCTIONS[pairwise]
         inner = max(channels // 2, 1) if inner_channels is None else inner_channels
-        for name, value in (("channels", channels), ("inner_channels", inner)):
-            if value < 1:
-                raise ValueError(f"{name} must be at least 1; got {value}")
+        value = (inner if w_z else channels) if value_channels is None else value_channels
+        widths = {"channels": channels, "inner_channels": inner, "value_channels": value}
+        for name, width in widths.items():
+            if width < 1:
+                raise ValueError(f"{name} must be at least 1; got {width}")
+        check_heads(heads, widths, "inner_channels" if function.embedded else "channels")
+        if not w_z:
+            check_without_w_z(channels, value, norm, gate)
         if extent != "spacetime" and dims != 3:
             raise ValueError(f"extent must be 'spacetime' for dims={dims}; got {extent!r}")
         self.channels, self.dims, self.pairwise = channels, dims, pairwise
-        self.inner_channels, self.scale = inner, _check_scale(scale, pairwise, inner)
-        self.subsample = _check_subsample(subsample, dims, extent)
+        self.inner_channels, self.value_channels, self.heads = inner, value, heads
+        self.scale = check_scale(scale, pairwise, inner / heads)
+        self.subsample = check_subsample(subsample, dims, extent)
         self.subsample_position = subsample_position
         self.extent = extent
-        self.temporal_group = _check_group(temporal_group, dims, extent, self.subsample)
+        self.temporal_group = check_group(temporal_group, dims, extent, self.subsample)
         check_implementation(pairwise, implementation, memory_budget)
         self.implementation, self.memory_budget = implementation, memory_budget
 
         conv = CONV[dims]
-        function = FUNCTIONS[pairwise]
+        self.pre_norm: Any = None if pre_norm is None else make_norm(pre_norm, channels, dims)
         self.theta = conv(channels, inner, 1, bias=bias) if function.embedded else None
         self.phi = conv(channels, inner, 1, bias=bias) if function.embedded else None
-        self.g = conv(channels, inner, 1, bias=bias)
+        self.g = conv(channels, value, 1, bias=bias)
         self.w_f = nn.Parameter(torch.empty(2 * inner)) if function.concatenated else None
-        self.w_z = conv(inner, channels, 1, bias=bias)
+        self.w_z: Any = conv(value, channels, 1, bias=bias) if w_z else None
         self.norm: Any = None if norm is None else make_norm(norm, channels, dims)
+        self.gamma = nn.Parameter(torch.empty(1)) if gate else None
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -136,13 +167,15 @@ class NonLocalBlock(nn.Module):
                     nn.init.zeros_(_own(module, name, "bias"))
         if self.w_f is not None:
             nn.init.normal_(self.w_f, std=0.01)
-        if hasattr(self.norm, "reset_parameters"):
-            self.norm.reset_parameters()
-        gamma = getattr(self.norm, "weight", None)
-        nn.init.zeros_(gamma if isinstance(gamma, nn.Parameter) else self.w_z.weight)
+        for norm in (self.norm, self.pre_norm):
+            if hasattr(norm, "reset_parameters"):
+                norm.reset_parameters()
+        # the last factor of the branch alone starts at 0, so that gradients reach it
+        last = [self.gamma, getattr(self.norm, "weight", None), getattr(self.w_z, "weight", None)]
+        nn.init.zeros_(next(value for value in last if isinstance(value, nn.Parameter)))
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Compute z = W_z y + x.
+        """Compute z = W_z y + x, with the norms and the gate that the block has.
 
         Args:
             x: (B, C, ...) with `dims` more axes, any floating dtype, any memory format.
@@ -172,11 +205,13 @@ class NonLocalBlock(nn.Module):
         )  # (B', N', C), or (B', N', c) where W_z is called
         z = from_rows(y, x.shape, self.extent, self.temporal_group)
         if weight is None:
-            z = self.w_z(z)
+            z = z if self.w_z is None else self.w_z(z)
         elif bias is not None:
             z = z + bias.to(z.dtype).view(-1, *[1] * self.dims)
+        z = z if norm is None else norm(z)
+        z = z if self.gamma is None else self.gamma * z
         # x first: the sum gets its memory format, so later layers round as without the block
-        return x + (z if norm is None else norm(z))
+        return x + z
 
     def explain(self, x: Tensor, mask: Tensor | None = None) -> Plan:
         """Tell which implementation `forward` takes for this input, and why: see `nl.explain`."""
@@ -201,8 +236,9 @@ class NonLocalBlock(nn.Module):
             queries: (Q,) or (B', Q) flattened positions within the extent; None is all.
 
         Returns:
-            (B', Q, M'). B' is the batch times the number of frames (extent "space"), of places
-            ("time") or of temporal groups. The last axis is the flattened subsampled positions.
+            (B', Q, M'), or (B', heads, Q, M') if there are several heads. B' is the batch times
+            the number of frames (extent "space"), of places ("time") or of temporal groups. The
+            last axis is the flattened subsampled positions.
         """
         theta, phi, _, rest = self.embed(x, mask)
         return affinity(theta, phi, self.pairwise, queries=queries, **rest)
@@ -216,38 +252,48 @@ class NonLocalBlock(nn.Module):
     def extra_repr(self) -> str:
         return (
             f"{self.channels}, dims={self.dims}, pairwise={self.pairwise!r}, "
-            f"inner_channels={self.inner_channels}, subsample={self.subsample}, "
+            f"inner_channels={self.inner_channels}, value_channels={self.value_channels}, "
+            f"heads={self.heads}, subsample={self.subsample}, "
             f"subsample_position={self.subsample_position!r}, scale={self.scale}, "
             f"extent={self.extent!r}, temporal_group={self.temporal_group}"
         )
 
     def embed(self, x: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor, dict]:
-        """Project x to the arguments of `nl.non_local`.
+        """Normalize and project x to the arguments of `nl.non_local`.
 
-        Concatenation needs only the numbers w_theta · θ_i and w_phi · φ_j. They are computed
-        directly from x where the result is the same; then d = 1 and w_f = (1, 1).
+        Concatenation needs only the numbers w_theta · θ_i and w_phi · φ_j of each head. They are
+        computed directly from x where the result is the same; then d = heads and w_f is all ones.
 
         Returns:
-            theta (B', N', d), phi (B', M', d), g (B', M', c), and a dictionary of scale, w_f and
-            mask, that of the keys (B', M').
+            theta (B', N', d), phi (B', M', d), g (B', M', c), and a dictionary of scale, w_f,
+            heads, causal_frames and mask, that of the keys (B', M').
         """
         self._check_input(x, mask)
         group = self.temporal_group
         rows = partial(to_rows, extent=self.extent, group=group)
-        w_f = None if self.w_f is None else torch.ones_like(self.w_f[:2])
+        w_f = None if self.w_f is None else torch.ones_like(self.w_f[: 2 * self.heads])
+        frames = x.shape[2] if self.extent == "causal" else None
+        if self.pre_norm is not None:
+            x = self.pre_norm(x)
         if self.theta is None:
             theta = x
         elif self.w_f is None:
             (theta,) = project_each(x, self.theta)
         else:
-            theta = project_to_score(x, self.theta, self.w_f.chunk(2)[0])
+            theta = project_to_score(x, self.theta, self._by_head(self.w_f.chunk(2)[0]))
         theta = rows(theta)
         if group is not None and self.subsample is not None:
             rows = partial(rows, group=group // self.subsample[0])
         phi, g, mask = self._embed_keys(x, mask)
         if mask is not None:
             mask = rows(mask.unsqueeze(1)).squeeze(2)
-        return theta, rows(phi), rows(g), {"scale": self.scale, "mask": mask, "w_f": w_f}
+        rest = {"scale": self.scale, "mask": mask, "w_f": w_f}
+        return theta, rows(phi), rows(g), rest | {"heads": self.heads, "causal_frames": frames}
+
+    def _by_head(self, w: Tensor) -> Tensor:
+        """Arrange half of w_f, (d,), as a row per head: (heads, d), 0 at other heads' channels."""
+        own = torch.eye(self.heads, dtype=w.dtype, device=w.device).unsqueeze(2)
+        return (own * w.unflatten(0, (self.heads, -1))).flatten(1)
 
     def _embed_keys(self, x: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
         """Project and pool x to phi (B, d, ...), g (B, c, ...) and their mask (B, ...)."""
@@ -260,7 +306,7 @@ class NonLocalBlock(nn.Module):
         if self.w_f is None:
             phi, g = project_each(x, self.phi, self.g, then=pool)
             return phi, g, mask
-        w_phi = self.w_f.chunk(2)[1]
+        w_phi = self._by_head(self.w_f.chunk(2)[1])
         if pool is unchanged:
             (g,) = project_each(x, self.g)
             return project_to_score(x, self.phi, w_phi), g, mask
@@ -271,9 +317,9 @@ class NonLocalBlock(nn.Module):
     def _output(self) -> tuple[Tensor | None, Tensor | None, nn.Module | None]:
         """Return W_z (C, c), its bias (C,) and the norm, which is folded into them if constant.
 
-        W_z is None if the module w_z must be called.
+        W_z is None if there is none, or if the module w_z must be called.
         """
-        if not is_product(self.w_z, self.dims):
+        if self.w_z is None or not is_product(self.w_z, self.dims):
             return None, None, self.norm
         weight, bias = self.w_z.weight.flatten(1), self.w_z.bias
         affine = None if self.norm is None else as_affine(self.norm, self.dims)
@@ -310,51 +356,3 @@ def _own(module: nn.Module, name: str, key: str) -> nn.Parameter:
             f"{type(module).__name__} without one: remove what was attached to it first"
         )
     return value
-
-
-def _check_scale(scale: float | str | None, pairwise: str, inner: int) -> float | None:
-    softmax = FUNCTIONS[pairwise].softmax
-    if scale == "auto":
-        return inner**-0.5 if softmax else None
-    if isinstance(scale, str) or (scale is not None and not softmax):
-        allowed = "a number, None or 'auto'" if softmax else "None or 'auto'"
-        raise ValueError(f"scale must be {allowed} for pairwise={pairwise!r}; got {scale!r}")
-    return scale
-
-
-def _check_subsample(
-    subsample: int | Sequence[int] | None, dims: int, extent: str
-) -> tuple[int, ...] | None:
-    if subsample is None:
-        return None
-    factors = (subsample,) * dims if isinstance(subsample, int) else tuple(subsample)
-    if len(factors) != dims or any(k < 1 for k in factors):
-        raise ValueError(
-            f"subsample must be one positive factor, or {dims} of them for dims={dims}; "
-            f"got {subsample!r}"
-        )
-    if extent == "space" and factors[0] != 1:
-        raise ValueError(f"subsample[0] must be 1 for extent='space'; got {factors}")
-    if extent == "time" and factors[1:] != (1, 1):
-        raise ValueError(f"subsample[1:] must be (1, 1) for extent='time'; got {factors}")
-    return factors
-
-
-def _check_group(
-    group: int | None, dims: int, extent: str, subsample: tuple[int, ...] | None
-) -> int | None:
-    if group is None:
-        return None
-    if dims != 3 or extent != "spacetime":
-        raise ValueError(
-            f"temporal_group needs dims=3 and extent='spacetime'; "
-            f"got dims={dims}, extent={extent!r}"
-        )
-    if group < 1:
-        raise ValueError(f"temporal_group must be at least 1; got {group}")
-    if subsample is not None and group % subsample[0]:
-        raise ValueError(
-            f"subsample[0] must divide temporal_group, so that no key lies in two groups; "
-            f"got subsample={subsample}, temporal_group={group}"
-        )
-    return group

@@ -14,7 +14,7 @@ from nonlocalnet.blocks.plain import is_plain, known_types
 from nonlocalnet.errors import check_choice
 from nonlocalnet.ops.precision import wide
 
-BlockNorm = Literal["batch", "frozen", "group"]  # of a non-local block
+BlockNorm = Literal["batch", "frozen", "group", "rms"]  # of a non-local block
 EPS = 1.0000001e-5  # the official code's
 GROUPS = 32  # of a group norm, as in its paper; fewer where 32 does not divide the channels
 
@@ -77,11 +77,29 @@ class FrozenNorm(nn.Module):
         return str(self.weight.numel())
 
 
+class ChannelRMSNorm(nn.RMSNorm):
+    """Divide each position by the root mean square of its channels: weight · x / √(mean x² + eps).
+
+    >>> import torch
+    >>> ChannelRMSNorm(2)(torch.tensor([[[3.0], [4.0]]])).flatten() * 12.5**0.5
+    tensor([3., 4.], grad_fn=<MulBackward0>)
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(channels, eps=1e-6)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, ...) -> (B, C, ...), any number of axes."""
+        return super().forward(x.movedim(1, -1)).movedim(-1, 1)
+
+
 def make_norm(norm: BlockNorm, channels: int, dims: int = 3) -> nn.Module:
     """Make a norm layer by name, for (B, C, ...) with `dims` more axes."""
     check_choice("norm", norm, get_args(BlockNorm))
     if norm == "group":
         return nn.GroupNorm(math.gcd(GROUPS, channels), channels)
+    if norm == "rms":
+        return ChannelRMSNorm(channels)
     return FrozenNorm(channels) if norm == "frozen" else BATCH_NORM[dims](channels, eps=EPS)
 
 

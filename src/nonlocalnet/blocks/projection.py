@@ -72,15 +72,18 @@ def project_each(
 
 
 def project_to_score(x: Tensor, convolution: Convolution, w: Tensor) -> Tensor:
-    """Compute w · (W x + b), one number per position, in float32: rounding would move the relu."""
+    """Compute w (W x + b), one number per head and position: x (B, C, ...), w (heads, d).
+
+    In float32, since rounding would move the relu.
+    """
     if not is_product(convolution, x.ndim - 2):
         return score(convolution(x), w)
-    bias = None if convolution.bias is None else (w @ convolution.bias).unsqueeze(0)
+    bias = None if convolution.bias is None else w @ convolution.bias
     with without_autocast(x.device.type):
-        return project(x.to(wide(x.dtype)), (w @ convolution.weight.flatten(1)).unsqueeze(0), bias)
+        return project(x.to(wide(x.dtype)), w @ convolution.weight.flatten(1), bias)
 
 
 def score(y: Tensor, w: Tensor) -> Tensor:
-    """Compute w · y in float32: (B, d, ...), (d,) -> (B, 1, ...)."""
+    """Compute w y in float32: (B, d, ...), (heads, d) -> (B, heads, ...)."""
     with without_autocast(y.device.type):
-        return project(y.to(wide(y.dtype)), w.unsqueeze(0), None)
+        return project(y.to(wide(y.dtype)), w, None)

@@ -35,6 +35,7 @@ def look_at(
     *,
     at: Sequence[float] | None = None,
     block: str | int | None = None,
+    head: int | None = None,
     top: int = 20,
     title: str = "",
     moment: float | str = 0.5,
@@ -53,7 +54,7 @@ def look_at(
         model: it is run in evaluation mode, and its modes are restored.
         image: a file, or (3, H, W), uint8 or float from 0 to 1.
         at: (x, y), a pixel of the image.
-        block, top, title: as in `nl.look`.
+        block, head, top, title: as in `nl.look`.
         moment, crop: for videos only: must be left at their defaults.
 
     Raises:
@@ -107,7 +108,7 @@ def look_at(
             )
         return found
 
-    analysis = analyze(model, images.tensors[0], forward=detect)
+    analysis = analyze(model, images.tensors[0], forward=detect, head=head)
     blocks = _placed(model, analysis, scale, regions)
     size = tuple(n * s for n, s in zip(analysis.size, scale, strict=True))
     analysis = Analysis(size, blocks, analysis.output)

@@ -37,7 +37,11 @@ def evaluating(model: nn.Module) -> Generator[None]:
 
 @torch.no_grad()
 def analyze(
-    model: nn.Module, clip: Tensor, *, forward: Callable[[Tensor], Any] | None = None
+    model: nn.Module,
+    clip: Tensor,
+    *,
+    forward: Callable[[Tensor], Any] | None = None,
+    head: int | None = None,
 ) -> Analysis:
     """Run a network on a clip and record θ and φ of its non-local blocks.
 
@@ -49,12 +53,14 @@ def analyze(
             modules are restored.
         clip: (C, T, H, W), (C, H, W) or (C, T), as the network takes it, without the batch axis.
         forward: called with the batch of one; by default the model.
+        head: number of the head to keep of every block, from 1; None keeps all.
 
     Returns:
         Every block that was run on a feature map with the same axes as the clip.
 
     Raises:
-        ValueError: there is no non-local block, or none was run on such a map.
+        ValueError: there is no non-local block, none was run on such a map, or one has no such
+            head.
 
     Source: paper, equation 1 and figure 3.
     """
@@ -76,7 +82,7 @@ def analyze(
         for handle in handles:
             handle.remove()
     found = {
-        name: _map(name, blocks[name], x, find(grids, x.shape[2:], size), size)
+        name: _map(name, blocks[name], x, find(grids, x.shape[2:], size), size, head)
         for name, x in inputs.items()
         if x.ndim == clip.ndim + 1 and x.shape[0] == 1
     }
@@ -89,9 +95,23 @@ def analyze(
 
 
 def _map(
-    name: str, block: NonLocalBlock, x: Tensor, queries: Grid, clip: tuple[int, ...]
+    name: str,
+    block: NonLocalBlock,
+    x: Tensor,
+    queries: Grid,
+    clip: tuple[int, ...],
+    head: int | None,
 ) -> BlockMap:
     theta, phi, _, rest = block.embed(x)
+    heads, w_f = block.heads, rest["w_f"]
+    if head is not None:
+        if not 1 <= head <= heads:
+            raise ValueError(
+                f"head must be from 1 to {heads}, the number of heads of {name}; got {head}"
+            )
+        theta, phi = (x.chunk(heads, dim=2)[head - 1] for x in (theta, phi))
+        w_f = None if w_f is None else w_f[: len(w_f) // heads]  # all ones
+        heads = 1
     size = tuple(x.shape[2:])
     key_size = block.key_size(size)
     group = block.temporal_group
@@ -111,8 +131,10 @@ def _map(
         keys=pooled(queries, block.subsample, key_size),
         theta=theta.float(),
         phi=phi.float(),
-        w_f=rest["w_f"],
+        w_f=w_f,
         query_rows=numbered(size, group),
         key_rows=numbered(key_size, key_group),
         clip=clip,
+        heads=heads,
+        head=head,
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,12 +15,13 @@ from torch import Tensor
 
 from nonlocalnet.inspection.geometry import Grid
 from nonlocalnet.ops import Pairwise, affinity
+from nonlocalnet.ops.causal import seen
 from nonlocalnet.ops.pairwise import SOFTMAX_FORMS
 
 EVEN = 0.1  # `uneven` below this counts as even
 
 
-def uneven(weights: Tensor, keys: int) -> Tensor:
+def uneven(weights: Tensor, keys: int | Tensor) -> Tensor:
     """Compute how far rows of weights are from uniform: the share that would have to move.
 
     u = ½ Σ_j |w_j - w̄| / max(Σ_j |w_j|, 1), w̄ = Σ_j w_j / M: 0 if all weights are equal, 1 - 1/M
@@ -36,11 +38,11 @@ def uneven(weights: Tensor, keys: int) -> Tensor:
 
     Args:
         weights: (..., N); 0 for keys that the query does not see.
-        keys: M, the number of keys that it sees.
+        keys: M, the number of keys that it sees; a tensor (...) if queries see different numbers.
     """
     weights = weights.double()
-    mean = weights.sum(-1, keepdim=True) / keys
-    apart = (weights - mean).abs().sum(-1) - (weights.shape[-1] - keys) * mean.abs().squeeze(-1)
+    mean = weights.sum(-1) / keys
+    apart = (weights - mean.unsqueeze(-1)).abs().sum(-1) - (weights.shape[-1] - keys) * mean.abs()
     return (apart / 2 / weights.abs().sum(-1).clamp(min=1)).clamp(min=0).float()
 
 
@@ -122,6 +124,8 @@ class BlockMap:
         theta (B', N', d), phi (B', M', d), w_f: as in the operation.
         query_rows (B', N'), key_rows (B', M'): flattened position of each row.
         clip: length of each axis of the clip.
+        heads: number of heads in theta and phi; the weights are the mean over them.
+        head: number of the only head in theta and phi, from 1, if one of several was chosen.
     """
 
     name: str
@@ -137,6 +141,20 @@ class BlockMap:
     query_rows: Tensor
     key_rows: Tensor
     clip: tuple[float, ...]
+    heads: int = 1
+    head: int | None = None
+
+    @property
+    def shown(self) -> str:
+        """Which heads the weights are of, in words; empty if the block has only one."""
+        if self.head is not None:
+            return f"head {self.head}"
+        return f"mean of {self.heads} heads" if self.heads > 1 else ""
+
+    @property
+    def causal_frames(self) -> int | None:
+        """Number of frames if a position sees only its own and earlier ones; otherwise None."""
+        return self.queries[0].count if self.extent == "causal" else None
 
     @property
     def size(self) -> tuple[int, ...]:
@@ -159,11 +177,21 @@ class BlockMap:
         """Return which of the B' independent groups each flattened position belongs to."""
         return self._row_of[positions] // self.theta.shape[1]
 
+    def sees(self, positions: Tensor) -> Tensor:
+        """Tell which keys each of several flattened positions sees: (Q,) -> (Q, M) booleans."""
+        found = torch.zeros(len(positions), self.key_rows.numel(), dtype=torch.bool)
+        found.scatter_(1, self.key_rows[self.groups(positions)], True)
+        if self.causal_frames is not None:
+            frame = positions // math.prod(self.size[1:])
+            found &= seen(frame, found.shape[1], self.causal_frames)
+        return found
+
     @torch.no_grad()
     def rows(self, positions: Tensor) -> Tensor:
         """Compute the weights of several flattened positions: (Q,) -> (Q, M) float32.
 
-        Keys that a position does not see (extent, temporal groups) have weight 0.
+        Of several heads, this is the mean. Keys that a position does not see (extent, temporal
+        groups) have weight 0.
         """
         groups, rows = self.groups(positions), self._row_of[positions] % self.theta.shape[1]
         found = torch.zeros(len(positions), self.key_rows.numel())
@@ -176,7 +204,10 @@ class BlockMap:
                 queries=rows[here[:, 0]].to(self.theta.device),
                 scale=self.scale,
                 w_f=self.w_f,
+                heads=self.heads,
+                causal_frames=self.causal_frames,
             )[0]
+            weights = weights.mean(dim=0) if self.heads > 1 else weights
             found[here, self.key_rows[b]] = weights.float().cpu()
         return found
 
@@ -192,8 +223,8 @@ class BlockMap:
 
     def attention_of(self, query: tuple[int, ...]) -> Attention:
         """Return the attention of one position of the feature map."""
-        position = int(np.ravel_multi_index(query, self.size))
-        weights = self.rows(torch.tensor([position]))[0].view(self.key_size)
+        position = torch.tensor([np.ravel_multi_index(query, self.size)])
+        weights = self.rows(position)[0].view(self.key_size)
         return Attention(
             self.name,
             query,
@@ -202,7 +233,7 @@ class BlockMap:
             weights,
             self.pairwise,
             self.clip,
-            self.key_rows.shape[1],
+            int(self.sees(position).sum()),
         )
 
 

@@ -31,6 +31,7 @@ def look_at(
     *,
     at: Sequence[float] | None = None,
     block: str | int | None = None,
+    head: int | None = None,
     top: int = 20,
     title: str = "",
     moment: float | str = 0.5,
@@ -54,7 +55,7 @@ def look_at(
             raise ValueError("this model does not know its clip: load it with nl.load")
         title = title or Path(clip).name
         clip, view = read_clip(clip, info, moment=moment, crop=crop)
-    return look_at_clip(model, clip, view, at=at, block=block, top=top, title=title)
+    return look_at_clip(model, clip, view, at=at, block=block, head=head, top=top, title=title)
 
 
 def look_at_clip(
@@ -64,6 +65,7 @@ def look_at_clip(
     *,
     at: Sequence[float] | None = None,
     block: str | int | None = None,
+    head: int | None = None,
     top: int = 20,
     title: str = "",
 ) -> Scene:
@@ -79,7 +81,7 @@ def look_at_clip(
     forward: Callable[[Tensor], Tensor] | None = None
     if isinstance(model, VideoResNet):
         forward = partial(model.probabilities, multi_label=multi_label)
-    analysis = analyze(model, given, forward=forward)
+    analysis = analyze(model, given, forward=forward, head=head)
     analysis.block(block)  # raises if there is no such block
     prediction = []
     if info is not None and forward is not None:

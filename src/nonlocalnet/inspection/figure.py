@@ -31,7 +31,8 @@ LETTERS = 12  # of the title per inch
 def write(scene: Scene, path: Path, **options: Any) -> None:
     """Write a picture (.png); options are those of `draw_figure`."""
     number, total = scene.layer
-    layer = f"layer {number} of {total} ({scene.block.name})"
+    names = ", ".join(part for part in (scene.block.name, scene.block.shown) if part)
+    layer = f"layer {number} of {total} ({names})"
     best = [f"prediction: {name} ({p:.0%})" for name, p in scene.prediction[:1]]
     lines = [" · ".join(part for part in (scene.title, *best) if part)]
     if scene.evenly:

@@ -134,6 +134,8 @@ def _text(scene: Scene, thin: dict[str, Thin], data: dict[str, bytes]) -> str:
             note += " The striped border is padding, which the network sees too."
         if scene.region is not None:
             note += " The outline is the region that layers in the head see."
+    shown = {block.shown: name for name, block in scene.analysis.blocks.items() if block.shown}
+    note += "".join(f" {name} shows the {words}." for words, name in shown.items())
     if left_out:
         note += f" Points lie on a coarser grid in {', '.join(left_out)} to keep this file small."
     return Template(static("page.html")).substitute(
@@ -169,6 +171,7 @@ def _describe(scene: Scene, number: int, block: BlockMap, thin: Thin) -> dict[st
         "pairwise": block.pairwise,
         "scale": block.scale,
         "extent": block.extent,
+        "heads": block.heads,
         "evenly": summary.evenly,
         "even": EVEN,
         "group": block.group,

@@ -48,6 +48,7 @@ def look(
     at: Sequence[float] | None = None,
     *,
     block: str | int | None = None,
+    head: int | None = None,
     top: int = 20,
     title: str = "",
     moment: float | str = 0.5,
@@ -66,6 +67,7 @@ def look(
             image, in its own pixels; (step,) for a sequence. Default: the position whose attention
             differs most from the average (`statistics.summarize`).
         block: module path or number, from 1; by default the last block. The page shows all blocks.
+        head: number of the head to show, from 1; by default the mean over the heads of a block.
         top: maximum number of arrows.
         title: by default the name of the file.
         moment: position of the clip in the video, from 0 (first clip) to 1 (last), or in seconds,
@@ -76,7 +78,7 @@ def look(
         A `Look`: it displays itself in a notebook; `save` writes .html, .png, .mp4 or .json.
 
     Raises:
-        ValueError: there is no non-local block, no such block, or the point or moment lies
+        ValueError: there is no non-local block, no such block or head, or the point or moment lies
             outside; or a detector is given a video, or another network an image file.
         VideoError, CocoError: the file cannot be read.
 
@@ -89,5 +91,7 @@ def look(
     ((2, 1, 2), torch.Size([4, 2, 2]))
     """
     look_at = family_of(model).load("look")
-    scene = look_at(model, clip, at=at, block=block, top=top, title=title, moment=moment, crop=crop)
+    scene = look_at(
+        model, clip, at=at, block=block, head=head, top=top, title=title, moment=moment, crop=crop
+    )
     return Look(**vars(scene))

@@ -142,6 +142,7 @@ class Scene:
             "prediction": [[name, p] for name, p in self.prediction],
             "block": block.name,
             "pairwise": block.pairwise,
+            **({"heads": block.shown} if block.shown else {}),
             **({} if self.image is None else {"image": self.image, "region": self.region}),
             "point": {
                 "query": list(attention.query),

@@ -54,7 +54,7 @@ class Summary:
         evenly: whether every position attends evenly, so that there is nothing to see.
         common: overlap of the rows: the mean over i of Σ_j min(p_ij, mean_i p_ij); 1 if all
             positions attend to the same keys. None if they do not see the same keys.
-        keys: M, the number of keys that a position can see.
+        keys: M, the number of keys that a position can see, at most.
         sampled: the number of positions that were measured.
     """
 
@@ -125,7 +125,7 @@ def summarize(
     for part in _split(block, positions):
         rows = block.rows(part)
         tables.append(_measure(block, part, rows))
-        evens.append(_measure(block, part, _seen(block, part)))
+        evens.append(_measure(block, part, block.sees(part).float()))
         mean += _shares(rows).double().sum(0)
     mean /= len(positions)
     alike = torch.cat(
@@ -136,11 +136,12 @@ def summarize(
     )
     table = torch.cat(tables)
     evenly = table[:, 0] < EVEN
+    same = len(block.key_rows) == 1 and block.causal_frames is None
     summary = Summary(
         mean=_to_statistics(table.mean(0).tolist()),
         even=_to_statistics(torch.cat(evens).mean(0).tolist()),
         evenly=bool(evenly.all()),
-        common=float(alike.mean()) if len(block.key_rows) == 1 else None,
+        common=float(alike.mean()) if same else None,
         keys=block.key_rows.shape[1],
         sampled=len(positions),
     )
@@ -176,16 +177,10 @@ def _shares(weights: Tensor) -> Tensor:
     return size / size.sum(dim=1, keepdim=True).clamp(min=torch.finfo(size.dtype).tiny)
 
 
-def _seen(block: BlockMap, positions: Tensor) -> Tensor:
-    """Mark the keys that each position sees: (Q, M), 1 or 0."""
-    seen = torch.zeros(len(positions), block.key_rows.numel())
-    return seen.scatter_(1, block.key_rows[block.groups(positions)], 1.0)
-
-
 def _measure(block: BlockMap, positions: Tensor, rows: Tensor) -> Tensor:
     """Compute all but `places`: weights (Q, M) -> (Q, 5), NaN for None."""
     shares = _shares(rows)
-    beside = uneven(rows, block.key_rows.shape[1])
+    beside = uneven(rows, block.sees(positions).sum(1))
     entropy = torch.special.entr(shares).sum(1)
     nothing = torch.full_like(entropy, math.nan)
     query, keys = _centers(block.queries, block.size), _centers(block.keys, block.key_size)

@@ -16,12 +16,14 @@ same operator with queries and keys exchanged:
 
 from __future__ import annotations
 
+from functools import partial
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from nonlocalnet.ops.causal import frame_by_frame, join_frames, split_frames
 from nonlocalnet.ops.operators import operator
 from nonlocalnet.ops.plan import recording
 
@@ -30,28 +32,61 @@ SLAB = 2**20  # most numbers in a table, so that it stays in a processor's cache
 
 
 def concatenation(
-    theta: Tensor, phi: Tensor, g: Tensor, w_f: Tensor, mask: Tensor | None = None
+    theta: Tensor,
+    phi: Tensor,
+    g: Tensor,
+    mask: Tensor | None = None,
+    *,
+    w_f: Tensor,
+    frames: int | None = None,
 ) -> Tensor:
     """Compute y_i = 1/M · Σ_j relu(w_fᵀ[θ_i, φ_j]) g_j, with gradients of every order.
 
     theta (B, N, d), phi (B, M, d), g (B, M, c), w_f (2d,), all float32 or all float64; mask (B, M)
-    booleans, True = a real position, and M counts only those -> (B, N, c).
+    booleans, True = a real position, and M counts only those -> (B, N, c). With `frames`, a query
+    sees, and M counts, only keys of its own and earlier frames.
 
     Source: paper, equation 6. relu'(0) is 0, as in torch.
     """
+    if frames is not None and recording():  # a program for any number of frames
+        return frame_by_frame(partial(concatenation, w_f=w_f), theta, phi, g, mask, frames)
     w_theta, w_phi = w_f.chunk(2)
     if mask is not None:  # NaN in the padding must not reach a gradient; g = 0 keeps it from sums
-        phi = phi.masked_fill(~mask.unsqueeze(2), 0)
+        phi, g = (x.masked_fill(~mask.unsqueeze(2), 0) for x in (phi, g))
     a, b = theta @ w_theta, phi @ w_phi
+    if frames is not None:
+        sums = split_frames(_causal_relu_sum(a, b, g, frames), frames)
+        return join_frames(sums / _count_seen(g, mask, frames), frames)
     # divide g, the smallest tensor: dividing a and b could round the sign of a_i + b_j away
     if mask is None:
         g = g / g.shape[1]
     else:
-        count = mask.sum(dim=1).clamp(min=1).to(g.dtype)
-        g = g.masked_fill(~mask.unsqueeze(2), 0) / count[:, None, None]
+        g = g / mask.sum(dim=1).clamp(min=1).to(g.dtype)[:, None, None]
     if recording():  # the program may use only torch's operators
         return _relu_sum(a, b, g)
     return _ReluSum.apply(a, b, g)
+
+
+def _causal_relu_sum(a: Tensor, b: Tensor, g: Tensor, frames: int) -> Tensor:
+    """Compute Σ_j relu(a_i + b_j) g_j over the keys of frames up to that of query i.
+
+    Queries of the second half of the frames see all keys of the first half; within the halves, the
+    task is the same again. Thus a position takes part in log2(T) + 1 whole sums, not in T.
+    """
+    if frames == 1:
+        return _ReluSum.apply(a, b, g)
+    half = frames // 2
+    n, m = (half * (x.shape[1] // frames) for x in (a, b))
+    early = _causal_relu_sum(a[:, :n], b[:, :m], g[:, :m], half)
+    late = _causal_relu_sum(a[:, n:], b[:, m:], g[:, m:], frames - half)
+    return torch.cat([early, late + _ReluSum.apply(a[:, n:], b[:, :m], g[:, :m])], dim=1)
+
+
+def _count_seen(g: Tensor, mask: Tensor | None, frames: int) -> Tensor:
+    """Count the real keys that queries of each frame see, at least 1: (B·T, 1, 1)."""
+    real = g.new_ones(g.shape[:2]) if mask is None else mask.to(g.dtype)
+    count = real.unflatten(1, (frames, -1)).sum(dim=2).cumsum(dim=1)
+    return count.clamp(min=1).view(-1, 1, 1)
 
 
 @operator(

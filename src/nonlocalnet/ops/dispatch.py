@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from torch import Tensor
 
 from nonlocalnet.errors import check_choice
-from nonlocalnet.ops import reference, softmax
+from nonlocalnet.ops import dot_product, reference, softmax
+from nonlocalnet.ops.causal import frame_by_frame, seen
 from nonlocalnet.ops.concatenation import concatenation
-from nonlocalnet.ops.dot_product import summary
+from nonlocalnet.ops.heads import join_heads, mask_of_heads, split_heads
 from nonlocalnet.ops.pairwise import FUNCTIONS
-from nonlocalnet.ops.plan import Implementation, Plan, choose, recording
+from nonlocalnet.ops.plan import Implementation, Plan, choose
 from nonlocalnet.ops.precision import product_dtype, wide, without_autocast
 from nonlocalnet.options import Pairwise
 
@@ -25,6 +28,8 @@ def non_local(
     mask: Tensor | None = None,
     w_f: Tensor | None = None,
     w_z: Tensor | None = None,
+    heads: int = 1,
+    causal_frames: int | None = None,
     implementation: Implementation = "auto",
     memory_budget: int | None = None,
 ) -> Tensor:
@@ -39,9 +44,10 @@ def non_local(
     concatenation      relu(w_fᵀ[θ_i, φ_j])         M
     ================== ============================ ==================
 
-    For the plain Gaussian, theta and phi are the features x themselves. Every implementation is
-    exact. Only the reference holds the whole N x M matrix; "auto" takes it where the matrix is
-    small and nothing is faster.
+    Sums and M are over the keys that query i sees: all, or with `causal_frames` those of its own
+    and earlier frames. For the plain Gaussian, theta and phi are the features x themselves. Every
+    implementation is exact. Only the reference holds the whole N x M matrix; "auto" takes it where
+    the matrix is small and nothing is faster.
 
     Args:
         theta: (B, N, d), the queries.
@@ -55,6 +61,11 @@ def non_local(
         w_f: (2d,), the weight of the projection, for concatenation only.
         w_z: (k, c), a projection of y: W_z y is returned, multiplied in the cheaper order and
             in the memory layout of g (channels first or last).
+        heads: number of heads, which divides d and c. Head h is the operation on the h-th group of
+            d/heads channels of theta, phi and both halves of w_f, and c/heads channels of g and y.
+        causal_frames: T, if positions are those of T frames, ordered frame by frame, and a query
+            sees only keys of its own and earlier frames. T divides N and M. None: a query sees
+            all keys.
         implementation: how it is computed. "auto" chooses the fastest, and `explain` tells which;
             the others are for comparison: "reference" (all functions), "linear" (dot product),
             "sorted" (concatenation), "fused", "chunked" and "triton" (softmax forms).
@@ -86,6 +97,8 @@ def non_local(
         scale=scale,
         mask=mask,
         w_f=w_f,
+        heads=heads,
+        causal_frames=causal_frames,
         implementation=implementation,
         memory_budget=memory_budget,
     )
@@ -94,24 +107,46 @@ def non_local(
     with without_autocast(theta.device.type):
         theta, phi, values, w_f = _to(plan.dtype, theta, phi, g, w_f)
         if plan.implementation == "linear":
-            keys = summary(phi, values, mask)
-            if w_z is not None and _fold_pays(theta, keys, w_z):
-                keys = keys @ w_z.to(keys.dtype).mT
-                return _times(theta, keys, like=g).to(g.dtype)
-            y = torch.bmm(theta, keys)
-        elif plan.implementation == "sorted":
-            y = concatenation(theta, phi, values, w_f, mask)
-        elif plan.implementation == "fused":
-            y = softmax.fused(theta, phi, values, scale, mask)
-        elif plan.implementation in ("chunked", "triton"):
-            compute = softmax.chunked if plan.implementation == "chunked" else softmax.triton
-            y = compute(theta, phi, values, scale, mask, rows=plan.rows or 1)
+            keys = dot_product.summaries(phi, values, mask, heads=heads, frames=causal_frames)
+            if w_z is not None and dot_product.fold_pays(theta, keys, w_z):
+                keys = dot_product.fold(keys, w_z)
+                return dot_product.attend(theta, keys, causal_frames, like=g).to(g.dtype)
+            y = dot_product.attend(theta, keys, causal_frames)
         else:
-            y = reference.non_local(theta, phi, values, pairwise, scale=scale, mask=mask, w_f=w_f)
+            theta, phi, mask, w_f = _split_heads(theta, phi, mask, w_f, heads)
+            values = split_heads(values, heads)
+            y = _compute(plan, theta, phi, values, pairwise, scale, mask, w_f, causal_frames)
+            y = join_heads(y, heads)
         if w_z is not None:
             y, w_z = _to(product_dtype(g.dtype, g.device.type), y, w_z)
-            y = _times(y, w_z.mT.expand(y.shape[0], -1, -1), like=g)
+            y = dot_product.times(y, w_z.mT.expand(y.shape[0], -1, -1), like=g)
     return y.to(g.dtype)
+
+
+def _compute(
+    plan: Plan,
+    theta: Tensor,
+    phi: Tensor,
+    g: Tensor,
+    pairwise: Pairwise,
+    scale: float | None,
+    mask: Tensor | None,
+    w_f: Tensor | None,
+    frames: int | None,
+) -> Tensor:
+    """Compute one head by any implementation but "linear"."""
+    if plan.implementation == "sorted":
+        assert w_f is not None
+        return concatenation(theta, phi, g, mask, w_f=w_f, frames=frames)
+    if plan.implementation == "reference":
+        options = {"scale": scale, "mask": mask, "w_f": w_f, "frames": frames}
+        return reference.non_local(theta, phi, g, pairwise, **options)
+    if plan.implementation == "fused":
+        compute = partial(softmax.fused, scale=scale)
+    else:
+        compute = softmax.chunked if plan.implementation == "chunked" else softmax.triton
+        compute = partial(compute, scale=scale, rows=plan.rows or 1)
+    return frame_by_frame(compute, theta, phi, g, mask, frames)
 
 
 def explain(
@@ -123,17 +158,19 @@ def explain(
     scale: float | None = None,
     mask: Tensor | None = None,
     w_f: Tensor | None = None,
+    heads: int = 1,
+    causal_frames: int | None = None,
     implementation: Implementation = "auto",
     memory_budget: int | None = None,
 ) -> Plan:
     """Tell which implementation `non_local` chooses for this input, and why.
 
     Args:
-        theta, phi, g, pairwise, scale, mask, w_f, implementation, memory_budget: as in
-            `non_local`.
+        theta, phi, g, pairwise, scale, mask, w_f, heads, causal_frames, implementation,
+            memory_budget: as in `non_local`.
 
     Returns:
-        The plan; str() gives the implementation and the reason.
+        The plan; str() gives the implementation and the reason, `matrix_bytes` the memory.
 
     Raises:
         ValueError: as `non_local`.
@@ -143,12 +180,13 @@ def explain(
     >>> print(nl.explain(theta, phi, g, "dot_product"))
     linear: 200.0 times fewer multiply-adds
     """
-    _check(theta, phi, pairwise, scale, mask, w_f)
+    _check(theta, phi, pairwise, scale, mask, w_f, heads, causal_frames)
     if g.ndim != 3 or g.shape[:2] != phi.shape[:2]:
         raise ValueError(
             f"g must be (B, M, c) with the B and M of phi, {tuple(phi.shape[:2])}; "
             f"got {tuple(g.shape)}"
         )
+    _check_divides("heads", heads, {"d": theta.shape[2], "c": g.shape[2]})
     tensors = [t for t in (theta, phi, g, w_f) if t is not None]
     return choose(
         pairwise,
@@ -156,6 +194,8 @@ def explain(
         dtype=_common_dtype(theta, phi, g),
         device=theta.device.type,
         grad=torch.is_grad_enabled() and any(t.requires_grad for t in tensors),
+        heads=heads,
+        frames=causal_frames,
         implementation=implementation,
         memory_budget=memory_budget,
     )
@@ -170,6 +210,8 @@ def affinity(
     scale: float | None = None,
     mask: Tensor | None = None,
     w_f: Tensor | None = None,
+    heads: int = 1,
+    causal_frames: int | None = None,
 ) -> Tensor:
     """Compute rows of the weights a_ij = f(x_i, x_j) / C(x), so that y_i = Σ_j a_ij g(x_j).
 
@@ -177,11 +219,12 @@ def affinity(
     product may be negative.
 
     Args:
-        theta, phi, pairwise, scale, mask, w_f: as in `non_local`.
+        theta, phi, pairwise, scale, mask, w_f, heads, causal_frames: as in `non_local`.
         queries: (Q,) or (B, Q) integers, the positions i whose rows to compute; None is all N.
 
     Returns:
-        (B, Q, M) in float32, or float64 for float64 input. With queries, only these rows are
+        (B, Q, M) in float32, or float64 for float64 input; (B, heads, Q, M) if there are several
+        heads. Keys that a query does not see have weight 0. With queries, only these rows are
         computed.
 
     Raises:
@@ -195,12 +238,38 @@ def affinity(
     >>> rows.shape, bool(torch.allclose(rows.sum(2), torch.ones(2, 2)))
     (torch.Size([2, 2, 3]), True)
     """
-    _check(theta, phi, pairwise, scale, mask, w_f)
+    _check(theta, phi, pairwise, scale, mask, w_f, heads, causal_frames)
     if queries is not None:
-        theta = _take(theta, queries)
+        queries = _each_sample(queries, theta)
+    visible = None
+    if causal_frames is not None:
+        n = theta.shape[1]
+        every = torch.arange(n, device=theta.device).unsqueeze(0) if queries is None else queries
+        visible = seen(every // (n // causal_frames), phi.shape[1], causal_frames)
+        visible = visible.repeat_interleave(heads, dim=0) if len(visible) > 1 else visible
+    if queries is not None:
+        index = queries.unsqueeze(2).expand(-1, -1, theta.shape[2])
+        theta = theta.gather(1, index.long())
     with without_autocast(theta.device.type):
         theta, phi, w_f = _to(wide(_common_dtype(theta, phi)), theta, phi, w_f)
-        return reference.affinity(theta, phi, pairwise, scale=scale, mask=mask, w_f=w_f)
+        theta, phi, mask, w_f = _split_heads(theta, phi, mask, w_f, heads)
+        options = {"scale": scale, "mask": mask, "w_f": w_f, "seen": visible}
+        rows = reference.affinity(theta, phi, pairwise, **options)
+    return rows if heads == 1 else rows.unflatten(0, (-1, heads))
+
+
+def _split_heads(
+    theta: Tensor, phi: Tensor, mask: Tensor | None, w_f: Tensor | None, heads: int
+) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
+    """Make a sample of each head; w_f, of which each head has its own part, goes into θ and φ."""
+    if heads > 1 and w_f is not None:
+        w_theta, w_phi = w_f.chunk(2)
+        if mask is not None:  # NaN in the padding must not reach a gradient
+            phi = phi.masked_fill(~mask.unsqueeze(2), 0)
+        theta, phi = theta * w_theta, phi * w_phi
+        w_f = torch.ones_like(w_f[: len(w_f) // heads])
+    theta, phi = split_heads(theta, heads), split_heads(phi, heads)
+    return theta, phi, mask_of_heads(mask, heads), w_f
 
 
 def _check(
@@ -210,6 +279,8 @@ def _check(
     scale: float | None,
     mask: Tensor | None,
     w_f: Tensor | None,
+    heads: int,
+    causal_frames: int | None,
 ) -> None:
     check_choice("pairwise", pairwise, FUNCTIONS)
     if theta.ndim != 3:
@@ -236,20 +307,15 @@ def _check(
             raise ValueError(f"w_f must be (2d,) = ({2 * d},) for concatenation; got {got}")
     elif w_f is not None:
         raise ValueError(f"w_f belongs to pairwise='concatenation'; got it with {pairwise!r}")
+    _check_divides("heads", heads, {"d": d})
+    if causal_frames is not None:
+        _check_divides("causal_frames", causal_frames, {"N": theta.shape[1], "M": phi.shape[1]})
 
 
-def _fold_pays(theta: Tensor, keys: Tensor, w_z: Tensor) -> bool:
-    """Tell whether W_z (keys) is cheaper than W_z (y); an export folds at any size."""
-    _, d, c = keys.shape
-    k, n = w_z.shape[0], theta.shape[1]
-    return recording() or d * c * k + n * d * k < n * d * c + n * c * k
-
-
-def _times(rows: Tensor, matrix: Tensor, like: Tensor) -> Tensor:
-    """Multiply (B, N, c) by (B, c, k), in the memory layout of `like` (B, M, c)."""
-    if like.stride(2) == 1:
-        return torch.bmm(rows, matrix)
-    return torch.bmm(matrix.mT, rows.mT).mT
+def _check_divides(name: str, number: int, sizes: dict[str, int]) -> None:
+    if number < 1 or any(size % number for size in sizes.values()):
+        given = " and ".join(f"{key} = {size}" for key, size in sizes.items())
+        raise ValueError(f"{name} must be at least 1 and divide {given}; got {number!r}")
 
 
 def _common_dtype(*tensors: Tensor) -> torch.dtype:
@@ -266,8 +332,9 @@ def _to(dtype: torch.dtype, *tensors: Tensor | None) -> tuple[Tensor, ...]:
     return tuple(None if t is None else t.to(dtype) for t in tensors)  # ty: ignore
 
 
-def _take(theta: Tensor, queries: Tensor) -> Tensor:
-    batch, n, d = theta.shape
+def _each_sample(queries: Tensor, theta: Tensor) -> Tensor:
+    """Check queries (Q,) or (B, Q) for theta (B, N, d), and expand them to (B, Q)."""
+    batch, n, _ = theta.shape
     if queries.ndim == 1:
         queries = queries.expand(batch, -1)
     integers = queries.dtype in (torch.int64, torch.int32)
@@ -280,4 +347,4 @@ def _take(theta: Tensor, queries: Tensor) -> Tensor:
         raise ValueError(
             f"queries must lie in [0, {n}); got {int(queries.min())} to {int(queries.max())}"
         )
-    return theta.gather(1, queries.unsqueeze(2).expand(-1, -1, d).long())
+    return queries

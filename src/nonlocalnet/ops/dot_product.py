@@ -2,7 +2,8 @@
 
 y_i = 1/M · Σ_j (θ_iᵀφ_j) g_j = θ_iᵀ (Σ_j φ_j g_jᵀ / M)        (paper, equation 4)
 
-takes (N + M) d c multiply-adds instead of N M (d + c), and twice as many in backward.
+takes (N + M) d c multiply-adds instead of N M (d + c), and twice as many in backward. In a
+frame-causal extent, the sums in brackets are running sums over frames.
 """
 
 from __future__ import annotations
@@ -10,7 +11,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from nonlocalnet.ops.causal import join_frames, split_frames
+from nonlocalnet.ops.heads import join_heads, mask_of_heads, split_heads
 from nonlocalnet.ops.plan import recording
+from nonlocalnet.ops.precision import wide
 
 
 def summary(phi: Tensor, g: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -29,3 +33,57 @@ def summary(phi: Tensor, g: Tensor, mask: Tensor | None = None) -> Tensor:
     # divide inside the product: the sum alone exceeds float16 where M · mean(φ g) > 65504
     unused = g.new_empty(1, 1, 1)
     return torch.baddbmm(unused, phi.mT, g, beta=0, alpha=1 / g.shape[1])
+
+
+def summaries(
+    phi: Tensor, g: Tensor, mask: Tensor | None = None, *, heads: int = 1, frames: int | None = None
+) -> Tensor:
+    """Compute the summary of each head; with frames, for each frame t that of frames 0 to t.
+
+    phi (B, M, d), g (B, M, c), mask (B, M) -> (B, heads, d/heads, c/heads), with B·T for B where
+    there are frames.
+    """
+    phi, g = (split_heads(split_frames(x, frames), heads) for x in (phi, g))
+    real = None if mask is None else split_frames(mask, frames)
+    found = summary(phi, g, mask_of_heads(real, heads)).unflatten(0, (-1, heads))
+    if frames is None:
+        return found
+    own = found.new_ones(found.shape[0]) if real is None else real.sum(dim=1).to(found.dtype)
+    own = own.to(wide(own.dtype)).view(-1, frames, 1, 1, 1)  # each frame's share of the keys
+    sums = (found.unflatten(0, (-1, frames)) * own).cumsum(dim=1)
+    return (sums / own.cumsum(dim=1).clamp(min=1)).to(found.dtype).flatten(0, 1)
+
+
+def fold(keys: Tensor, w_z: Tensor) -> Tensor:
+    """Multiply W_z (k, c) into summaries (B, heads, d', c'): -> (B, 1, d, k), of one head."""
+    by_head = w_z.to(keys.dtype).unflatten(1, (keys.shape[1], -1)).permute(1, 2, 0)
+    return (keys @ by_head).flatten(1, 2).unsqueeze(1)
+
+
+def fold_pays(theta: Tensor, keys: Tensor, w_z: Tensor) -> bool:
+    """Tell whether W_z (keys) is cheaper than W_z (y); an export folds at any size."""
+    samples, heads, d, c = keys.shape
+    k, n = w_z.shape[0], theta.shape[0] * theta.shape[1] // max(samples, 1)
+    folded = heads * d * (c * k + n * k)
+    return recording() or folded < n * heads * (d * c + c * k)
+
+
+def attend(
+    theta: Tensor, keys: Tensor, frames: int | None = None, like: Tensor | None = None
+) -> Tensor:
+    """Compute θ_iᵀ (summary of the keys that i sees), in the memory layout of `like`.
+
+    theta (B, N, d), keys (B, heads, d/heads, c/heads), with B·T for B where there are frames
+    -> (B, N, c).
+    """
+    heads = keys.shape[1]
+    queries = split_heads(split_frames(theta, frames), heads)
+    y = times(queries, keys.flatten(0, 1), like)
+    return join_frames(join_heads(y, heads), frames)
+
+
+def times(rows: Tensor, matrix: Tensor, like: Tensor | None = None) -> Tensor:
+    """Multiply (B, N, c) by (B, c, k), in the memory layout of `like` (B, M, c)."""
+    if like is None or like.stride(2) == 1:
+        return torch.bmm(rows, matrix)
+    return torch.bmm(matrix.mT, rows.mT).mT

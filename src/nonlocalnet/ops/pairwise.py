@@ -64,25 +64,24 @@ def scores(
     return s if scale is None else s * scale
 
 
-def weights(s: Tensor, pairwise: Pairwise, mask: Tensor | None = None) -> Tensor:
+def weights(s: Tensor, pairwise: Pairwise, seen: Tensor | None = None) -> Tensor:
     """Turn scores into normalized weights f(x_i, x_j) / C(x).
 
     Softmax forms: exp(s_ij) / Σ_j exp(s_ij). Dot product: s_ij / M. Concatenation:
-    relu(s_ij) / M. M counts the key positions that the mask keeps.
+    relu(s_ij) / M. Sums and M are over the keys that a query sees.
 
-    s (B, N, M), mask (B, M) booleans, True = a real position -> (B, N, M). If all keys of a
-    sample are masked, its weights are zero.
+    s (B, N, M), seen (B, N, M) booleans, or with axes of length 1; None is all -> (B, N, M). A
+    query that sees no key has weights of zero.
     """
     function = FUNCTIONS[pairwise]
     if function.softmax:
-        if mask is None:
+        if seen is None:
             return s.softmax(dim=2)
-        padding = ~mask.unsqueeze(1)
         # the lowest finite number, not -inf: softmax of a row of -inf is NaN, also in backward
-        s = s.masked_fill(padding, torch.finfo(s.dtype).min)
-        return s.softmax(dim=2).masked_fill(padding, 0)
+        s = s.masked_fill(~seen, torch.finfo(s.dtype).min)
+        return s.softmax(dim=2).masked_fill(~seen, 0)
     f = s.relu() if function.relu else s
-    if mask is None:
+    if seen is None:
         return f / s.shape[2]
-    count = mask.sum(dim=1).clamp(min=1).to(s.dtype)
-    return f.masked_fill(~mask.unsqueeze(1), 0) / count[:, None, None]
+    count = seen.sum(dim=2, keepdim=True).clamp(min=1).to(s.dtype)
+    return f.masked_fill(~seen, 0) / count

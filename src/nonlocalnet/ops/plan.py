@@ -6,7 +6,7 @@ The thresholds were measured: see benchmarks/operation.py and docs/operation.md.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal, NamedTuple, get_args
 
 import torch
 
@@ -51,8 +51,8 @@ class Plan:
         dtype: of the products. Sums and scores are at least float32, except bfloat16 scores on
             a CPU with bfloat16 units.
         rows: queries per chunk, for "chunked" and "triton".
-        matrix_bytes: estimate of what N x M-shaped tensors take at a time, in forward and
-            backward.
+        matrix_bytes: estimate of what matrices take at a time, in forward and backward: scores and
+            weights, or the summaries of the frames of a causal dot product.
     """
 
     implementation: str
@@ -63,6 +63,31 @@ class Plan:
 
     def __str__(self) -> str:
         return f"{self.implementation}: {self.why}"
+
+
+class Size(NamedTuple):
+    """Numbers of samples (one per head), queries N, keys M, channels d and c, and causal frames."""
+
+    batch: int
+    n: int
+    m: int
+    d: int
+    c: int
+    frames: int | None = None
+
+    @property
+    def pairs(self) -> int:
+        """Number of pairs of a query and a key that it sees, in one sample."""
+        pairs = self.n * self.m
+        return pairs if self.frames is None else pairs * (self.frames + 1) // (2 * self.frames)
+
+    @property
+    def queries(self) -> int:
+        """Number of queries that are computed together."""
+        return self.n if self.frames is None else self.n // self.frames
+
+
+Choice = tuple[str, str]
 
 
 def check_implementation(pairwise: str, implementation: str, memory_budget: int | None) -> None:
@@ -85,10 +110,15 @@ def choose(
     dtype: torch.dtype,
     device: str,
     grad: bool = True,
+    heads: int = 1,
+    frames: int | None = None,
     implementation: str = "auto",
     memory_budget: int | None = None,
 ) -> Plan:
     """Choose the implementation for θ (B, N, d), φ (B, M, d), g (B, M, c), size = (B, N, M, d, c).
+
+    Heads are samples of narrower channels. With `frames`, the frame-causal extent, the queries of
+    a frame are computed with the keys that they see, frame after frame.
 
     This is the reference where its matrix fits the budget and nothing is faster; otherwise an
     implementation without the matrix ("linear", "sorted", "fused") or with one chunk of it at a
@@ -100,6 +130,8 @@ def choose(
     """
     check_implementation(pairwise, implementation, memory_budget)
     budget = BUDGET if memory_budget is None else memory_budget
+    batch, n, m, d, c = size
+    sizes = Size(batch * heads, n, m, d // heads, c // heads, frames)
     why = "asked for"
     if recording():
         implementation = implementation if implementation in ("reference", "linear") else "auto"
@@ -107,21 +139,22 @@ def choose(
         implementation, why = "reference", "nothing to compute"
     if implementation == "auto":
         fastest = {"dot_product": _dot_product, "concatenation": _concatenation}
-        implementation, why = fastest.get(pairwise, _softmax)(size, dtype, device, grad, budget)
+        take = fastest.get(pairwise, _softmax)
+        implementation, why = take(sizes, dtype, device, grad, budget)
     products = _products(pairwise, implementation, dtype, device)
+    rows, kept = None, 0
     if implementation in ("chunked", "triton"):
-        rows = _rows(size, products, device, budget)
-        return Plan(implementation, why, products, rows, _matrix_bytes(size, products, rows))
-    whole = implementation == "reference"
-    return Plan(implementation, why, products, None, _matrix_bytes(size, products) if whole else 0)
-
-
-Size = tuple[int, int, int, int, int]
-Choice = tuple[str, str]
+        rows = _rows(sizes, products, device, budget)
+        kept = 3 * sizes.batch * rows * m * products.itemsize
+    elif implementation == "reference":
+        kept = _matrix_bytes(sizes, products)
+    elif implementation == "linear":
+        kept = _summary_bytes(sizes, wide(products))
+    return Plan(implementation, why, products, rows, kept)
 
 
 def _softmax(size: Size, dtype: torch.dtype, device: str, grad: bool, budget: int) -> Choice:
-    batch, n, m, d, c = size
+    d, c = size.d, size.c
     if recording():
         return "fused", "exported as torch's attention, for any size"
     fits = _matrix_bytes(size, _products("gaussian", "reference", dtype, device)) <= budget
@@ -136,7 +169,7 @@ def _softmax(size: Size, dtype: torch.dtype, device: str, grad: bool, budget: in
         )
     half = product_dtype(dtype, device).itemsize == 2
     fused = device == "cpu" and d == c and not half
-    if fused and not grad and batch * n * m >= CPU_FUSED_FROM:
+    if fused and not grad and size.batch * size.pairs >= CPU_FUSED_FROM:
         return "fused", "without gradients torch's attention is faster at this size"
     if fits:
         return "reference", _FITS
@@ -146,27 +179,30 @@ def _softmax(size: Size, dtype: torch.dtype, device: str, grad: bool, budget: in
 
 
 def _dot_product(size: Size, dtype: torch.dtype, device: str, grad: bool, budget: int) -> Choice:
-    _, n, m, d, c = size
     if recording():
         return "linear", "exported in the order that needs no matrix, for any size"
     if dtype.itemsize == 2 and device == "cuda":
         return "linear", "two products in half precision, and no matrix"
-    linear, quadratic = (n + m) * d * c, n * m * (d + c)
-    if linear < quadratic:
-        return "linear", f"{_times(quadratic, linear)}fewer multiply-adds"
-    return "reference", f"{_times(linear, quadratic)}fewer multiply-adds, and a small matrix"
+    linear = (size.n + size.m) * size.d * size.c
+    quadratic = size.pairs * (size.d + size.c)
+    if linear >= quadratic:
+        return "reference", f"{_times(linear, quadratic)}fewer multiply-adds, and a small matrix"
+    kept = _summary_bytes(size, wide(dtype))
+    if kept > budget and kept > _matrix_bytes(size, wide(dtype)):
+        return "reference", "summaries of each frame would exceed the memory budget"
+    return "linear", f"{_times(quadratic, linear)}fewer multiply-adds"
 
 
 def _concatenation(size: Size, dtype: torch.dtype, device: str, grad: bool, budget: int) -> Choice:
-    _, n, m, _, _ = size
     if recording():
         if torch.onnx.is_in_onnx_export():
             return "reference", "ONNX has no search in a sorted list"
         return "sorted", "exported as sort and prefix sums, for any size"
     if _matrix_bytes(size, wide(dtype)) > budget:
         return "sorted", _TOO_LARGE
-    limit = SORTED_FROM.get(device, GPU_SORTED_FROM)
-    if n * m >= limit:
+    sums = 1 if size.frames is None else 2 * size.frames - 1  # each sorts its own keys
+    limit = SORTED_FROM.get(device, GPU_SORTED_FROM) * sums
+    if size.pairs >= limit:
         return "sorted", f"faster from {limit:,} pairs on"
     return "reference", f"faster below {limit:,} pairs"
 
@@ -192,16 +228,20 @@ def _products(pairwise: str, implementation: str, dtype: torch.dtype, device: st
     return product_dtype(dtype, device)
 
 
-def _matrix_bytes(size: Size, dtype: torch.dtype, rows: int | None = None) -> int:
-    """Count the bytes of scores, weights and the gradient of one of them."""
-    batch, n, m, _, _ = size
-    return 3 * batch * (n if rows is None else rows) * m * dtype.itemsize
+def _matrix_bytes(size: Size, dtype: torch.dtype) -> int:
+    """Count the bytes of all scores, weights and the gradient of one of them."""
+    return 3 * size.batch * size.pairs * dtype.itemsize
+
+
+def _summary_bytes(size: Size, dtype: torch.dtype) -> int:
+    """Count the bytes of the summaries of causal frames, their running sums and the gradient."""
+    frames = 0 if size.frames is None else size.frames
+    return 3 * size.batch * frames * size.d * size.c * dtype.itemsize
 
 
 def _rows(size: Size, dtype: torch.dtype, device: str, budget: int) -> int:
-    batch, n, m, _, _ = size
-    row = max(batch * m, 1)
+    row = max(size.batch * size.m, 1)
     rows = budget // (3 * row * max(dtype.itemsize, 4))
     if device == "cpu":
         rows = min(rows, CPU_CHUNK // row)
-    return max(1, min(n, rows))
+    return max(1, min(size.queries, rows))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from nonlocalnet.ops.causal import frame_by_frame
 from nonlocalnet.ops.pairwise import scores, weights
 from nonlocalnet.options import Pairwise
 
@@ -20,11 +21,17 @@ def affinity(
     scale: float | None = None,
     mask: Tensor | None = None,
     w_f: Tensor | None = None,
+    seen: Tensor | None = None,
 ) -> Tensor:
-    """Compute the weights f(x_i, x_j) / C(x): (B, N, d), (B, M, d) -> (B, N, M)."""
+    """Compute the weights f(x_i, x_j) / C(x): (B, N, d), (B, M, d) -> (B, N, M).
+
+    A query sees the keys that are True in both mask (B, M) and seen (B, N, M).
+    """
     if mask is not None:  # values in the padding, even NaN, must not reach any gradient
         phi = phi.masked_fill(~mask.unsqueeze(2), 0)
-    return weights(scores(theta, phi, pairwise, scale=scale, w_f=w_f), pairwise, mask)
+        mask = mask.unsqueeze(1)
+        seen = mask if seen is None else mask & seen
+    return weights(scores(theta, phi, pairwise, scale=scale, w_f=w_f), pairwise, seen)
 
 
 def non_local(
@@ -36,8 +43,16 @@ def non_local(
     scale: float | None = None,
     mask: Tensor | None = None,
     w_f: Tensor | None = None,
+    frames: int | None = None,
 ) -> Tensor:
-    """Compute y = f/C · g with the whole N x M matrix -> (B, N, c)."""
-    if mask is not None:
-        g = g.masked_fill(~mask.unsqueeze(2), 0)
-    return affinity(theta, phi, pairwise, scale=scale, mask=mask, w_f=w_f) @ g
+    """Compute y = f/C · g with the whole N x M matrix -> (B, N, c).
+
+    With `frames`, the queries of frame t see the keys of frames 0 to t, as if there were no others.
+    """
+
+    def of_all_keys(theta: Tensor, phi: Tensor, g: Tensor, mask: Tensor | None) -> Tensor:
+        if mask is not None:
+            g = g.masked_fill(~mask.unsqueeze(2), 0)
+        return affinity(theta, phi, pairwise, scale=scale, mask=mask, w_f=w_f) @ g
+
+    return frame_by_frame(of_all_keys, theta, phi, g, mask, frames)

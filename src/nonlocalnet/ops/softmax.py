@@ -22,7 +22,7 @@ Size = Sequence[int]
 
 
 def fused(
-    theta: Tensor, phi: Tensor, g: Tensor, scale: float | None, mask: Tensor | None = None
+    theta: Tensor, phi: Tensor, g: Tensor, mask: Tensor | None = None, *, scale: float | None
 ) -> Tensor:
     """Compute Σ_j softmax_j(scale · θ_iᵀφ_j) g_j by torch's scaled dot product attention.
 
@@ -44,9 +44,9 @@ def chunked(
     theta: Tensor,
     phi: Tensor,
     g: Tensor,
-    scale: float | None,
     mask: Tensor | None = None,
     *,
+    scale: float | None,
     rows: int,
 ) -> Tensor:
     """Compute Σ_j softmax_j(scale · θ_iᵀφ_j) g_j, `rows` queries at a time.
@@ -64,9 +64,9 @@ def triton(
     theta: Tensor,
     phi: Tensor,
     g: Tensor,
-    scale: float | None,
     mask: Tensor | None = None,
     *,
+    scale: float | None,
     rows: int,
 ) -> Tensor:
     """Compute Σ_j softmax_j(scale · θ_iᵀφ_j) g_j by ops/kernels/softmax.py; arguments as `chunked`.
@@ -201,7 +201,8 @@ def _reference_backward(
     """Compute the gradients by functions that are differentiable, for second derivatives."""
     sums = wide(g.dtype)
     grad, theta, phi, g = (t.to(sums) for t in (grad, theta, phi, g))
-    p = weights(scores(theta, phi, "gaussian", scale=scale), "gaussian", mask)
+    seen = None if mask is None else mask.unsqueeze(1)
+    p = weights(scores(theta, phi, "gaussian", scale=scale), "gaussian", seen)
     dp = grad @ g.mT
     ds = p * (dp - (p * dp).sum(dim=2, keepdim=True)) * scale
     return ds @ phi, ds.mT @ theta, p.mT @ grad

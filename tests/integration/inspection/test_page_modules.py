@@ -23,16 +23,20 @@ LAYOUTS = {
     "space": (3, {"extent": "space", "subsample": (1, 2, 2)}),
     "time": (3, {"extent": "time", "subsample": (2, 1, 1)}),
     "groups": (3, {"temporal_group": 2, "subsample": (2, 2, 2)}),
+    "causal": (3, {"extent": "causal", "subsample": (1, 2, 2)}),
+    "heads": (3, {"heads": 3, "inner_channels": 3, "extent": "causal"}),
     "thin": (3, {"subsample": (1, 2, 2)}),
     "thin space": (3, {"extent": "space"}),
     "thin time": (3, {"extent": "time"}),
     "thin groups": (3, {"temporal_group": 2}),
+    "thin causal": (3, {"extent": "causal"}),
 }
 THIN = {
     "thin": (1, 2, 4),
     "thin space": (2, 2, 1),
     "thin time": (1, 2, 2),
     "thin groups": (2, 1, 2),
+    "thin causal": (2, 1, 2),
 }
 CASES = [(pairwise, layout) for pairwise in PAIRWISE for layout in LAYOUTS]
 
@@ -67,7 +71,8 @@ console.log(JSON.stringify(told));
 def look_at(pairwise, layout):
     dims, options = LAYOUTS[layout]
     torch.manual_seed(0)
-    block = nl.NonLocalBlock(3, dims, pairwise, inner_channels=4, **options)  # scale 1/2
+    options = {"inner_channels": 4} | options  # scale 1/2
+    block = nl.NonLocalBlock(3, dims, pairwise, **options)
     for parameter in block.parameters():
         nn.init.normal_(parameter, std=0.5)
     return nl.look(nn.Sequential(block), torch.randn(3, *SIZES[dims]))
@@ -115,12 +120,13 @@ def rounding(block, rows):
     s <= d · (2 · 2^-11 + 2^-20) · max|θ| · max|φ| (2^-20 for squares and the small ones); a weight
     of a softmax by exp(2 s) - 1 of itself, of the other forms by s / M. float32 adds 1e-6.
     """
+    fewest = block.key_rows.shape[1] // (block.key_size[0] if block.extent == "causal" else 1)
     theta, phi = float(block.theta.abs().max()), float(block.phi.abs().max())
     if block.pairwise == "concatenation":  # a sum, not a product
-        return (2**-11 + 2**-20) * (theta + phi) / block.key_rows.shape[1] + 1e-6
-    score = block.theta.shape[2] * (2**-10 + 2**-20) * theta * phi
+        return (2**-11 + 2**-20) * (theta + phi) / fewest + 1e-6
+    score = block.theta.shape[2] // block.heads * (2**-10 + 2**-20) * theta * phi
     if block.pairwise == "dot_product":
-        return score / block.key_rows.shape[1] + 1e-6
+        return score / fewest + 1e-6
     return math.expm1(2 * score * block.scale) * rows + 1e-6
 
 
@@ -136,6 +142,9 @@ def test_rows_of_the_page_are_those_of_the_block(looks, told, pairwise, layout):
     ):
         seen = torch.zeros(len(row), dtype=torch.bool)
         seen[block.key_rows[b]] = True
+        if block.extent == "causal":  # frames of as many keys as the others, up to the query's
+            t = ours(block, layout, one["query"]) // math.prod(block.size[1:])
+            seen.view(block.size[0], -1)[t + 1 :] = False
         assert [w is not None for w in one["row"]] == seen.tolist()
         mine = torch.tensor([w or 0.0 for w in one["row"]])
         assert ((mine - row).abs() <= most).all()

@@ -5,6 +5,8 @@ from typing import get_args
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -37,9 +39,9 @@ def awake(*arguments, seed=1, **options) -> nl.NonLocalBlock:
 
 
 def groups(size, extent, temporal_group):
-    """Lists of the positions that see each other."""
+    """Lists of the positions that see the same."""
     every = list(itertools.product(*map(range, size)))
-    if extent == "space":
+    if extent in ("space", "causal"):
         keys = [p[:1] for p in every]
     elif extent == "time":
         keys = [p[1:] for p in every]
@@ -48,6 +50,15 @@ def groups(size, extent, temporal_group):
     else:
         keys = [()] * len(every)
     return {key: [p for p, k in zip(every, keys, strict=True) if k == key] for key in keys}
+
+
+def keys_of(size, extent, temporal_group):
+    """Lists of the keys that each of the groups sees."""
+    found = groups(size, extent, temporal_group)
+    if extent == "causal":
+        every = list(itertools.product(*map(range, size)))
+        return {(t,): [p for p in every if p[0] <= t] for (t,) in found}
+    return found
 
 
 def at(x: Tensor, positions) -> Tensor:
@@ -65,9 +76,11 @@ def straightforward(
     temporal_group=None,
     pairwise="embedded_gaussian",
     scale="auto",
+    heads=1,
 ) -> Tensor:
-    """z = norm(W_z y) + x from the block's numbers by the paper's names, options as words."""
+    """z = gamma norm(W_z y) + x from the block's numbers by the paper's names, options as words."""
     p = block.state_dict()
+    whole, x = x, normalize(block.pre_norm, "pre_norm", p, x)
 
     def project(name, x):
         if f"{name}.weight" not in p:
@@ -90,35 +103,45 @@ def straightforward(
         phi, g = pool(project("phi", x)), pool(project("g", x))
 
     shrink = 1 if temporal_group is None or subsample is None else subsample[0]
-    key_groups = groups(phi.shape[2:], extent, temporal_group and temporal_group // shrink)
+    key_groups = keys_of(phi.shape[2:], extent, temporal_group and temporal_group // shrink)
     y = torch.zeros_like(project("g", x))
     for name, seers in groups(x.shape[2:], extent, temporal_group).items():
-        t, f, v = at(theta, seers), at(phi, key_groups[name]), at(g, key_groups[name])
-        s = torch.einsum("bdi,bdj->bij", t, f)
-        if pairwise == "concatenation":
-            w_theta, w_phi = p["w_f"].chunk(2)
-            s = torch.einsum("d,bdi->bi", w_theta, t)[:, :, None]
-            s = (s + torch.einsum("d,bdj->bj", w_phi, f)[:, None]).clamp(min=0) / f.shape[2]
-        elif pairwise == "dot_product":
-            s = s / f.shape[2]
-        else:
-            s = s * (block.inner_channels**-0.5 if scale == "auto" else scale or 1)
-            s = s.exp() / s.exp().sum(2, keepdim=True)
-        rows = torch.einsum("bij,bdj->bdi", s, v)
-        y[(..., *map(list, zip(*seers, strict=True)))] = rows
+        keys = key_groups[name]
+        split = (at(theta, seers), at(phi, keys), at(g, keys))
+        for h, (t, f, v) in enumerate(zip(*(z.chunk(heads, 1) for z in split), strict=True)):
+            s = torch.einsum("bdi,bdj->bij", t, f)
+            if pairwise == "concatenation":
+                w_theta, w_phi = (w.chunk(heads)[h] for w in p["w_f"].chunk(2))
+                s = torch.einsum("d,bdi->bi", w_theta, t)[:, :, None]
+                s = (s + torch.einsum("d,bdj->bj", w_phi, f)[:, None]).clamp(min=0) / f.shape[2]
+            elif pairwise == "dot_product":
+                s = s / f.shape[2]
+            else:
+                width = block.inner_channels / heads
+                s = s * (width**-0.5 if scale == "auto" else scale or 1)
+                s = s.exp() / s.exp().sum(2, keepdim=True)
+            rows = torch.einsum("bij,bdj->bdi", s, v)
+            y.chunk(heads, 1)[h][(..., *map(list, zip(*seers, strict=True)))] = rows
 
-    z = project("w_z", y)
-    shape = (-1, *[1] * (x.ndim - 2))
-    if isinstance(block.norm, torch.nn.GroupNorm):
-        groups_of_z = z.unflatten(1, (block.norm.num_groups, -1)).flatten(2)
+    z = normalize(block.norm, "norm", p, project("w_z", y))
+    return z * p.get("gamma", 1) + whole
+
+
+def normalize(norm, name, p, z):
+    """z after one of the norms of a block, in evaluation mode."""
+    shape = (-1, *[1] * (z.ndim - 2))
+    if isinstance(norm, torch.nn.GroupNorm):
+        groups_of_z = z.unflatten(1, (norm.num_groups, -1)).flatten(2)
         var, mean = torch.var_mean(groups_of_z, 2, correction=0, keepdim=True)
         z = ((groups_of_z - mean) / (var + 1e-5).sqrt()).view(z.shape)
-    if "norm.running_mean" in p:
-        mean, var = p["norm.running_mean"].view(shape), p["norm.running_var"].view(shape)
+    elif isinstance(norm, torch.nn.RMSNorm):
+        z = z / (z.square().mean(1, keepdim=True) + 1e-6).sqrt()
+    if f"{name}.running_mean" in p:
+        mean, var = (p[f"{name}.running_{key}"].view(shape) for key in ("mean", "var"))
         z = (z - mean) / (var + 1.0000001e-5).sqrt()
-    if "norm.weight" in p:
-        z = z * p["norm.weight"].view(shape) + p["norm.bias"].view(shape)
-    return z + x
+    if f"{name}.weight" in p:
+        z = z * p[f"{name}.weight"].view(shape)
+    return z + p[f"{name}.bias"].view(shape) if f"{name}.bias" in p else z
 
 
 def same(actual, expected, tolerance=1e-10):
@@ -138,6 +161,8 @@ def options_grid():
     yield "space", (1, 2, 2), None
     yield "time", None, None
     yield "time", (2, 1, 1), None
+    yield "causal", None, None
+    yield "causal", (1, 2, 2), None
 
 
 @pytest.mark.parametrize("train", [True, False])
@@ -199,6 +224,48 @@ def test_sequences_and_images(dims, pairwise, norm, subsample, position):
         block(x),
         straightforward(block, x, pairwise=pairwise, subsample=factors, position=position),
     )
+
+
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(
+    pairwise=st.sampled_from(FORMS),
+    layout=st.sampled_from([*options_grid()]),
+    position=st.sampled_from(POSITIONS),
+    heads=st.sampled_from([1, 2, 3]),
+    inner=st.sampled_from([6, 12]),
+    value=st.sampled_from([None, 6, 18]),
+    norms=st.tuples(st.sampled_from(NORMS), st.sampled_from(NORMS)),
+    w_z=st.booleans(),
+    gate=st.booleans(),
+    bias=st.booleans(),
+    implementation=st.sampled_from(["auto", "reference"]),
+    memory_format=st.sampled_from([torch.contiguous_format, torch.channels_last_3d]),
+)
+def test_every_combination_of_options_equals_the_straightforward_block(
+    pairwise, layout, position, heads, inner, value, norms, w_z, gate, bias, implementation,
+    memory_format,
+):  # fmt: skip
+    extent, subsample, group = layout
+    (norm, pre_norm), x = norms, video(4, 3, 5)
+    if not w_z:
+        value, gate = None, gate or norm in ("frozen", None)
+    block = awake(
+        6, 3, pairwise, inner_channels=inner, value_channels=value, heads=heads,
+        subsample=subsample, subsample_position=position, norm=norm, pre_norm=pre_norm, w_z=w_z,
+        gate=gate, extent=extent, temporal_group=group, bias=bias, implementation=implementation,
+    )  # fmt: skip
+    expected = straightforward(
+        block, x, pairwise=pairwise, subsample=subsample, position=position, extent=extent,
+        temporal_group=group, heads=heads,
+    )  # fmt: skip
+    actual = block(x.contiguous(memory_format=memory_format))
+    same(actual, expected)
+    assert actual.is_contiguous(memory_format=memory_format)
+    block.reset_parameters()
+    assert torch.equal(block(x), x)
+    (block(x) * x).sum().backward()  # a step can leave the identity
+    gates = [gate and block.gamma, getattr(block.norm, "weight", None), w_z and block.w_z.weight]
+    assert any(isinstance(p, torch.nn.Parameter) and p.grad.abs().max() > 0 for p in gates)
 
 
 def test_temporal_groups_with_temporal_subsampling():
@@ -298,9 +365,9 @@ def test_autocast_to_bfloat16(pairwise, position):
     expected = straightforward(block, x, pairwise=pairwise, subsample=(1, 2, 2), position=position)
     mask = torch.ones(2, 2, 4, 4, dtype=torch.bool)
     block = block.float()
-    for given in (None, mask):
+    for real in (None, mask):
         with torch.autocast("cpu", torch.bfloat16):
-            z = block(x.float(), mask=given)
+            z = block(x.float(), mask=real)
         assert z.dtype == torch.float32
         assert (z.double() - expected).abs().max() / expected.abs().max() < 0.15
     z.sum().backward()
@@ -315,7 +382,7 @@ def test_parameters_bear_the_papers_names(pairwise, norm):
     names = {f"{p}.{kind}" for p in projections for kind in ("weight", "bias")}
     names |= {"w_f"} if pairwise == "concatenation" else set()
     if norm is not None:
-        names |= {"norm.weight", "norm.bias"}
+        names |= {"norm.weight"} if norm == "rms" else {"norm.weight", "norm.bias"}
     if norm == "batch":
         names |= {"norm.running_mean", "norm.running_var", "norm.num_batches_tracked"}
     assert set(block.state_dict()) == names
@@ -361,7 +428,7 @@ def test_the_first_step_can_leave_the_identity(norm):
     block = nl.NonLocalBlock(6, norm=norm)
     x = video(2, 3, 3, dtype=torch.float32)
     (block(x) * x).sum().backward()
-    gate = block.norm.weight if norm in ("batch", "group") else block.w_z.weight
+    gate = block.norm.weight if norm in ("batch", "group", "rms") else block.w_z.weight
     assert gate.grad.abs().max() > 0
 
 
@@ -386,6 +453,7 @@ def test_gradcheck(pairwise):
         ("spacetime", 2, (1, 2, 2), (2 * 2, 2 * 5 * 6, 2 * 2 * 3)),
         ("space", None, (1, 2, 2), (2 * 4, 5 * 6, 2 * 3)),
         ("time", None, (2, 1, 1), (2 * 5 * 6, 4, 2)),
+        ("causal", None, (1, 2, 2), (2, 4 * 5 * 6, 4 * 2 * 3)),
     ],
 )
 def test_affinity_has_a_row_for_each_position(pairwise, extent, group, subsample, shape):
@@ -397,6 +465,22 @@ def test_affinity_has_a_row_for_each_position(pairwise, extent, group, subsample
         same(a.sum(2), torch.ones(shape[:2], dtype=torch.float64))
     chosen = torch.tensor([shape[1] - 1, 0])
     same(block.affinity(x, queries=chosen), a[:, chosen])
+
+
+@pytest.mark.parametrize("pairwise", FORMS)
+def test_affinity_has_the_rows_of_each_head(pairwise):
+    block = awake(
+        6, 3, pairwise, heads=3, inner_channels=6, value_channels=9, extent="causal",
+        subsample=(1, 2, 2), norm=None,
+    )  # fmt: skip
+    x = video(3, 4, 5)
+    a = block.affinity(x)
+    assert a.shape == (2, 3, 3 * 4 * 5, 3 * 2 * 2)
+    g = block.g(F.max_pool3d(x, (1, 2, 2))).flatten(2).unflatten(1, (3, -1))
+    y = torch.einsum("bhij,bhdj->bhdi", a, g).flatten(1, 2).unflatten(2, (3, 4, 5))
+    same(block(x), block.w_z(y) + x)
+    chosen = torch.tensor([59, 0])
+    same(block.affinity(x, queries=chosen), a[:, :, chosen])
 
 
 @pytest.mark.parametrize("pairwise", FORMS)
@@ -443,8 +527,9 @@ WRONG = [
     ({"dims": 4}, ["dims", "1, 2, 3", "4"]),
     ({"pairwise": "gausian"}, ["pairwise", "'gausian'", "did you mean 'gaussian'"]),
     ({"subsample_position": "befor"}, ["subsample_position", "'befor'", "'before', 'after'"]),
-    ({"norm": "bach"}, ["norm", "'bach'", "'batch', 'frozen', 'group', None"]),
-    ({"extent": "times"}, ["extent", "'times'", "'spacetime', 'space', 'time'"]),
+    ({"norm": "bach"}, ["norm", "'bach'", "'batch', 'frozen', 'group', 'rms', None"]),
+    ({"pre_norm": "layer"}, ["pre_norm", "'layer'", "'batch', 'frozen', 'group', 'rms', None"]),
+    ({"extent": "times"}, ["extent", "'times'", "'spacetime', 'space', 'time', 'causal'"]),
     ({"channels": 0}, ["channels", "at least 1", "0"]),
     ({"inner_channels": 0}, ["inner_channels", "at least 1", "0"]),
     ({"dims": 2, "extent": "space"}, ["extent", "'spacetime'", "dims=2", "'space'"]),
@@ -454,6 +539,16 @@ WRONG = [
     ({"subsample": (2, 2)}, ["subsample", "3 of them", "(2, 2)"]),
     ({"subsample": (2, 2, 2), "extent": "space"}, ["subsample[0]", "1", "(2, 2, 2)"]),
     ({"subsample": 2, "extent": "time"}, ["subsample[1:]", "(1, 1)", "(2, 2, 2)"]),
+    ({"subsample": 2, "extent": "causal"}, ["subsample[0]", "1", "later frames", "(2, 2, 2)"]),
+    ({"dims": 2, "extent": "causal"}, ["extent", "'spacetime'", "dims=2", "'causal'"]),
+    ({"value_channels": 0}, ["value_channels", "at least 1", "0"]),
+    ({"heads": 3}, ["heads", "inner_channels = 4", "value_channels = 4", "3"]),
+    ({"heads": 3, "pairwise": "gaussian", "value_channels": 3}, ["heads", "channels = 8", "3"]),
+    ({"heads": 0}, ["heads", "at least 1", "0"]),
+    ({"w_z": False, "value_channels": 4}, ["value_channels", "8", "w_z=False", "4"]),
+    ({"w_z": False, "norm": None}, ["gate=True", "'batch'", "identity", "norm=None"]),
+    ({"w_z": False, "norm": "frozen"}, ["gate=True", "'rms'", "identity", "norm='frozen'"]),
+    ({"temporal_group": 2, "extent": "causal"}, ["temporal_group", "'spacetime'", "'causal'"]),
     ({"temporal_group": 0}, ["temporal_group", "at least 1", "0"]),
     ({"temporal_group": 2, "dims": 2}, ["temporal_group", "dims=3", "dims=2"]),
     ({"temporal_group": 2, "extent": "time"}, ["temporal_group", "extent='spacetime'", "'time'"]),

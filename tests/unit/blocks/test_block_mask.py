@@ -53,7 +53,12 @@ def test_padded_clip_equals_the_clip(pairwise, position, subsample, value):
 
 @pytest.mark.parametrize(
     ("extent", "group", "subsample"),
-    [("space", None, (1, 2, 2)), ("time", None, (2, 1, 1)), ("spacetime", 2, (1, 2, 2))],
+    [
+        ("space", None, (1, 2, 2)),
+        ("time", None, (2, 1, 1)),
+        ("spacetime", 2, (1, 2, 2)),
+        ("causal", None, (1, 2, 2)),
+    ],
 )
 @pytest.mark.parametrize("position", POSITIONS)
 @pytest.mark.parametrize("pairwise", FORMS)

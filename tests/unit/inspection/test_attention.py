@@ -58,7 +58,7 @@ def test_untrained_blocks_attend_evenly(pairwise):
     assert all(block["evenly"] for block in numbers["blocks"].values())
 
 
-@pytest.mark.parametrize("extent", ["spacetime", "space", "time"])
+@pytest.mark.parametrize("extent", ["spacetime", "space", "time", "causal"])
 @pytest.mark.parametrize("pairwise", PAIRWISE)
 def test_blocks_that_prefer_places_do_not(pairwise, extent):
     torch.manual_seed(0)
@@ -72,8 +72,10 @@ def test_blocks_that_prefer_places_do_not(pairwise, extent):
     assert float(light.abs().max()) == 1
     assert (light == 0).any()
     # an extent's own keys alone are what its share is even among
-    seen = {"spacetime": 144, "space": 36, "time": 4}[extent]
-    assert found.attention.count == found.summaries["1"][0].keys == seen
+    so_far = 36 * (found.attention.query[0] + 1)
+    seen = {"spacetime": 144, "space": 36, "time": 4, "causal": so_far}[extent]
+    assert found.attention.count == seen
+    assert found.summaries["1"][0].keys == (144 if extent == "causal" else seen)
     heaviest = found.attention.weights.abs() > found.attention.weights.abs().sum() / seen
     assert torch.equal(light != 0, heaviest)
 
@@ -93,3 +95,42 @@ def test_a_point_can_be_even_where_its_layer_is_not():
         mass / (mass + 59) - 1 / 60, rel=1e-4
     )
     assert EVEN == 0.1
+
+
+@pytest.mark.parametrize("pairwise", ["gaussian", *PAIRWISE])
+def test_a_look_shows_the_mean_over_heads_or_the_chosen_one(pairwise, tmp_path):
+    torch.manual_seed(0)
+    block = nl.NonLocalBlock(6, 3, pairwise, heads=3, inner_channels=6, extent="causal")
+    for parameter in block.parameters():
+        torch.nn.init.normal_(parameter, std=1)
+    net, clip = torch.nn.Sequential(torch.nn.Conv3d(3, 6, 1), block), torch.randn(3, 4, 5, 6)
+    at = (2, 4, 1)  # frame, x, y
+    rows = block.affinity(net[0](clip[None]), queries=torch.tensor([2 * 30 + 1 * 6 + 4]))[0, :, 0]
+    mean = nl.look(net, clip, at)
+    torch.testing.assert_close(mean.attention.weights.flatten(), rows.mean(0).detach())
+    assert mean.attention.count == 3 * 30
+    assert not mean.attention.weights[3].any()
+    assert mean.statistics()["heads"] == "mean of 3 heads"
+    for head in (1, 2, 3):
+        one = nl.look(net, clip, at, head=head)
+        torch.testing.assert_close(one.attention.weights.flatten(), rows[head - 1].detach())
+        assert one.statistics()["heads"] == f"head {head}"
+    text = mean.save(tmp_path / "mean.html").read_text()
+    assert "1 shows the mean of 3 heads." in text
+    for head in (0, 4):
+        with pytest.raises(ValueError, match=f"head must be from 1 to 3, .* of 1; got {head}"):
+            nl.look(net, clip, at, head=head)
+
+
+def test_positions_of_a_causal_block_have_no_common_keys_and_even_rows_are_even():
+    net = torch.nn.Sequential(nl.NonLocalBlock(3, 3, "dot_product", extent="causal"))
+    net[0].theta.bias.data.fill_(1)
+    net[0].phi.bias.data.fill_(1)
+    net[0].theta.weight.data.zero_()
+    net[0].phi.weight.data.zero_()
+    summary, _ = nl.look(net, torch.randn(3, 4, 2, 2)).summaries["0"]
+    assert summary.evenly
+    assert summary.common is None
+    # a query of frame t finds an even share of 1 / (t + 1) of its keys in its own frame
+    assert summary.mean.same_frame == pytest.approx((1 + 1 / 2 + 1 / 3 + 1 / 4) / 4)
+    assert summary.mean.same_frame == pytest.approx(summary.even.same_frame)

@@ -17,7 +17,7 @@ def by_sorting(a, b, g, grad_y, mask=None) -> dict[str, Tensor]:
     """y and the gradients of a, b, g and of both weights: a, b (B, .), g (B, M, c)."""
     leaves = [t.detach().requires_grad_() for t in (a.unsqueeze(2), b.unsqueeze(2), g)]
     w_f = torch.ones(2, dtype=g.dtype, requires_grad=True)
-    y = concatenation(*leaves, w_f, mask)
+    y = concatenation(*leaves, mask, w_f=w_f)
     da, db, dg, dw = torch.autograd.grad(y, [*leaves, w_f], grad_y)
     return {"y": y.detach(), "a": da.squeeze(2), "b": db.squeeze(2), "g": dg, "w": dw}
 
@@ -241,7 +241,7 @@ def test_third_derivatives_are_those_of_the_formula():
         return torch.autograd.grad(total, leaves)
 
     one = torch.ones(2, dtype=torch.float64)
-    sorted_ = third(lambda a, b, g: concatenation(a.unsqueeze(2), b.unsqueeze(2), g, one))
+    sorted_ = third(lambda a, b, g: concatenation(a.unsqueeze(2), b.unsqueeze(2), g, w_f=one))
     pairs = third(lambda a, b, g: (a.unsqueeze(2) + b.unsqueeze(1)).relu() @ g / 4)
     for actual, expected in zip(sorted_, pairs, strict=True):
         assert expected.abs().max() > 1

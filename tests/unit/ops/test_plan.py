@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import nonlocalnet as nl
-from nonlocalnet.ops import Pairwise, dispatch, plan, precision, reference, softmax
+from nonlocalnet.ops import Pairwise, dispatch, dot_product, plan, precision, reference, softmax
 from nonlocalnet.ops.pairwise import FUNCTIONS
 from nonlocalnet.ops.plan import IMPLEMENTATIONS_OF, Plan, choose
 
@@ -270,7 +270,7 @@ def test_unknown_paths_and_budgets_are_refused():
 
 COMPUTES = {  # where non_local finds what computes an implementation
     "reference": (reference, "non_local"),
-    "linear": (dispatch, "summary"),
+    "linear": (dot_product, "summaries"),
     "sorted": (dispatch, "concatenation"),
     "fused": (softmax, "fused"),
     "chunked": (softmax, "chunked"),

@@ -53,12 +53,23 @@ export class BlockMap {
     return this.keys.map((axis, k) => axis.start + axis.stride * index[k]);
   }
 
-  /** Compute the weights of a position on all keys; NaN for keys that it does not see. */
+  /** Compute the weights of a position on all keys, the mean over heads; NaN for keys that it does not see. */
   row(query) {
+    const weights = this.headRow(query, 0);
+    for (let h = 1; h < this.heads; h++) {
+      const own = this.headRow(query, h);
+      for (let j = 0; j < weights.length; j++) weights[j] += own[j];
+    }
+    return this.heads > 1 ? weights.map((w) => w / this.heads) : weights;
+  }
+
+  /** Compute the weights of one head. */
+  headRow(query, head) {
     const [frames, rows, columns] = this.keys.map((axis) => axis.count);
     const depth = this.depth;
+    const width = depth / this.heads;
     const q = (query[0] * this.queries[1].count + query[1]) * this.queries[2].count + query[2];
-    const theta = this.theta.subarray(q * depth, (q + 1) * depth);
+    const theta = this.theta.subarray(q * depth + head * width, q * depth + (head + 1) * width);
     const weights = new Float32Array(frames * rows * columns).fill(NaN);
     const sees = this.seen(query);
     let seen = 0;
@@ -67,9 +78,10 @@ export class BlockMap {
       for (let y = 0; y < rows; y++) {
         for (let x = 0; x < columns; x++, j++) {
           if (!sees(t, y, x)) continue;
+          const first = j * depth + head * width;
           let score = 0;
-          if (this.pairwise === "concatenation") score = Math.max(0, theta[0] + this.phi[j]);
-          else for (let k = 0, i = j * depth; k < depth; k++, i++) score += theta[k] * this.phi[i];
+          if (this.pairwise === "concatenation") score = Math.max(0, theta[0] + this.phi[first]);
+          else for (let k = 0, i = first; k < width; k++, i++) score += theta[k] * this.phi[i];
           if (this.scale !== null) score *= this.scale;
           weights[j] = score;
           if (score > largest) largest = score;
@@ -89,8 +101,9 @@ export class BlockMap {
     return weights;
   }
 
-  /** Return which keys a position sees: all, or those of its frame, place or group of frames. */
+  /** Return which keys a position sees: all, or those of its frame, place, group of frames or past. */
   seen([t, y, x]) {
+    if (this.extent === "causal") return (kt) => kt <= t * this.thin[0] + this.offset[0];
     if (this.extent === "space") return (kt) => kt === t * this.thin[0] + this.offset[0];
     if (this.extent === "time") {
       const own = [1, 2].map((k) => [y, x][k - 1] * this.thin[k] + this.offset[k]);
