@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import torch
+
 from nonlocalnet.acceleration.attend import Operands
 from nonlocalnet.ops.plan import choose
 
@@ -117,13 +119,14 @@ def memory(count: int | None) -> str:
 def form_of(operands: Operands) -> str:
     """Describe the operation in words."""
     options = operands.options
-    d, c = operands.theta.shape[2], operands.g.shape[2]
+    heads = options["heads"]
+    d, c = operands.theta.shape[2] // heads, operands.g.shape[2] // heads
     softmax = options["pairwise"] in ("gaussian", "embedded_gaussian")
     words = ["softmax" if softmax else options["pairwise"].replace("_", " ")]
     if options["scale"] is not None:
         words.append(f"scale {options['scale']:.4g}")
-    if operands.heads > 1:
-        words.append(f"{operands.heads} heads")
+    if heads > 1:
+        words.append(f"{heads} heads")
     words.append(f"d = {d}" if d == c else f"d = {d}, c = {c}")
     if operands.extent != "spacetime":
         words.append({"space": "each frame alone", "causal": "frame-causal"}[operands.extent])
@@ -137,15 +140,19 @@ def sizes_of(operands: Operands, n: int | None = None) -> tuple[tuple[int, int],
         operands: of a call; batch and positions are used only without n.
         n: positions to assume, with one sample.
     """
-    groups, queries, d = operands.theta.shape
+    batch, queries, d = operands.theta.shape
     keys, c = operands.g.shape[1:]
+    heads, frames = operands.options["heads"], operands.options["causal_frames"]
     if n is not None:
         ratio = max(round(queries / keys), 1) if keys < queries else 1
-        groups, queries, keys = operands.heads, n, n // ratio + max(keys - queries, 0)
+        batch, queries, keys = 1, n, n // ratio + max(keys - queries, 0)
+        frames = None if frames is None else 4
     plan = choose(
         operands.options["pairwise"],
-        (groups, queries, keys, d, c),
-        dtype=operands.g.dtype if n is None else operands.g.float().dtype,
+        (batch, queries, keys, d, c),
+        dtype=operands.g.dtype if n is None else torch.float32,
         device=operands.g.device.type,
+        heads=heads,
+        frames=frames,
     )
-    return (queries, keys), 4 * groups * queries * keys, plan.matrix_bytes
+    return (queries, keys), 4 * batch * heads * queries * keys, plan.matrix_bytes

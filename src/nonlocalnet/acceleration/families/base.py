@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -20,7 +21,7 @@ def always(module: Any, *args: Any) -> bool:
 
 def map_positions(x: Tensor) -> int:
     """Count the positions of a map (B, C, ...)."""
-    return x.shape[2:].numel()
+    return math.prod(x.shape[2:])
 
 
 @dataclass(frozen=True)

@@ -10,9 +10,10 @@ from typing import Any
 
 from torch import Tensor
 
-from nonlocalnet.acceleration.attend import Attend, Extent
+from nonlocalnet.acceleration.attend import Attend
 from nonlocalnet.acceleration.families.attn_block import CONV
 from nonlocalnet.acceleration.families.base import Arguments, Family, map_for, noise, weight_of
+from nonlocalnet.options import Extent
 
 
 def frames_in_batch(attend: Attend, module: Any, x: Tensor) -> Tensor:
