@@ -18,7 +18,7 @@ from torch import Tensor, nn
 import nonlocalnet as nl
 import stand_ins as wild
 from nonlocalnet.acceleration.attend import attend
-from nonlocalnet.acceleration.swap import observed
+from nonlocalnet.acceleration.calls import observed
 
 CASES = json.loads((Path(__file__).parent / "oracle" / "wild.json").read_text())
 FACEBOOK = ("conv_theta", "conv_phi", "conv_g", "conv_out")

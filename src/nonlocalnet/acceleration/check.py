@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -15,6 +16,7 @@ from torch.overrides import TorchFunctionMode
 from nonlocalnet.acceleration.attend import Operands, Recorder, average
 from nonlocalnet.acceleration.families.base import Family, noise
 from nonlocalnet.acceleration.isolated_copy import isolated_copy
+from nonlocalnet.acceleration.swap import original_class
 
 FLOAT32_TOLERANCE = 1e-4  # for blocks that do not run in float64 on a CPU
 
@@ -82,7 +84,7 @@ def _undisturbed() -> Generator[None]:
 def _compare(
     module: nn.Module, family: Family, device: torch.device, dtype: torch.dtype
 ) -> Verdict:
-    own, ours = (isolated_copy(module, device=device, dtype=dtype) for _ in range(2))
+    own, ours = (isolated_copy(module, device=device, dtype=dtype, own=x) for x in (True, False))
     try:
         example = tuple(x.to(device, dtype) for x in family.example(own))
     except Exception as error:
@@ -97,7 +99,7 @@ def _compare(
             continue  # its own code runs there
         try:
             with watch:
-                expected = _run(own, own, example)
+                expected = _run(own, partial(_call, own, family.keywords), example)
         except Exception as error:
             raise _NotRunnable(f"its own forward fails ({_first_line(error)})") from error
         try:
@@ -145,7 +147,8 @@ def _run(module: nn.Module, forward: Callable[..., Any], example: tuple[Tensor, 
 
     def keep(path: str) -> Callable[..., None]:
         def hook(_: object, args: Any, kwargs: Any) -> None:
-            calls.setdefault(path, []).extend(_tensors([*args, *kwargs.values()], detach=True))
+            tensors = _tensors([*args, *kwargs.values()])
+            calls.setdefault(path, []).extend(t.detach().clone() for t in tensors[:1])
 
         return hook
 
@@ -168,6 +171,12 @@ def _run(module: nn.Module, forward: Callable[..., Any], example: tuple[Tensor, 
     return Run([t.detach() for t in outputs], gradients, calls, _state(module))
 
 
+def _call(module: nn.Module, keywords: tuple[str, ...], *args: Tensor) -> Any:
+    """Call a module with the last arguments by name."""
+    split = len(args) - len(keywords) if len(args) > 1 else len(args)
+    return module(*args[:split], **dict(zip(keywords, args[split:], strict=False)))
+
+
 def _gradients(
     module: nn.Module, inputs: list[Tensor], outputs: list[Tensor]
 ) -> dict[str, Tensor | None] | None:
@@ -187,7 +196,8 @@ def _state(module: nn.Module) -> dict[str, Any]:
     for path, child in module.named_modules():
         for key, value in {**vars(child), **child._buffers}.items():
             if not key.startswith("_") or isinstance(value, Tensor):
-                keep = value.detach().clone() if isinstance(value, Tensor) else type(value)
+                known = original_class(type(value))
+                keep = value.detach().clone() if isinstance(value, Tensor) else known
                 found[f"{path}.{key}".strip(".")] = keep
     return found
 
@@ -273,13 +283,13 @@ def _apart(x: Tensor, y: Tensor) -> float:
     return float((x - y).abs().max()) / unit
 
 
-def _tensors(item: Any, *, detach: bool = False) -> list[Tensor]:
+def _tensors(item: Any) -> list[Tensor]:
     if isinstance(item, Tensor):
-        return [item.detach().clone() if detach else item]
+        return [item]
     if isinstance(item, dict):
         item = list(item.values())
     if isinstance(item, list | tuple):
-        return [t for part in item for t in _tensors(part, detach=detach)]
+        return [t for part in item for t in _tensors(part)]
     return []
 
 

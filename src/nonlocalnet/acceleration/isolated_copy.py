@@ -29,23 +29,29 @@ HOOKS = (
 
 
 def isolated_copy(
-    module: nn.Module, *, device: torch.device | str, dtype: torch.dtype, seed: int = 0
+    module: nn.Module,
+    *,
+    device: torch.device | str,
+    dtype: torch.dtype,
+    own: bool = True,
+    seed: int = 0,
 ) -> Any:
-    """Copy a module with its own code, with random parameters and without hooks that observe.
+    """Copy a module with random parameters and without hooks that observe.
 
     Random parameters make every part count: a last layer or a gate may be zero in a new network.
 
     Args:
-        module: the block; it may be accelerated, the copy is not.
+        module: the block.
         device, dtype: of the copy's floating tensors.
+        own: whether the copy computes by its own code, even if the block is accelerated.
         seed: of the parameters.
     """
-    return _Copying(torch.device(device), dtype, seed).copy(module)
+    return _Copying(torch.device(device), dtype, own, seed).copy(module)
 
 
 class _Copying:
-    def __init__(self, device: torch.device, dtype: torch.dtype, seed: int) -> None:
-        self.device, self.dtype = device, dtype
+    def __init__(self, device: torch.device, dtype: torch.dtype, own: bool, seed: int) -> None:
+        self.device, self.dtype, self.own = device, dtype, own
         self.generator = torch.Generator().manual_seed(seed)
         self.done: dict[int, Any] = {}  # copies by the id of the original, which may be shared
         self.kept: list[Any] = []  # originals, so that no id is used twice
@@ -54,7 +60,7 @@ class _Copying:
         """Copy tensors, modules and containers of them; other objects are shared."""
         if id(value) in self.done:
             return self.done[id(value)]
-        value = original_value(value)
+        value = original_value(value) if self.own else value
         self.kept.append(value)
         if isinstance(value, nn.Module):
             return self._module(value)
@@ -74,7 +80,7 @@ class _Copying:
         return new
 
     def _module(self, module: nn.Module) -> nn.Module:
-        new: Any = object.__new__(original_class(type(module)))
+        new: Any = object.__new__(original_class(type(module)) if self.own else type(module))
         self.done[id(module)] = new
         for key, value in vars(module).items():
             if key in HOOKS:

@@ -7,13 +7,14 @@ from typing import Any
 import torch
 from torch import nn
 
+from nonlocalnet.acceleration.calls import hooked
 from nonlocalnet.acceleration.check import Verdict, check
 from nonlocalnet.acceleration.families import FAMILIES
 from nonlocalnet.acceleration.families.base import Family
 from nonlocalnet.acceleration.families.others import OTHERS
 from nonlocalnet.acceleration.observe import observe
 from nonlocalnet.acceleration.report import Found, Report, form_of, sizes_of
-from nonlocalnet.acceleration.swap import family_of, hooked, original_class, swap, unswap
+from nonlocalnet.acceleration.swap import family_of, original_class, swap, unswap
 
 ASSUMED = 4096  # positions, where no example tells
 
@@ -62,7 +63,7 @@ def accelerate(
     found: dict[str, Found] = {}
     operands: dict[str, Any] = {}
     changed: list[nn.Module] = []
-    for path, module in network.named_modules():
+    for path, module in reversed([*network.named_modules()]):  # parts before the whole
         kind = _name(module)
         candidates = [family for family in FAMILIES if family.recognizes(module, kind)]
         why = OTHERS.get(kind) or (_obstacle(module, candidates, compiled) if candidates else None)
@@ -85,7 +86,7 @@ def accelerate(
         if dry_run:
             for module in changed:
                 unswap(module)
-    report = Report(found.values())
+    report = Report(found[path] for path, _ in network.named_modules() if path in found)
     report.assumed = example is None
     if verbose:
         print(report)
@@ -105,11 +106,6 @@ def restore(network: nn.Module) -> tuple[str, ...]:
     for path, module in network.named_modules():
         if family_of(module) is None:
             continue
-        if original_class(type(module)) is type(module):
-            raise ValueError(
-                f"{path!r} must have the class that nl.accelerate gave it; its class was changed "
-                "again, as fully_shard does: undo that first"
-            )
         unswap(module)
         paths.append(path)
     return tuple(paths)

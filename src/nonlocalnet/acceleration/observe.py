@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from nonlocalnet.acceleration.attend import Attend, Operands, attend
-from nonlocalnet.acceleration.swap import family_of, observed
+from nonlocalnet.acceleration.calls import observed
+from nonlocalnet.acceleration.swap import family_of
 
 
 def observe(network: nn.Module, example: object) -> dict[str, Operands]:

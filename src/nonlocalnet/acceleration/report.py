@@ -21,8 +21,9 @@ class Found:
         family: the family that was recognized, or the nearest one.
         form: the operation in words.
         positions: N x M for one sample and head, of the example or of a map of 4,096 positions.
-        before, now: bytes of one N x M matrix of all samples and heads, as the block's own code
-            makes it, and of what takes its place; None where nothing is known.
+        before, now: bytes of N x M matrices in a training step, in float32: scores, weights and a
+            gradient, of all samples and heads, and what the operation takes in their place; None
+            where nothing is known.
         note: what else is to be said; for a block that was left alone, why.
         difference: the largest that the check found, in standard deviations; None without a check.
     """
@@ -78,9 +79,10 @@ class Report(tuple[Found, ...]):
             ]
             lines += table(rows, right=(4, 5, 6))
             size = "a map of 4,096 positions" if self.assumed else "the example"
-            lines.append(f"before, now: N x M matrices in float32 for {size}, one at a time")
-            notes = [f for f in self.accelerated if f.note]
-            lines += [f"{found.path or '(the network)'}: {found.note}" for found in notes]
+            lines.append(f"before, now: N x M matrices (scores, weights, a gradient) for {size}")
+            for note in dict.fromkeys(found.note for found in self.accelerated if found.note):
+                about = [f.path or "(the network)" for f in self.accelerated if f.note == note]
+                lines.append(f"{', '.join(about)}: {note}")
         if self.left_alone:
             lines += [""] * bool(lines) + ["left alone"]
             rows = [(f.path or "(the network)", f.kind, f.note) for f in self.left_alone]
@@ -134,7 +136,7 @@ def form_of(operands: Operands) -> str:
 
 
 def sizes_of(operands: Operands, n: int | None = None) -> tuple[tuple[int, int], int, int]:
-    """Return N x M, bytes of a float32 matrix, and bytes of N x M-shaped tensors at a time.
+    """Return N x M, and bytes of N x M-shaped tensors at a time: all of them, and the operation's.
 
     Args:
         operands: of a call; batch and positions are used only without n.
@@ -155,4 +157,4 @@ def sizes_of(operands: Operands, n: int | None = None) -> tuple[tuple[int, int],
         heads=heads,
         frames=frames,
     )
-    return (queries, keys), 4 * batch * heads * queries * keys, plan.matrix_bytes
+    return (queries, keys), 3 * 4 * batch * heads * queries * keys, plan.matrix_bytes

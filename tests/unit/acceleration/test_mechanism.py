@@ -13,8 +13,8 @@ from torch.utils.checkpoint import checkpoint
 import nonlocalnet as nl
 import stand_ins as wild
 from nonlocalnet.acceleration.attend import attend
+from nonlocalnet.acceleration.calls import observed
 from nonlocalnet.acceleration.families.base import SMALL
-from nonlocalnet.acceleration.swap import observed
 
 SIZE = (24, 24)  # enough pairs for the operation
 assert SMALL < (24 * 24) ** 2
@@ -126,7 +126,7 @@ def test_a_dry_run_reports_only(network, x):
     found = nl.accelerate(network, dry_run=True, example=x, verbose=False)
     assert [type(module) for module in network.modules()] == kinds
     assert [f.positions for f in found] == [(576, 576), (576, 144)]
-    assert [f.before for f in found] == [4 * 2 * 576 * 576, 4 * 2 * 576 * 144]
+    assert [f.before for f in found] == [12 * 2 * 576 * 576, 12 * 2 * 576 * 144]
 
 
 def test_the_report_is_printed(network, capsys):

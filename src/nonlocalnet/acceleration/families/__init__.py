@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from nonlocalnet.acceleration.families import (
     attn_block,
+    diffusers,
     diffusion,
     frames,
     gan,
@@ -14,7 +15,7 @@ from nonlocalnet.acceleration.families.base import Family
 
 FAMILIES: tuple[Family, ...] = tuple(
     family
-    for module in (attn_block, frames, diffusion, gan, non_local, monai)
+    for module in (attn_block, frames, diffusers, diffusion, gan, non_local, monai)
     for family in module.FAMILIES
 )
 

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+LEAST_PARTS = 4  # of a class whose name is not known
 SMALL = 2**18  # pairs below which a block's own code is as good, and is left to run
 
 Arguments = tuple[Tensor, ...]
@@ -22,6 +23,17 @@ def always(module: Any, *args: Any) -> bool:
 def map_positions(x: Tensor) -> int:
     """Count the positions of a map (B, C, ...)."""
     return math.prod(x.shape[2:])
+
+
+@dataclass(frozen=True)
+class FrameCausal:
+    """Stands for the mask by which a position sees its own frame and earlier ones.
+
+    Attributes:
+        size: (T, H, W) of the positions.
+    """
+
+    size: tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -40,7 +52,9 @@ class Family:
         when: when(module, x) tells whether `compute` takes this call; otherwise the original does.
         bypassed: children that the original calls and `compute` does not; hooks on them keep the
             original.
+        keywords: names of the example's arguments after the first, for the original.
         arguments: most arguments that `compute` takes.
+        by_processor: whether a processor computes, as in diffusers, and is replaced.
         positions: number of positions of the first argument.
         tolerance: largest difference in the check, in units of the output's standard deviation;
             wider for blocks that round to float32 inside.
@@ -55,7 +69,9 @@ class Family:
     fits: Callable[[Any], bool] = always
     when: Callable[..., bool] = always
     bypassed: tuple[str, ...] = ()
+    keywords: tuple[str, ...] = ()
     arguments: int = 1
+    by_processor: bool = False
     positions: Callable[[Tensor], int] = map_positions
     tolerance: float = 1e-9
     small: int = SMALL
@@ -67,7 +83,7 @@ class Family:
         if name not in self.classes:
             own = {key for key, child in module._modules.items() if child is not None}
             own |= {key for key, parameter in module._parameters.items() if parameter is not None}
-            if not own or own != {part for part in self.parts if part in own}:
+            if len(own) < LEAST_PARTS or own != {part for part in self.parts if part in own}:
                 return False
             tensors = (nn.Module, Tensor)
             if any(p not in own for p in self.parts if isinstance(getattr(module, p), tensors)):

@@ -93,6 +93,13 @@ FAMILIES = (
         example=lambda module: (noise(1, weight_of(module.to_q).shape[1], 3, 2, 3),),
     ),
     Family(
+        name="HunyuanImage refiner",
+        classes=("HunyuanImageRefinerAttnBlock",),
+        parts=("norm", "to_q", "to_k", "to_v", "proj_out"),
+        compute=partial(maps, extent="spacetime", **TO),
+        example=map_for("to_q", dims=3),
+    ),
+    Family(
         name="HunyuanVideo-1.5 (Tencent), frame-causal",
         classes=("AttnBlock",),
         parts=("norm", "q", "k", "v", "proj_out"),
