@@ -6,6 +6,8 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from nonlocalnet.acceleration.explanation import affinity as affinity
+    from nonlocalnet.acceleration.explanation import explain as explain
     from nonlocalnet.acceleration.network import accelerate as accelerate
     from nonlocalnet.acceleration.network import restore as restore
     from nonlocalnet.blocks import NonLocalBlock as NonLocalBlock
@@ -19,8 +21,6 @@ if TYPE_CHECKING:
     from nonlocalnet.inspection.look import look as look
     from nonlocalnet.networks import create_model as create_model
     from nonlocalnet.networks import list_models as list_models
-    from nonlocalnet.ops import affinity as affinity
-    from nonlocalnet.ops import explain as explain
     from nonlocalnet.ops import non_local as non_local
 
 __version__ = "0.1.0"
@@ -31,10 +31,10 @@ _MODULES = {
     "NonLocalBlock": "blocks",
     "accelerate": "acceleration.network",
     "add_non_local": "blocks.insertion",
-    "affinity": "ops",
+    "affinity": "acceleration.explanation",
     "create_model": "networks",
     "detect": "detection.detect",
-    "explain": "ops",
+    "explain": "acceleration.explanation",
     "export_weights": "checkpoints.save",
     "list_models": "networks",
     "load": "checkpoints.load",

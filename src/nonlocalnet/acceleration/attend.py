@@ -75,6 +75,11 @@ class Operands:
         return cls(*rows, options, tuple(theta.shape[2:]), tuple(phi.shape[2:]), extent)
 
     @property
+    def batch(self) -> int:
+        """Number of samples."""
+        return self.theta.shape[0] // (self.size[0] if self.extent == "space" else 1)
+
+    @property
     def pairs(self) -> int:
         """Number of pairs of queries and keys, in all samples and heads."""
         queries = self.theta.shape[0] * self.theta.shape[1]

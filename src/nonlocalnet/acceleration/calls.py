@@ -37,10 +37,13 @@ def takes(module: nn.Module, family: Family, args: tuple[Any, ...]) -> bool:
     x = args[0] if args else None
     if not isinstance(x, Tensor) or not x.is_floating_point() or x.numel() == 0:
         return False
-    if len(args) > family.arguments or _observed(module, family.bypassed):
+    if len(args) > family.arguments:
         return False
-    any_size = recording() or _observer is not None
-    if not any_size and x.shape[0] * family.positions(x) ** 2 < family.small:
+    if _observer is not None:
+        return family.when(module, *args)
+    if _noticed(module, family.bypassed):
+        return False
+    if not recording() and x.shape[0] * family.positions(x) ** 2 < family.small:
         return False
     return family.when(module, *args)
 
@@ -55,7 +58,7 @@ def hooked(module: nn.Module) -> bool:
     )
 
 
-def _observed(module: nn.Module, bypassed: tuple[str, ...]) -> bool:
+def _noticed(module: nn.Module, bypassed: tuple[str, ...]) -> bool:
     """Tell whether somebody would notice that these children are not called."""
     for name in bypassed:
         child = getattr(module, name, None)

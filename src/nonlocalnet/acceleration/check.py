@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 from nonlocalnet.acceleration.attend import Operands, Recorder, average
+from nonlocalnet.acceleration.calls import observed
 from nonlocalnet.acceleration.families.base import Family, noise
 from nonlocalnet.acceleration.isolated_copy import isolated_copy
 from nonlocalnet.acceleration.swap import original_class
@@ -103,7 +104,8 @@ def _compare(
         except Exception as error:
             raise _NotRunnable(f"its own forward fails ({_first_line(error)})") from error
         try:
-            found = _run(ours, lambda *args: family.compute(recorder, ours, *args), example)
+            with observed(lambda _: recorder):  # parts of a block may be accelerated, too
+                found = _run(ours, partial(family.compute, recorder, ours), example)
         except Exception as error:
             return Verdict(False, None, f"its parts do not fit ({_first_line(error)})")
         worst = max(worst, _difference(expected, found, family.bypassed), key=lambda d: d.size)
@@ -111,7 +113,7 @@ def _compare(
             return Verdict(False, worst.size, worst.what, tuple(recorder.calls), example[0].ndim)
     if not recorder.calls:
         return Verdict(False, None, "its settings need its own code")
-    with torch.no_grad():
+    with torch.no_grad(), observed(lambda _: average):
         blurred = family.compute(average, ours, *example)
     if _apart(_tensors(blurred)[0], expected.outputs[0]) < 1e3 * tolerance:
         return Verdict(False, None, "its output does not depend on the attention")

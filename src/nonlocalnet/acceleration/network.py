@@ -12,7 +12,7 @@ from nonlocalnet.acceleration.check import Verdict, check
 from nonlocalnet.acceleration.families import FAMILIES
 from nonlocalnet.acceleration.families.base import Family
 from nonlocalnet.acceleration.families.others import OTHERS
-from nonlocalnet.acceleration.observe import observe
+from nonlocalnet.acceleration.observe import compared
 from nonlocalnet.acceleration.report import Found, Report, form_of, sizes_of
 from nonlocalnet.acceleration.swap import family_of, original_class, swap, unswap
 
@@ -79,7 +79,7 @@ def accelerate(
                     changed.append(module)
     try:
         if example is not None:
-            seen = observe(network, example)
+            seen = compared(network, example)
             for path in operands:
                 found[path] = _measure(found[path], seen.get(path))
     finally:

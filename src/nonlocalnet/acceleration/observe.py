@@ -1,9 +1,9 @@
-"""Run a network on an example and see what its accelerated blocks compute."""
+"""Run a network on an example and see what its blocks compare."""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Generator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from typing import Any
 
 import torch
@@ -12,10 +12,11 @@ from torch import Tensor, nn
 from nonlocalnet.acceleration.attend import Attend, Operands, attend
 from nonlocalnet.acceleration.calls import observed
 from nonlocalnet.acceleration.swap import family_of
+from nonlocalnet.blocks.non_local_block import NonLocalBlock
 
 
-def observe(network: nn.Module, example: object) -> dict[str, Operands]:
-    """Run a network in evaluation mode and return what each accelerated block computed.
+def compared(network: nn.Module, example: object) -> dict[str, Operands]:
+    """Run a network in evaluation mode and return what its blocks compare.
 
     Buffers, modes and the random state stay as they are.
 
@@ -25,27 +26,49 @@ def observe(network: nn.Module, example: object) -> dict[str, Operands]:
             is its only argument.
 
     Returns:
-        By module path, of the blocks that ran; of several calls, the largest.
+        By module path, of each `NonLocalBlock` and accelerated block that ran; of several calls of
+        an accelerated block, the largest.
 
     Raises:
         ValueError: the network does not run on the example.
     """
     args, kwargs = arguments(example)
+    ours = {path: m for path, m in network.named_modules() if isinstance(m, NonLocalBlock)}
+    kept: dict[str, Operands] = {}
+
+    def keep(path: str) -> Callable[..., None]:
+        return lambda block, inputs: kept.update({path: _of_block(block, *inputs)})
+
+    handles = [block.register_forward_pre_hook(keep(path)) for path, block in ours.items()]
     buffers = {name: buffer.clone() for name, buffer in network.named_buffers()}
-    with quietly(network), watching(network) as seen:
-        try:
+    try:
+        with quietly(network), watching(network) as seen:
             torch.func.functional_call(network, buffers, args, kwargs)
-        except Exception as error:
-            raise ValueError(
-                "network must run on the example: pass its arguments as a tuple or a dictionary"
-            ) from error
-    return seen
+    except Exception as error:
+        raise ValueError(
+            "network must run on the example; pass several arguments as a tuple or a dictionary"
+        ) from error
+    finally:
+        for handle in handles:
+            handle.remove()
+    return seen | kept
+
+
+def _of_block(block: NonLocalBlock, x: Tensor, mask: Tensor | None = None) -> Operands:
+    theta, phi, g, options = block.embed(x, mask)
+    size, options = tuple(x.shape[2:]), {"pairwise": block.pairwise, **options}
+    return Operands(theta, phi, g, options, size, block.key_size(size), block.extent)
+
+
+def accelerated_blocks(network: nn.Module) -> dict[str, nn.Module]:
+    """Return the accelerated blocks of a network, by module path."""
+    return {path: m for path, m in network.named_modules() if family_of(m) is not None}
 
 
 @contextlib.contextmanager
 def watching(network: nn.Module) -> Generator[dict[str, Operands]]:
     """Yield a dictionary of what accelerated blocks compute, by path, filled by forward passes."""
-    paths = {id(m): path for path, m in network.named_modules() if family_of(m) is not None}
+    paths = {id(module): path for path, module in accelerated_blocks(network).items()}
     seen: dict[str, Operands] = {}
 
     def recorder(module: nn.Module) -> Attend:

@@ -19,8 +19,10 @@ from nonlocalnet.options import Extent
 def frames_in_batch(attend: Attend, module: Any, x: Tensor) -> Tensor:
     """Compute attention with the frames in the batch and one projection, [q | k | v]."""
     frames = x.transpose(1, 2).flatten(0, 1)  # (B T, C, H, W)
-    theta, phi, g = module.to_qkv(module.norm(frames)).chunk(3, dim=1)
-    y = module.proj(attend(theta, phi, g, scale=theta.shape[1] ** -0.5))
+    qkv = module.to_qkv(module.norm(frames)).unflatten(0, (x.shape[0], x.shape[2]))
+    theta, phi, g = qkv.transpose(1, 2).chunk(3, dim=1)  # (B, C, T, H, W)
+    y = attend(theta, phi, g, scale=theta.shape[1] ** -0.5, extent="space")
+    y = module.proj(y.transpose(1, 2).flatten(0, 1))
     return y.unflatten(0, (x.shape[0], x.shape[2])).transpose(1, 2) + x
 
 
