@@ -514,6 +514,11 @@ class VideoNonLocal(nn.Module):
         return x + norm(out((v @ w.mT).view(x.shape[0], -1, *x.shape[2:])))
 
 
+@named("NonLocalBlock")
+class TusharNonLocal(VideoNonLocal):
+    """It is only named otherwise."""
+
+
 class NonLocalAttn(nn.Module):  # timm
     def __init__(self, c: int, use_scale: bool = True) -> None:
         super().__init__()

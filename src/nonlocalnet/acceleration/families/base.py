@@ -83,6 +83,7 @@ class Family:
         if name not in self.classes:
             own = {key for key, child in module._modules.items() if child is not None}
             own |= {key for key, parameter in module._parameters.items() if parameter is not None}
+            own -= {*self.bypassed} - {*self.parts}
             if len(own) < LEAST_PARTS or own != {part for part in self.parts if part in own}:
                 return False
             tensors = (nn.Module, Tensor)

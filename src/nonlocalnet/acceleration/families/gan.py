@@ -13,12 +13,20 @@ from torch.nn import functional as F
 
 from nonlocalnet.acceleration.attend import Attend
 from nonlocalnet.acceleration.families.base import Family, map_for
+from nonlocalnet.acceleration.later import weights_later
 
 
 def position_attention(attend: Attend, module: Any, x: Tensor) -> Tensor:
     """Compute γ y + x."""
     y = attend(module.query_conv(x), module.key_conv(x), module.value_conv(x))
     return module.gamma * y + x
+
+
+def with_weights(attend: Attend, module: Any, x: Tensor) -> tuple[Tensor, Tensor]:
+    """Compute γ y + x, and the weights when they are used."""
+    theta, phi = module.query_conv(x), module.key_conv(x)
+    y = attend(theta, phi, module.value_conv(x))
+    return module.gamma * y + x, weights_later(theta, phi)
 
 
 def biggan(attend: Attend, module: Any, x: Tensor, *, out: str) -> Tensor:
@@ -38,9 +46,17 @@ def fastai(attend: Attend, module: Any, x: Tensor) -> Tensor:
 FAMILIES = (
     Family(
         name="DANet position attention",
-        classes=("PAM_Module", "PAM", "PositionAttentionModule", "Self_Attn", "SelfAttention"),
+        classes=("PAM_Module", "PAM", "PositionAttentionModule", "SelfAttention"),
         parts=("query_conv", "key_conv", "value_conv", "gamma"),
         compute=position_attention,
+        example=map_for("value_conv", dims=2),
+        bypassed=("softmax",),
+    ),
+    Family(
+        name="SAGAN",
+        classes=("Self_Attn", "SelfAttention", "Self_Attention"),
+        parts=("query_conv", "key_conv", "value_conv", "gamma"),
+        compute=with_weights,
         example=map_for("value_conv", dims=2),
         bypassed=("softmax",),
     ),
