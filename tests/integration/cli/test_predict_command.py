@@ -44,8 +44,8 @@ def work(tmp_path_factory):
 
 
 def words(work, *more):
-    given = ["--weights", work / "w.safetensors", "--device", "cpu", "--workers", "0", *more]
-    return ["predict", *map(str, given)]
+    given = ["--weights", work / "w.safetensors", "--device", "cpu", "--workers", "0"]
+    return ["predict", *map(str, [*more, *given])]
 
 
 def table(path):
@@ -200,7 +200,7 @@ def test_many_paths_in_python(work):
     ],
 )
 def test_errors_of_use(work, more, said, capsys):
-    assert main(words(work, *more, work / "videos/v0.mp4")) == 2
+    assert main(words(work, work / "videos/v0.mp4", *more)) == 2
     assert said in capsys.readouterr().err
 
 
