@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from nonlocalnet.checkpoints.load import load_weights as load_weights
     from nonlocalnet.checkpoints.save import export_weights as export_weights
     from nonlocalnet.detection.detect import detect as detect
-    from nonlocalnet.evaluation.multiview import predict as predict
+    from nonlocalnet.evaluation.prediction import predict as predict
     from nonlocalnet.inspection.look import look as look
     from nonlocalnet.networks import create_model as create_model
     from nonlocalnet.networks import list_models as list_models
@@ -41,7 +41,7 @@ _MODULES = {
     "load_weights": "checkpoints.load",
     "look": "inspection.look",
     "non_local": "ops",
-    "predict": "evaluation.multiview",
+    "predict": "evaluation.prediction",
     "remove_non_local": "blocks.insertion",
     "restore": "acceleration.network",
 }

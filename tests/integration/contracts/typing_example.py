@@ -9,6 +9,7 @@ from torch import Tensor, nn
 import nonlocalnet as nl
 from nonlocalnet.blocks.insertion import Inserted
 from nonlocalnet.checkpoints.report import LoadReport
+from nonlocalnet.data.video.reader import VideoError
 from nonlocalnet.detection.detect import Detections
 from nonlocalnet.inspection.look import Look
 from nonlocalnet.networks.video_resnet import VideoResNet
@@ -37,5 +38,7 @@ def use(model: VideoResNet, video: Path) -> None:
     assert_type(nl.load_weights(model, video, new_blocks=True), LoadReport)
     assert_type(nl.export_weights(model, video, "caffe2"), list[str])
     assert_type(nl.predict(model, video, top=1, crop="whole"), list[tuple[str, float]])
+    for _, found in nl.predict(model, [video, "b.mp4"], top=1):
+        assert_type(found, list[tuple[str, float]] | VideoError)
     assert_type(nl.detect(model, video, score=0.5), Detections)
     assert_type(nl.look(model, video, at=(0, 1, 2)), Look)
