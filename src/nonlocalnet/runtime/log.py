@@ -203,6 +203,12 @@ class Bar:
     ) -> None:
         self._progress.stop()
 
+    def reach(self, done: int, total: int) -> None:
+        """Advance to a number of steps of a total that was not known before."""
+        self.total = total
+        self._progress.update(self._task, total=total)
+        self.advance(done - self.done)
+
     def advance(self, steps: int = 1, text: str = "") -> None:
         """Advance by a number of steps, with a short text beside the bar."""
         self.done, self.text = self.done + steps, text or self.text
