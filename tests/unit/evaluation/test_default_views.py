@@ -8,7 +8,7 @@ import torch
 from nonlocalnet.checkpoints.metadata import WeightsInfo
 from nonlocalnet.clips import Views
 from nonlocalnet.data.datasets import VideoRecord
-from nonlocalnet.evaluation.multiview import _Forward
+from nonlocalnet.evaluation.multiview import Forward
 from nonlocalnet.evaluation.views import make_test_set
 
 RECORDS = [VideoRecord(Path("x.mp4"), (0,), "x.mp4")]
@@ -48,7 +48,7 @@ def test_what_is_averaged(average):
 
     views = torch.randn(3, 3, 1, 2, 2)
     logits = views.flatten(1)[:, :2]
-    forward = _Forward(Network(1, 1), lambda x: x, False, average)
+    forward = Forward(Network(1, 1), lambda x: x, False, average)
     by_hand = {"probabilities": logits.softmax(1).mean(0), "logits": logits.mean(0).softmax(0)}
     assert torch.allclose(forward.of_video(forward(views)), by_hand[average])
     assert not torch.allclose(by_hand["logits"], by_hand["probabilities"])
