@@ -80,7 +80,7 @@ def explain(theta: Any, phi: Any, *args: Any, **kwargs: Any) -> Any:
     >>> network = torch.nn.Sequential(nl.NonLocalBlock(8, dims=2, pairwise="dot_product"))
     >>> print(nl.explain(network, torch.randn(1, 8, 64, 64)))
     block  class                  N x M  memory  implementation
-    0      NonLocalBlock  4,096 x 4,096       0  linear: 512.0 times fewer multiply-adds
+    0      NonLocalBlock  4,096 x 4,096       0  linear: 1024.0 times fewer multiply-adds
     """
     if not isinstance(theta, nn.Module):
         return ops.explain(theta, phi, *args, **kwargs)
