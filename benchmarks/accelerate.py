@@ -6,7 +6,7 @@ Each family at a size that is typical for it: a forward pass without gradients, 
 (forward and backward). The blocks are those of diffusers, MONAI, mmcv, pytorchvideo, timm and
 fastai where these are installed (`make test-peers` has the list); the others are the stand-ins of
 the tests, which build the N x M matrix as the originals do. Rounds are interleaved, and medians of
-the processor's time count. Peak memory is measured in a process of its own for each block.
+the processor's time count. Peak memory is measured in a process of its own for each family.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def diffusers_attention() -> nn.Module:
 
 CASES: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "AttnBlock, 512 px": (lambda: wild.AttnBlock(512), (1, 512, 64, 64)),
-    "AttnBlock, 640 px, width 256": (lambda: wild.AttnBlock(256), (1, 256, 80, 80)),
+    "AttnBlock, 576 px, width 256": (lambda: wild.AttnBlock(256), (1, 256, 72, 72)),
     "diffusers AutoencoderKL, 512 px": (diffusers_attention, (1, 512, 64, 64)),
     "diffusers Wan, 384 x 512": (
         lambda: of("diffusers.models.autoencoders.autoencoder_kl_wan", "WanAttentionBlock")(384),
@@ -63,7 +63,7 @@ CASES: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     ),
     "guided-diffusion, 4 heads": (lambda: wild.GuidedAttentionBlock(256, 4), (4, 256, 32, 32)),
     "score_sde": (lambda: wild.AttnBlockpp(256), (4, 256, 32, 32)),
-    "DANet, 640 px, width 128": (lambda: wild.PAM_Module(128), (1, 128, 80, 80)),
+    "DANet, 576 px, width 128": (lambda: wild.PAM_Module(128), (1, 128, 72, 72)),
     "BigGAN": (lambda: wild.BigGANAttention(192), (4, 192, 64, 64)),
     "fastai": (lambda: of("fastai.layers", "SelfAttention")(256), (1, 256, 64, 64)),
     "AlexHex7 embedded Gaussian": (
@@ -155,27 +155,29 @@ def times(name: str, device: str) -> dict[str, dict[str, float]]:
     found = {}
     for what in ("forward", "step"):
         taken: list[list[float]] = [[], []]
-        started = time.monotonic()
-        while len(taken[0]) < 3 or (len(taken[0]) < 15 and time.monotonic() - started < 4):
+        started, seconds = time.monotonic(), 0.0
+        while len(taken[0]) < 2 or (len(taken[0]) < 15 and seconds < 4):
             for i in (0, 1) if len(taken[0]) % 2 else (1, 0):
                 taken[i].append(once(pair[i][what], device))
-            if time.monotonic() - started > 12:
-                break
-        before, now = (statistics.median(t[len(t) > 2 :]) for t in taken)
+            seconds = time.monotonic() - started
+        before, now = (statistics.median(t[1:]) for t in taken)  # the first warms up
         found[what] = {"before_ms": before, "now_ms": now, "speedup": before / now}
     return found
 
 
-def peaks(name: str, accelerated: bool, device: str) -> dict[str, float]:
-    block, x = prepared(name, accelerated, device)
-    return {what: peak_mib(run, device) for what, run in runs(block, x).items()}
+def peaks(name: str, device: str) -> dict[str, dict[str, float]]:
+    """Peak mebibytes, before and after."""
+    found: dict[str, dict[str, float]] = {"forward": {}, "step": {}}
+    for when, accelerated in (("before_mib", False), ("now_mib", True)):
+        for what, run in runs(*prepared(name, accelerated, device)).items():
+            found[what][when] = peak_mib(run, device)
+    return found
 
 
 def main(options: Options) -> None:
     torch.set_num_threads(1)
     if options.memory_of:
-        case = json.loads(options.memory_of)
-        print(json.dumps(peaks(case["name"], case["accelerated"], options.device)))
+        print(json.dumps(peaks(json.loads(options.memory_of), options.device)))
         return
     results: dict[str, Any] = {"machine": machine(options.device), "cases": {}}
     for name in CASES:
@@ -189,13 +191,10 @@ def main(options: Options) -> None:
         block, x = prepared(name, False, options.device)
         report = nl.accelerate(block, dry_run=True, example=x, verbose=False)
         row["positions"] = report.accelerated[0].positions
-        for when, accelerated in (("before", False), ("now", True)):
-            case = {"name": name, "accelerated": accelerated}
-            environment = {"MALLOC_MMAP_THRESHOLD_": "65536"}
-            done = run_itself(__file__, "--memory-of", case, environment)
-            measured = json.loads(done.stdout.splitlines()[-1])
-            for what, mib in measured.items():
-                row[what][f"{when}_mib"] = mib
+        environment = {"MALLOC_MMAP_THRESHOLD_": "65536"}
+        done = run_itself(__file__, "--memory-of", name, environment)
+        for what, measured in json.loads(done.stdout.splitlines()[-1]).items():
+            row[what] |= measured
         results["cases"][name] = row
         print(line(name, row), flush=True)
         if options.out is not None:

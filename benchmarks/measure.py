@@ -91,7 +91,7 @@ def in_a_process(script: str, case: dict) -> float | None:
 def run_itself(
     script: str,
     option: str,
-    case: dict,
+    case: object,
     environment: dict[str, str] | None = None,
     seconds: float | None = None,
 ) -> subprocess.CompletedProcess[str]:

@@ -98,7 +98,7 @@ def _forward(kind: Any, family: Family, axes: int) -> Callable[..., Any]:
 
     @functools.wraps(original)
     def forward(self: Any, *args: Any, **kwargs: Any) -> Any:
-        if kwargs or (args[:1] and args[0].ndim != axes) or not takes(self, family, args):
+        if kwargs or not takes(self, family, args) or args[0].ndim != axes:
             return original(self, *args, **kwargs)
         return family.compute(attend_for(self), self, *args)
 

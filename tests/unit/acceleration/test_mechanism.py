@@ -222,6 +222,13 @@ def test_export_records_the_operation(network, x):
     torch.testing.assert_close(program.module()(x), network(x), **CLOSE)
 
 
+def test_symbolic_tracing_records_the_own_code(network, x):
+    block, y = network.attn, torch.randn(1, 32, 4, 4, dtype=torch.double)
+    expected = block(y)
+    nl.accelerate(network, verbose=False)
+    torch.testing.assert_close(torch.fx.symbolic_trace(block)(y), expected, **CLOSE)
+
+
 def test_autocast_gives_the_dtype_of_the_original(network, x):
     before, x = copy.deepcopy(network.float()), x.float()
     nl.accelerate(network, verbose=False)
