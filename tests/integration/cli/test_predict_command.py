@@ -86,6 +86,7 @@ def test_what_the_file_has_is_not_computed_again(work, tmp_path, monkeypatch, ca
 
     monkeypatch.setattr(prediction, "predict_some", record)
     assert main(words(work, work / "videos", *given)) == 2
+    assert "p.jsonl has 2 of 7 videos already" in capsys.readouterr().err
     assert main(words(work, work / "videos/v0.mp4", *given)) == 0  # the broken one is not asked for
     assert list(map(sorted, computed)) == [[f"v{i}.mp4" for i in range(1, 6)], []]
     rows = list(map(json.loads, out.read_text().splitlines()))
@@ -196,6 +197,7 @@ def test_many_paths_in_python(work):
     ("more", "said"),
     [
         (["--out", "p.txt"], "suffix of the file must be one of '.csv', '.jsonl', '.parquet'"),
+        (["--out", "p.csv", "--json"], "give one of them"),
         (["*.avi"], "no video or folder matches"),
     ],
 )
