@@ -88,7 +88,7 @@ def draw(timeline: Timeline) -> Any:
     strip.set(xlim=(0, timeline.duration), ylim=(0, 1))
     strip.axis("off")
     title = f"{timeline.path.name}, {clock(timeline.duration)}"
-    strip.set_title(title, loc="left", fontsize=10, parse_math=False)
+    figure.suptitle(title, x=0.01, ha="left", fontsize=10, parse_math=False)
     for k, place in enumerate(np.linspace(0, 1, IN_STRIP + 1)[:-1]):
         if timeline.pictures:
             middle = (k + 0.5) / IN_STRIP * timeline.duration
