@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -122,7 +123,7 @@ def test_every_video_counts_once_however_many_processes_share_them(
 
 
 def test_after_a_kill_the_command_gives_what_it_would_have_given(work, tmp_path):
-    many = tmp_path / "many"
+    many = tmp_path / "several"
     many.mkdir()
     for i in range(40):
         shutil.copyfile(sorted((work / "videos").rglob("v*.mp4"))[i % 6], many / f"{i:02}.mp4")
@@ -156,44 +157,80 @@ def check_equal(one, other):
                 assert cell == other[video][name]
 
 
-def torchrun(work, processes, *more):
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-    command += ["--nproc-per-node", str(processes), "-m", "nonlocalnet", *words(work, *more)]
+def begin(command, **environment):
     return subprocess.Popen(
-        command,
+        [sys.executable, "-m", *command],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        env=os.environ | {"OMP_NUM_THREADS": "1"} | environment,
     )
 
 
-@pytest.mark.slow
-def test_after_the_death_of_a_process_the_run_continues(work, tmp_path):
-    many = tmp_path / "many"
-    many.mkdir()
+def torchrun(work, processes, *more):
+    launcher = ["torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
+    return begin([*launcher, "-m", "nonlocalnet", *words(work, *more)])
+
+
+@pytest.fixture
+def many(work, tmp_path):
+    """A folder of sixty videos."""
+    folder = tmp_path / "many"
+    folder.mkdir()
     for i in range(60):
-        shutil.copyfile(work / "videos/v0.mp4", many / f"{i:02}.mp4")
-    out = tmp_path / "p.csv"
-    process = torchrun(work, 2, many, "--out", out)
-    part, deadline = tmp_path / "p.csv.part1", time.monotonic() + 200
+        shutil.copyfile(work / "videos/v0.mp4", folder / f"{i:02}.mp4")
+    return folder
+
+
+def wait_until_both_write(out, process):
+    part, deadline = Path(f"{out}.part1"), time.monotonic() + 200
     while not (part.exists() and part.read_text().count("\n") > 2 and len(table(out)) > 1):
         assert process.poll() is None, process.communicate()
         assert time.monotonic() < deadline
         time.sleep(0.01)
+
+
+def check_continues(work, many, out):
+    assert 2 < len(table(out)) + len(table(f"{out}.part1")) < 60
+    assert main(words(work, many, "--out", out)) == 0
+    assert set(table(out)) == {str(path) for path in many.iterdir()}
+    assert out.read_text().count("\n") == 61
+    assert not Path(f"{out}.part1").exists()
+
+
+@pytest.mark.slow
+def test_after_the_death_of_a_process_of_torchrun_the_command_continues(work, many, tmp_path):
+    out = tmp_path / "p.csv"
+    process = torchrun(work, 2, many, "--out", out)
+    wait_until_both_write(out, process)
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
     (second,) = (c for c in children if b"\0RANK=1\0" in Path(f"/proc/{c}/environ").read_bytes())
     os.kill(int(second), signal.SIGKILL)
     _, said = process.communicate(timeout=200)
     assert process.returncode != 0
     assert "SIGKILL" in said
-    assert 2 < len(table(out)) + len(table(part)) < 60
-    assert main(words(work, many, "--out", out)) == 0
-    rows = table(out)
-    assert set(rows) == {str(many / f"{i:02}.mp4") for i in range(60)}
-    assert out.read_text().count("\n") == 61
-    assert not part.exists()
-    assert len({(row["class_1"], row["probability_1"][:6]) for row in rows.values()}) == 1
+    check_continues(work, many, out)
+
+
+@pytest.mark.slow
+def test_a_process_whose_peer_died_computes_its_share_and_says_so(work, many, tmp_path):
+    """Started by another program than torchrun, which would end both."""
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = str(free.getsockname()[1])
+    place = {"WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": port}
+    out = tmp_path / "p.csv"
+    command = ["nonlocalnet", *words(work, many, "--out", out)]
+    first, second = (begin(command, RANK=str(r), LOCAL_RANK=str(r), **place) for r in (0, 1))
+    wait_until_both_write(out, first)
+    second.kill()
+    _, said = first.communicate(timeout=200)
+    second.communicate()
+    assert first.returncode == 2
+    assert "another process of this run died" in said
+    assert f"start all of them again: {out} has the videos that were computed" in said
+    assert len(table(out)) == 30
+    check_continues(work, many, out)
 
 
 @pytest.mark.slow
