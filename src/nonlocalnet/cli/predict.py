@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import tyro
 
 from nonlocalnet.cli.network import VideoNetworkOptions, check_weights, load_network
-from nonlocalnet.errors import FileError, check_choice
+from nonlocalnet.errors import FileError, check_choice, option
 from nonlocalnet.options import setting
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ class Options(VideoNetworkOptions):
     """Video files; folders, in which videos are found at any depth; lists, which are .txt files of
     one path per line; or patterns such as "clips/**/*.mp4"."""
     top: int = setting(5, least=1)
-    """Number of classes to print; the table for several videos has two of each."""
+    """Number of classes to print or write; the table for several videos has two of each."""
     num_clips: int | None = setting(None, least=1)
     """Clips per video; 1 takes the middle one; default: that of the weights (10; of segments 1)."""
     num_crops: Literal[1, 3, 6, 10] = 1
@@ -106,6 +106,8 @@ def _check_output(options: Options) -> None:
             raise ValueError(f"--out is one file; got {' '.join(map(str, options.out))}")
         if several and not options.out:
             raise ValueError("several processes write their rows to one file: name it with --out")
+        if options.out and options.json:
+            raise ValueError("--json prints and --out writes the predictions: give one of them")
         for path in options.out:
             check_suffix(path)
         return
@@ -113,8 +115,9 @@ def _check_output(options: Options) -> None:
 
     for path in options.out:
         check_choice("ending of the file", path.suffix.lower(), SUFFIXES)
-    if options.num_clips is not None:
-        raise ValueError("--num-clips has no use with --every, which takes a clip at each moment")
+    for name in ("num_clips", "top"):
+        if getattr(options, name) != getattr(Options, name):
+            raise ValueError(f"{option(name)} has no use with --every")
     if several:
         raise ValueError("--every decodes one video in one process: start it without torchrun")
 
@@ -130,6 +133,7 @@ def _write(options: Options, videos: Sequence[Path], out: Path, device: torch.de
     from nonlocalnet.runtime.distributed import broadcast, rank
     from nonlocalnet.runtime.log import status
 
+    videos = broadcast(videos)  # a file may have come while the processes listed a folder
     # one process downloads a release, the others wait for it
     weights = broadcast(find_weights(options.weights) if rank() == 0 else None)
     model = load_network(weights, options.clip, options.set, device, takes="videos")

@@ -26,7 +26,7 @@ from nonlocalnet.runtime.distributed import (
     rank,
     world_size,
 )
-from nonlocalnet.runtime.log import Bar
+from nonlocalnet.runtime.log import Bar, status
 
 Classes = list[tuple[str, float]]  # (class, probability), by descending probability
 
@@ -88,9 +88,7 @@ def predict(
         ValueError: a network without `info`, no path, or `top` or `num_clips` below 1.
         VideoError: the one video is missing or cannot be decoded.
     """
-    info = getattr(model, "info", None)
-    if info is None:
-        raise ValueError("this model does not know its clip and classes: load it with nl.load")
+    info = info_of(model)
     if top < 1 or (num_clips is not None and num_clips < 1):
         raise ValueError(f"top and num_clips must be at least 1; got {top} and {num_clips}")
     views = {"num_clips": num_clips, "num_crops": num_crops, "side": side, "crop": crop}
@@ -102,6 +100,18 @@ def predict(
     if isinstance(found, VideoError):
         raise found
     return found
+
+
+def info_of(model: Network) -> WeightsInfo:
+    """Return the description of a network.
+
+    Raises:
+        ValueError: it has none.
+    """
+    info = getattr(model, "info", None)
+    if info is None:
+        raise ValueError("this model does not know its clip and classes: load it with nl.load")
+    return info
 
 
 def make_unlabeled_set(paths: Sequence[Path], info: WeightsInfo, **views: Any) -> VideoDataset:
@@ -170,6 +180,9 @@ def write_predictions(
     done = broadcast(file.collect() if rank() == 0 else None)
     todo = [i for i, path in enumerate(paths) if str(path) not in done]
     share = todo[rank() :: world_size()]
+    if len(todo) < len(paths):
+        text = f"{out} has {len(paths) - len(todo)} of {len(paths)} videos already"
+        status.print(text, soft_wrap=True)
     title = "predict" if world_size() == 1 else f"predict, 1 of {world_size()} processes"
     found = predict_some(model, dataset, share, top=top, workers=workers)
     with Bar(title, len(share)) as bar, file.append(rank()) as write, contextlib.closing(found):

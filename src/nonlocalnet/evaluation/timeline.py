@@ -22,7 +22,7 @@ from nonlocalnet.data.transforms import TestTransform
 from nonlocalnet.data.video.reader import FrameFolder, VideoError, VideoReader, open_reader
 from nonlocalnet.errors import option
 from nonlocalnet.evaluation.multiview import Forward
-from nonlocalnet.evaluation.prediction import make_unlabeled_set
+from nonlocalnet.evaluation.prediction import info_of, make_unlabeled_set
 from nonlocalnet.evaluation.views import Crop
 from nonlocalnet.networks.registry import Network
 
@@ -248,7 +248,7 @@ def compute_timeline(
         ValueError: a value out of range, or no window given to a network of segments.
         VideoError: the video cannot be opened, or not even its first window be read.
     """
-    info = model.info
+    info = info_of(model)
     if not (0 < every < math.inf and (window is None or 0 < window < math.inf)):
         raise ValueError(f"every and window must be above 0 seconds; got {every} and {window}")
     views = {"num_clips": 1, "num_crops": num_crops, "side": side, "crop": crop}

@@ -20,6 +20,7 @@ if TYPE_CHECKING:  # the table of endings is read before torch is imported
 SUFFIXES = (".csv", ".json", ".png", ".html")
 PICTURES = 400  # in a page
 IN_STRIP = 12  # pictures above the curves
+SEGMENT = "#d55e00"  # color of a bar
 SHOWN = 12  # classes with a curve
 
 
@@ -71,7 +72,7 @@ def clock(seconds: float) -> str:
 
 
 def draw(timeline: Timeline) -> Any:
-    """Draw pictures, and below them the curve of each class with its segments shaded.
+    """Draw pictures, and below them the curve of each class with bars for its segments.
 
     Returns:
         A matplotlib figure.
@@ -87,7 +88,7 @@ def draw(timeline: Timeline) -> Any:
     strip.set(xlim=(0, timeline.duration), ylim=(0, 1))
     strip.axis("off")
     title = f"{timeline.path.name}, {clock(timeline.duration)}"
-    strip.set_title(title, loc="left", fontsize=10, parse_math=False)
+    figure.suptitle(title, x=0.01, ha="left", fontsize=10, parse_math=False)
     for k, place in enumerate(np.linspace(0, 1, IN_STRIP + 1)[:-1]):
         if timeline.pictures:
             middle = (k + 0.5) / IN_STRIP * timeline.duration
@@ -102,7 +103,7 @@ def draw(timeline: Timeline) -> Any:
         axis.plot(timeline.times, values, linewidth=0.9)
         for segment in timeline.segments:
             if segment.label == label:
-                axis.axvspan(segment.start, segment.end, color="#d55e00", alpha=0.22, linewidth=0)
+                axis.axvspan(segment.start, segment.end, ymax=0.1, color=SEGMENT, linewidth=0)
         axis.set(xlim=(0, timeline.duration), ylim=(0, 1), yticks=[0, 1])
         axis.tick_params(labelsize=7, labelbottom=axis is axes[-1])
         axis.spines[["top", "right"]].set_visible(False)

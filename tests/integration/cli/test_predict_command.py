@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -86,6 +87,7 @@ def test_what_the_file_has_is_not_computed_again(work, tmp_path, monkeypatch, ca
 
     monkeypatch.setattr(prediction, "predict_some", record)
     assert main(words(work, work / "videos", *given)) == 2
+    assert "p.jsonl has 2 of 7 videos already" in capsys.readouterr().err
     assert main(words(work, work / "videos/v0.mp4", *given)) == 0  # the broken one is not asked for
     assert list(map(sorted, computed)) == [[f"v{i}.mp4" for i in range(1, 6)], []]
     rows = list(map(json.loads, out.read_text().splitlines()))
@@ -117,48 +119,118 @@ def test_every_video_counts_once_however_many_processes_share_them(
             )
         found = prediction.write_predictions(model, videos, many, **given)
     assert found == one
-    assert sorted(many.read_text().splitlines()) == sorted(
-        (tmp_path / "one.csv").read_text().splitlines()
+    check_equal(tmp_path / "one.csv", many)
+
+
+def test_after_a_kill_the_command_gives_what_it_would_have_given(work, tmp_path):
+    many = tmp_path / "several"
+    many.mkdir()
+    for i in range(40):
+        shutil.copyfile(sorted((work / "videos").rglob("v*.mp4"))[i % 6], many / f"{i:02}.mp4")
+    given = words(work, many, "--num-clips", "3")
+    assert main([*given, "--out", str(tmp_path / "whole.csv")]) == 0
+    out = tmp_path / "p.csv"
+    child = os.fork()
+    if not child:
+        torch.set_num_threads(1)
+        os._exit(main([*given, "--out", str(out)]))
+    while not out.exists() or out.read_text().count("\n") < 4:
+        assert os.waitpid(child, os.WNOHANG) == (0, 0)
+        time.sleep(0.001)
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    assert 3 < out.read_text().count("\n") < 41
+    assert main([*given, "--out", str(out)]) == 0
+    assert out.read_text().count("\n") == 41
+    check_equal(out, tmp_path / "whole.csv")
+
+
+def check_equal(one, other):
+    """Two tables have the same rows, in any order, to rounding."""
+    one, other = table(one), table(other)
+    assert one.keys() == other.keys()
+    for video, row in one.items():
+        for name, cell in row.items():
+            if name.startswith("probability") and cell:
+                assert float(cell) == pytest.approx(float(other[video][name]), abs=2e-6)
+            else:
+                assert cell == other[video][name]
+
+
+def begin(command, **environment):
+    return subprocess.Popen(
+        [sys.executable, "-m", *command],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"OMP_NUM_THREADS": "1"} | environment,
     )
 
 
 def torchrun(work, processes, *more):
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-    command += ["--nproc-per-node", str(processes), "-m", "nonlocalnet", *words(work, *more)]
-    return subprocess.Popen(
-        command,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-    )
+    launcher = ["torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
+    return begin([*launcher, "-m", "nonlocalnet", *words(work, *more)])
 
 
-def test_after_the_death_of_a_process_the_run_continues(work, tmp_path):
-    many = tmp_path / "many"
-    many.mkdir()
+@pytest.fixture
+def many(work, tmp_path):
+    """A folder of sixty videos."""
+    folder = tmp_path / "many"
+    folder.mkdir()
     for i in range(60):
-        shutil.copyfile(work / "videos/v0.mp4", many / f"{i:02}.mp4")
-    out = tmp_path / "p.csv"
-    process = torchrun(work, 2, many, "--out", out)
-    part, deadline = tmp_path / "p.csv.part1", time.monotonic() + 200
+        shutil.copyfile(work / "videos/v0.mp4", folder / f"{i:02}.mp4")
+    return folder
+
+
+def wait_until_both_write(out, process):
+    part, deadline = Path(f"{out}.part1"), time.monotonic() + 200
     while not (part.exists() and part.read_text().count("\n") > 2 and len(table(out)) > 1):
         assert process.poll() is None, process.communicate()
         assert time.monotonic() < deadline
         time.sleep(0.01)
+
+
+def check_continues(work, many, out):
+    assert 2 < len(table(out)) + len(table(f"{out}.part1")) < 60
+    assert main(words(work, many, "--out", out)) == 0
+    assert set(table(out)) == {str(path) for path in many.iterdir()}
+    assert out.read_text().count("\n") == 61
+    assert not Path(f"{out}.part1").exists()
+
+
+@pytest.mark.slow
+def test_after_the_death_of_a_process_of_torchrun_the_command_continues(work, many, tmp_path):
+    out = tmp_path / "p.csv"
+    process = torchrun(work, 2, many, "--out", out)
+    wait_until_both_write(out, process)
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
     (second,) = (c for c in children if b"\0RANK=1\0" in Path(f"/proc/{c}/environ").read_bytes())
     os.kill(int(second), signal.SIGKILL)
     _, said = process.communicate(timeout=200)
     assert process.returncode != 0
     assert "SIGKILL" in said
-    assert 2 < len(table(out)) + len(table(part)) < 60
-    assert main(words(work, many, "--out", out)) == 0
-    rows = table(out)
-    assert set(rows) == {str(many / f"{i:02}.mp4") for i in range(60)}
-    assert out.read_text().count("\n") == 61
-    assert not part.exists()
-    assert len({(row["class_1"], row["probability_1"][:6]) for row in rows.values()}) == 1
+    check_continues(work, many, out)
+
+
+@pytest.mark.slow
+def test_a_process_whose_peer_died_computes_its_share_and_says_so(work, many, tmp_path):
+    """Started by another program than torchrun, which would end both."""
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = str(free.getsockname()[1])
+    place = {"WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": port}
+    out = tmp_path / "p.csv"
+    command = ["nonlocalnet", *words(work, many, "--out", out)]
+    first, second = (begin(command, RANK=str(r), LOCAL_RANK=str(r), **place) for r in (0, 1))
+    wait_until_both_write(out, first)
+    second.kill()
+    _, said = first.communicate(timeout=200)
+    second.communicate()
+    assert first.returncode == 2
+    assert "another process of this run died" in said
+    assert f"start all of them again: {out} has the videos that were computed" in said
+    assert len(table(out)) == 30
+    check_continues(work, many, out)
 
 
 @pytest.mark.slow
@@ -167,13 +239,7 @@ def test_two_processes_give_what_one_gives(work, tmp_path):
     process = torchrun(work, 2, work / "videos", "--out", tmp_path / "two.csv")
     _, said = process.communicate(timeout=200)
     assert said.count("1 of 7 videos could not be read") == 1
-    one, two = table(tmp_path / "one.csv"), table(tmp_path / "two.csv")
-    assert one.keys() == two.keys()
-    for video, row in one.items():
-        assert row["class_1"] == two[video]["class_1"]
-        if row["probability_1"]:
-            p, q = float(row["probability_1"]), float(two[video]["probability_1"])
-            assert p == pytest.approx(q, abs=2e-6)
+    check_equal(tmp_path / "one.csv", tmp_path / "two.csv")
 
 
 def test_many_paths_in_python(work):
@@ -196,6 +262,7 @@ def test_many_paths_in_python(work):
     ("more", "said"),
     [
         (["--out", "p.txt"], "suffix of the file must be one of '.csv', '.jsonl', '.parquet'"),
+        (["--out", "p.csv", "--json"], "give one of them"),
         (["*.avi"], "no video or folder matches"),
     ],
 )

@@ -3,10 +3,13 @@
 import csv
 import json
 import re
+from fractions import Fraction
 
+import av
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 
 import nonlocalnet as nl
@@ -133,6 +136,40 @@ def test_a_network_of_segments_needs_a_window(video):
     assert [s.label for s in found.segments] == [label for label, _ in PARTS]
 
 
+def test_the_time_stamps_of_a_varying_frame_rate(tmp_path):
+    stamps = [*range(0, 20), *range(20, 100, 8), *range(100, 120)]  # tenths of a second
+    path = tmp_path / "varying.mkv"
+    with av.open(str(path), "w") as file:
+        stream = file.add_stream("libx264", rate=10)
+        stream.width, stream.height, stream.pix_fmt = 32, 24, "yuv420p"
+        for stamp in stamps:
+            color = COLORS[0] if stamp < 60 else COLORS[1]
+            image = np.broadcast_to(color, (24, 32, 3))
+            frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(image), format="rgb24")
+            frame.pts, frame.time_base = stamp, Fraction(1, 10)
+            file.mux(stream.encode(frame))
+        file.mux(stream.encode(None))
+    with VideoReader(path) as reader:
+        assert reader.times() == pytest.approx([stamp / 10 for stamp in stamps], abs=0.002)
+    found = compute_timeline(ByColor(), path, every=0.5, window=1.0)
+    assert found.duration == pytest.approx(12, abs=0.2)
+    (red, green) = found.segments
+    assert (red.label, green.label) == (0, 1)
+    assert red.end == green.start == pytest.approx(6, abs=0.75)
+
+
+def test_a_folder_of_pictures(tmp_path):
+    for i in range(50):
+        image = np.broadcast_to(COLORS[i // 25], (24, 32, 3))
+        Image.fromarray(np.ascontiguousarray(image)).save(tmp_path / f"{i:03}.png")
+    found = compute_timeline(ByColor(), tmp_path, every=0.2, window=0.4)
+    assert found.duration == 2
+    assert [(s.label, s.start, s.end) for s in found.segments] == [
+        (0, 0.0, pytest.approx(1, abs=0.21)),
+        (1, pytest.approx(1, abs=0.21), 2.0),
+    ]
+
+
 def test_files(video, tmp_path):
     found = compute_timeline(ByColor(), video, every=0.5, pictures=20)
     assert 15 <= len(found.pictures) <= 20
@@ -182,6 +219,7 @@ def test_the_command(video, tmp_path, capsys):
     [
         (["--every", "1", "--out", "x.jsonl"], "one of '.csv', '.json', '.png', '.html'"),
         (["--every", "1", "--num-clips", "3"], "--num-clips has no use with --every"),
+        (["--every", "1", "--top", "3"], "--top has no use with --every"),
         (["--every", "0"], "--every must be above 0"),
         (["--window", "2"], "give --every, too"),
         (["--out", "a.csv", "b.csv"], "--out is one file"),
