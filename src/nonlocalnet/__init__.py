@@ -6,6 +6,10 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from nonlocalnet.acceleration.explanation import affinity as affinity
+    from nonlocalnet.acceleration.explanation import explain as explain
+    from nonlocalnet.acceleration.network import accelerate as accelerate
+    from nonlocalnet.acceleration.network import restore as restore
     from nonlocalnet.blocks import NonLocalBlock as NonLocalBlock
     from nonlocalnet.blocks.insertion import add_non_local as add_non_local
     from nonlocalnet.blocks.insertion import remove_non_local as remove_non_local
@@ -17,8 +21,6 @@ if TYPE_CHECKING:
     from nonlocalnet.inspection.look import look as look
     from nonlocalnet.networks import create_model as create_model
     from nonlocalnet.networks import list_models as list_models
-    from nonlocalnet.ops import affinity as affinity
-    from nonlocalnet.ops import explain as explain
     from nonlocalnet.ops import non_local as non_local
 
 __version__ = "0.1.0"
@@ -27,11 +29,12 @@ __version__ = "0.1.0"
 # Type checkers read the imports above.
 _MODULES = {
     "NonLocalBlock": "blocks",
+    "accelerate": "acceleration.network",
     "add_non_local": "blocks.insertion",
-    "affinity": "ops",
+    "affinity": "acceleration.explanation",
     "create_model": "networks",
     "detect": "detection.detect",
-    "explain": "ops",
+    "explain": "acceleration.explanation",
     "export_weights": "checkpoints.save",
     "list_models": "networks",
     "load": "checkpoints.load",
@@ -40,6 +43,7 @@ _MODULES = {
     "non_local": "ops",
     "predict": "evaluation.prediction",
     "remove_non_local": "blocks.insertion",
+    "restore": "acceleration.network",
 }
 __all__ = sorted(_MODULES)
 

@@ -130,7 +130,7 @@ def test_mmaction2(oracle, tmp_path):
     torch.save({"meta": {}, "state_dict": tensors(recipe.parameters(manifest))}, path)
     with (
         pytest.warns(UserWarning, match="temporal_stride=2 is assumed"),
-        pytest.warns(UserWarning, match="scale=None, .* are assumed"),
+        pytest.warns(UserWarning, match="scale=None are assumed"),
     ):
         model = nl.load(path, clip="32x2", pairwise="embedded_gaussian")
     logits = model(torch.from_numpy(recipe.clip(manifest["input"]["shape"])))
@@ -139,7 +139,8 @@ def test_mmaction2(oracle, tmp_path):
 
 # --- narrow networks of more families, run for real by make_peers.py
 
-NARROW = sorted(path.stem for path in HERE.glob("*.json"))
+# PySlowFast's are those of test_pyslowfast_families.py
+NARROW = sorted(p.stem for p in HERE.glob("*.json") if not p.stem.startswith("pyslowfast"))
 
 
 @cache

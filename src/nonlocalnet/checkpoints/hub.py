@@ -54,7 +54,10 @@ class HubNetwork(
     @classmethod
     def of(cls, model: VideoResNet) -> HubNetwork:
         """Return the same network, not a copy, with the methods of the Hub."""
-        model.__class__ = cls
+        kind = type(model)
+        if not issubclass(kind, cls):
+            # a class made from VideoResNet, such as SlowFast, keeps its own methods
+            model.__class__ = cls if kind is VideoResNet else type(cls.__name__, (cls, kind), {})
         assert isinstance(model, cls)
         return model
 

@@ -107,8 +107,9 @@ def _infer_fast(shapes: Shapes, slow: Mapping[str, Any]) -> dict[str, Any]:
 
 def is_slow(fields: Mapping[str, Any]) -> bool:
     """Tell whether temporal kernels are those of Slow: in late stages alone."""
-    early = max(fields["conv1_kernel"][0], *fields["kernels_a"][0])
-    return early == 1 and any(k > 1 for stage in fields["kernels_a"] for k in stage)
+    kernels = fields["kernels_a"] or [[1]]
+    early = max(fields["conv1_kernel"][0], *kernels[0])
+    return early == 1 and any(k > 1 for stage in kernels for k in stage)
 
 
 def _block(shapes: Shapes) -> dict[str, Any]:

@@ -17,7 +17,7 @@ def read_config(text: str | bytes) -> dict[str, Any]:
     Raises:
         ValueError: it is no Python, or too long.
 
-    >>> read_config("rate = 2\nstep = dict(type='Sample', interval=rate)")["step"]
+    >>> read_config("rate = 2; step = dict(type='Sample', interval=rate)")["step"]
     {'type': 'Sample', 'interval': 2}
     """
     if isinstance(text, bytes):

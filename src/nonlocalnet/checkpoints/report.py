@@ -209,18 +209,26 @@ def _conflicts(model: nn.Module, translated: Translated) -> list[str]:
     if translated.flat:
         grouped = "the file is for a ResNeXt, with grouped convolutions, not for ResNet-50 or -101"
         return [grouped] if translated.groups != 1 else []
+    theirs, arguments = (_with_pool1(f, arguments) for f in (translated.fields, arguments))
     names = CONVENTIONS
     if any(_block(key) for key in translated.tensors):
         names += BLOCK_CONVENTIONS
     return [
-        f"the file's network has {name}={translated.fields[name]!r}, this one {arguments[name]!r}"
+        f"the file's network has {name}={theirs[name]!r}, this one {arguments[name]!r}"
         for name in names
-        if name in translated.fields
+        if name in theirs
         and name in arguments
-        and differ(name, translated.fields[name], arguments[name])
+        and differ(name, theirs[name], arguments[name])
         # a file without groups may start a network with groups, as in the long-clip recipe
-        and (name != "temporal_group" or translated.fields[name])
+        and (name != "temporal_group" or theirs[name])
     ]
+
+
+def _with_pool1(fields: Mapping[str, Any], arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Replace a pool1_time of None by what it means in a network of these arguments."""
+    if "pool1_time" in fields and fields["pool1_time"] is None:
+        return {**fields, "pool1_time": arguments["temporal_stride"]}
+    return dict(fields)
 
 
 def differ(name: str, a: Any, b: Any) -> bool:

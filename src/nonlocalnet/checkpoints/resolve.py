@@ -132,7 +132,7 @@ def describe(
     )
     return WeightsInfo(
         config=config,
-        classes=find_classes(path, translated),
+        classes=find_classes(path, translated, release),
         multi_label=translated.multi_label,
         short_side=translated.short_side,
         mean=translated.mean,
@@ -179,7 +179,7 @@ def _find_release(path: Path, translated: Translated, told: str | None = None) -
         return next((r for r in releases_of(path) if _is_release(r, translated)), None)
     release = find_release(told)
     if not _is_release(release, translated):
-        raise ValueError(f"it is not {told}, a {release.model} of {release.project}")
+        raise ValueError(f"its network is not that of {told} ({release.model}, {release.project})")
     return release
 
 
@@ -215,14 +215,20 @@ def name_classes(path: Path, translated: Translated) -> list[str]:
     return _family(translated).load("weights").find_classes(path, translated)
 
 
-def find_classes(path: Path, translated: Translated) -> list[str]:
-    """Name the classes of a file for a video network of another code base."""
+def find_classes(path: Path, translated: Translated, release: Release | None = None) -> list[str]:
+    """Name the classes of a file for a video network of another code base.
+
+    Args:
+        path: the file.
+        translated: its content.
+        release: that it is; None is the one of its name.
+    """
     if translated.flat:
         return []
     count = translated.fields.get("num_classes")
     if translated.classes and len(translated.classes) == count:
         return translated.classes
-    release = _find_release(path, translated)
+    release = release or _find_release(path, translated)
     dataset = translated.dataset if release is None else release.dataset
     return kinetics_classes() if (dataset, count) == ("Kinetics-400", KINETICS) else []
 

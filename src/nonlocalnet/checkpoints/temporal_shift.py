@@ -7,8 +7,10 @@ with a non-local block after it inside `.block`; kernels have no time axis.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
+from nonlocalnet.checkpoints.lazy_tensor import LazyTensor
 from nonlocalnet.checkpoints.translate import Translated
 from nonlocalnet.networks.video_resnet import shift_step
 
@@ -83,3 +85,17 @@ def add_time_axis(result: Translated) -> bool:
         shape = (*entry.shape[:2], 1, *entry.shape[2:])
         result.tensors[name] = entry.map(shape, lambda weight: weight.unsqueeze(2))
     return True
+
+
+def remove_time_axis(name: str, entry: LazyTensor) -> LazyTensor:
+    """Turn a kernel of one frame, outside of non-local blocks, into a kernel of images."""
+    if len(entry.shape) != 5 or ".non_local" in name:
+        return entry
+    shape = (*entry.shape[:2], *entry.shape[3:])
+    return entry.map(shape, lambda weight: weight.squeeze(2))
+
+
+def blocks_of(arguments: Mapping[str, Any]) -> set[tuple[int, int]]:
+    """List stage (from 1) and residual block of each non-local block."""
+    places = arguments["non_local"] or {}
+    return {(int(stage[3:]) - 1, block) for stage, blocks in places.items() for block in blocks}

@@ -4,71 +4,18 @@ from __future__ import annotations
 
 import fnmatch
 import os
-import re
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 from nonlocalnet.checkpoints.cache import MIRROR, Report, ensure
 from nonlocalnet.checkpoints.cache import sha256_of as sha256_of
+from nonlocalnet.checkpoints.releases import gluoncv, mmaction2, tsm
+from nonlocalnet.checkpoints.releases.base import VIEWS, Release
 from nonlocalnet.errors import check_choice
 
 MIB = 1 << 20
-
-
-@dataclass(frozen=True)
-class Release:
-    """A released checkpoint. The scores are those of its authors; none was measured here.
-
-    Attributes:
-        name: unique; the stem of the file, or shorter.
-        project: where it comes from.
-        license: "(code)" if only the license of the code is stated.
-        model: the network in the table (`list_models`), before `options`.
-        clip: "FRAMESxRATE"; None for image classifiers.
-        dataset: for training and test.
-        top1, top5, figure: reported accuracies, and where they are reported.
-        scores: reported mAP and COCO scores, in percent.
-        options: arguments of the network that the file does not contain.
-        sha256: its first digits, as many as the release states.
-        saved: the name of the file here; "" is that in the URL.
-    """
-
-    name: str
-    url: str
-    project: str
-    license: str
-    model: str
-    clip: str | None
-    top1: float | None
-    top5: float | None
-    figure: str
-    dataset: str = "Kinetics-400"
-    options: Mapping[str, Any] = field(default_factory=dict, hash=False)
-    sha256: str | None = None
-    scores: Mapping[str, float] = field(default_factory=dict, hash=False)
-    saved: str = ""
-
-    @property
-    def file(self) -> str:
-        """The name of the file."""
-        return self.saved or self.url.rpartition("/")[2]
-
-    @property
-    def blocks(self) -> int:
-        """How many non-local blocks there are."""
-        found = re.search(r"_nl(\d+)", self.model)
-        return int(found[1]) if found else 0
-
-    @property
-    def boxes(self) -> bool:
-        """Whether its classifier is for boxes in a frame, not for clips."""
-        return self.dataset.startswith("AVA")
-
-
-VIEWS = "10 clips x 3 crops"
 
 
 def _official() -> Iterator[Release]:
@@ -232,34 +179,6 @@ def _pytorchvideo() -> Iterator[Release]:
         yield Release(name, url, project, license, model, "8x8", top1, top5, where)
 
 
-def _mmaction2() -> Iterator[Release]:
-    # open-mmlab/mmaction2 1.x, configs/recognition/i3d; tools/deployment/publish_model.py: sha256
-    base = "https://download.openmmlab.com/mmaction/v1.0/recognition/i3d"
-    dot, embedded = {"pairwise": "dot_product"}, {"pairwise": "embedded_gaussian"}
-    for name, of, how, sha256, top1, top5, options in (
-        ("i3d_r50", "", "", "e213c223", 73.47, 91.27, {}),
-        ("i3d_r50_dense", "", "dense-", "9f46003f", 73.77, 91.35, {}),
-        ("i3d_r50_heavy", "-heavy", "", "ed501b31", 76.21, 92.48, {"temporal_stride": 1}),
-        ("i3d_r50_nl_dot_product", "-nl-dot-product", "", "8e1f2148", 74.80, 92.07, dot),
-        ("i3d_r50_nl_embedded", "-nl-embedded-gaussian", "", "afd8f562", 74.73, 91.80, embedded),
-        ("i3d_r50_nl_gaussian", "-nl-gaussian", "", "0c5cbf5a", 73.97, 91.33, {}),
-    ):
-        stem = f"i3d_imagenet-pretrained-r50{of}_8xb8-{how}32x2x1-100e_kinetics400-rgb"
-        yield Release(
-            name=f"{name}_mmaction2",
-            url=f"{base}/{stem}/{stem}_20220812-{sha256}.pth",
-            project="MMAction2",
-            license="Apache-2.0 (code)",
-            model="i3d_r50_nl5" if "_nl_" in name else "i3d_r50",
-            clip="32x2",
-            top1=top1,
-            top5=top5,
-            figure=f"README of MMAction2's I3D, {VIEWS}",
-            options=options,
-            sha256=sha256,
-        )
-
-
 def _torchvision() -> Iterator[Release]:
     # torchvision 0.26, models/resnet.py; its README leaves the license of weights to their data
     for depth, sha256, top1, top5 in (
@@ -320,7 +239,9 @@ RELEASES = (
     *_pyslowfast(),
     *_long_term_feature_banks(),
     *_pytorchvideo(),
-    *_mmaction2(),
+    *mmaction2.rows(),
+    *gluoncv.rows(),
+    *tsm.rows(),
     *_torchvision(),
     *_torchvision_rcnn(),
 )

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import functools
 import inspect
 from collections.abc import Mapping, Sequence
+from functools import cache, partial
 from typing import Any
 
 from nonlocalnet.clips import ClipSpec
@@ -31,7 +31,7 @@ LONG_CLIP_GROUP = 4  # frames; official code, with frozen norm and in res3 only
 CLIP = "8x8"  # of rows that name none
 
 
-@functools.cache
+@cache
 def defaults_of(network: type[VideoResNet]) -> dict[str, Any]:
     """Return the arguments of a class, those of its parents among them, and their defaults."""
     found: dict[str, Any] = {}
@@ -103,7 +103,7 @@ def describe(
     Returns:
         The arguments of `create_model`, of plain values only.
 
-    >>> describe({"depths": (3, 4, 6, 3), "conv1_kernel": (1, 7), "scale": None},
+    >>> describe({"depths": (3, 4, 6, 3), "conv1_kernel": (1, 7), "shift_div": None, "scale": None},
     ...          clip="8x8", crop=224)
     {'name': 'c2d_r50', 'clip': '8x8', 'crop': 224, 'scale': None}
     """
@@ -113,10 +113,14 @@ def describe(
         check_choice("option", option, defaults)
     best: tuple[tuple[int, int], str, dict[str, Any]] | None = None
     norm = fields.get("norm", "batch")
+    determining = {key: fields[key] for key in ("strides", "stem_padding") if key in fields}
     for name, found in table().items():
         if not is_ours(found.family) or found.family.places["network"] != family.places["network"]:
             continue
-        row = defaults | _resolve(network, found.fields, clip=clip, crop=crop, norm=norm)
+        resolve_row = partial(_resolve, network, found.fields, clip=clip, crop=crop, norm=norm)
+        # arguments that others determine are those of the network, not of the row
+        row = defaults | resolve_row(**determining)
+        row |= {key: (defaults | resolve_row())[key] for key in determining}
         options = {
             key: value
             for key, value in fields.items()

@@ -23,6 +23,7 @@ class Family:
             leading dot stands for `nonlocalnet`.
         costs: what `nonlocalnet models` counts and compares with; {clip} and {crop} are filled in.
         attribute: a network that was built elsewhere is of this family if it has this attribute.
+        from_images: whether its networks can start from an image classifier.
     """
 
     name: str
@@ -30,6 +31,7 @@ class Family:
     places: Mapping[str, str] = field(repr=False)
     costs: str = "{clip}, {crop} x {crop}, 400 classes; ratio to C2D"
     attribute: str | None = None
+    from_images: bool = True
 
     def load(self, job: str) -> Any:
         """Import the code for a job, such as "build".

@@ -109,6 +109,7 @@ def _long_term_feature_banks() -> Iterator[tuple[str, Row]]:
             "strides": (1, 2, 2, 1),
             "dilations": (1, 1, 1, 2),
             "norm": "frozen",
+            "block_norm": "frozen",
             "clip": "32x2",
         }
         yield f"i3d_{depth}_nl5_lfb", Row(VIDEO, fields, f"c2d_{depth}")

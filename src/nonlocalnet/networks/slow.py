@@ -29,6 +29,7 @@ SLOWFAST = dataclasses.replace(
         "defaults": ".networks.slow:train_defaults",
     },
     costs="its own clip, {crop} x {crop}, 400 classes; ratio to SlowFast without blocks",
+    from_images=False,  # convolutions of the slow pathway read channels of the fast one, too
 )
 # PySlowFast's numbers of blocks of each stage that have temporal kernels: all, but in res4 of R101
 # the first 6 of 23
@@ -95,6 +96,7 @@ ROWS = {
             "r50",
             non_local={"res3": (0, 2), "res4": (0, 2, 4)},
             subsample_position="after",
+            window=None,
         ),
         "slow_r50",
     ),

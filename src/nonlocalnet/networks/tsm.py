@@ -11,16 +11,25 @@ blocks unscaled); MMAction2 (`tsm_*_r50-nl-*`, three pairwise functions).
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 from nonlocalnet.networks.families import VIDEO, Row
 from nonlocalnet.networks.rows import DEPTHS
 
+TSM = dataclasses.replace(
+    VIDEO,
+    name="TSM",
+    places={**VIDEO.places, "defaults": ".networks.tsm:train_defaults"},
+    costs="8 segments, {crop} x {crop}, 400 classes; ratio to TSM without blocks",
+)
+CLIP = "8seg"
 PLACES = {"res3": (0, 2), "res4": (0, 2, 4)}
 
 
 def _fields(depth: str, **blocks: Any) -> dict[str, Any]:
     return {
+        "clip": CLIP,
         "depths": DEPTHS[depth],
         "shift_div": 8,
         "stem_padding": 1,
@@ -33,12 +42,17 @@ def _fields(depth: str, **blocks: Any) -> dict[str, Any]:
     }
 
 
+def train_defaults(name: str) -> dict[str, Any]:
+    """Return the options of training that fit a TSM: its clip, crop and short side."""
+    return {"clip": CLIP, "crop": 224, "short_side": (256, 320)}
+
+
 ROWS = {
-    "tsm_r50": Row(VIDEO, _fields("r50")),
+    "tsm_r50": Row(TSM, _fields("r50")),
     "tsm_r50_nl5": Row(
-        VIDEO,
+        TSM,
         _fields("r50", non_local=PLACES, subsample_position="after", scale=None),
         "tsm_r50",
     ),
-    "tsm_r101": Row(VIDEO, _fields("r101")),
+    "tsm_r101": Row(TSM, _fields("r101")),
 }

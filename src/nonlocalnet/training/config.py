@@ -217,7 +217,8 @@ class TrainConfig:
         if init == "auto" and "pretrained" in find_row(self.model).family.places:
             init = "kinetics400"
         elif init == "auto":
-            init = "imagenet" if any(f"_{depth}" in self.model for depth in PRETRAINED) else "none"
+            known = any(f"_{depth}" in self.model for depth in PRETRAINED)
+            init = "imagenet" if known and find_row(self.model).family.from_images else "none"
         elif Path(init).is_file():
             init = str(Path(init).absolute())
         inputs = {name: getattr(self, name) for name in PATHS if name != "out"}

@@ -146,6 +146,11 @@ def find_init(config: TrainConfig) -> Path | None:
     weights = config.init
     if weights == "imagenet":
         depth = next((name for name in DEPTHS if f"_{name}" in config.model), None)
+        if not family_of(config.model).from_images:
+            raise ValueError(
+                f"{config.model} cannot start from an image classifier, whose convolutions read "
+                f"fewer channels; pass {option('init', 'none')}, or {option('init', 'FILE')}"
+            )
         if depth is None:
             raise ValueError(
                 f"{config.model} has no ImageNet weights, ResNet-50 and -101 have; pass "

@@ -50,6 +50,18 @@ def test_the_same_network_not_a_copy(model):
     assert isinstance(hub, nl.networks.VideoResNet)
 
 
+def test_a_network_of_two_pathways_stays_one(tmp_path):
+    narrow = {"widths": (8, 8, 8, 8), "conv1_channels": 8, "num_classes": 3}
+    model = nl.create_model("slowfast_8x8_r50", clip="8x2", crop=32, **narrow).eval()
+    x = torch.randn(1, 3, 8, 32, 32)
+    before = model(x)
+    HubNetwork.of(HubNetwork.of(model)).save_pretrained(tmp_path)
+    assert torch.equal(model(x), before)
+    again = HubNetwork.from_pretrained(tmp_path)
+    assert torch.equal(again(x), before)
+    assert type(again).__name__ == "HubNetwork"
+
+
 def test_a_network_without_description_takes_its_config(tmp_path):
     model = nl.create_model("c2d_tiny", num_classes=3, clip="4x2", crop=32)
     HubNetwork.of(model).save_pretrained(tmp_path)

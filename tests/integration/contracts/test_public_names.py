@@ -8,6 +8,7 @@ import nonlocalnet as nl
 
 NAMES = [
     "NonLocalBlock",
+    "accelerate",
     "add_non_local",
     "affinity",
     "create_model",
@@ -21,6 +22,7 @@ NAMES = [
     "non_local",
     "predict",
     "remove_non_local",
+    "restore",
 ]
 
 

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 import nonlocalnet as nl
+from nonlocalnet.acceleration.report import Report
 from nonlocalnet.blocks.insertion import Inserted
 from nonlocalnet.checkpoints.report import LoadReport
 from nonlocalnet.data.video.reader import VideoError
@@ -25,6 +26,8 @@ def compute(theta: Tensor, phi: Tensor, g: Tensor, mask: Tensor | None) -> None:
 def insert(network: nn.Module) -> None:
     assert_type(nl.add_non_local(network, ["layer2.*"], subsample=2, verbose=False), Inserted)
     assert_type(nl.remove_non_local(network), tuple[str, ...])
+    assert_type(nl.accelerate(network, dry_run=True, verbose=False), Report)
+    assert_type(nl.restore(network), tuple[str, ...])
     block = nl.NonLocalBlock(64, dims=3, subsample=(1, 2, 2), norm="group", extent="space")
     assert_type(block, nl.NonLocalBlock)
     assert_type(block.affinity(torch.zeros(1, 64, 4, 7, 7)), Tensor)

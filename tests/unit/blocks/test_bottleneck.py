@@ -16,7 +16,7 @@ def awake(*arguments, **options) -> Bottleneck:
     return block
 
 
-def functional(p, x, stride, kernel_a, kernel_b):
+def functional(p, x, stride, kernel_a, kernel_b, dilation=1):
     """relu(shortcut + c(b(a(x)))): kx1x1, k'x3x3 with the stride, 1x1x1 (sheet, section 2)."""
 
     def norm(name, x):
@@ -26,7 +26,11 @@ def functional(p, x, stride, kernel_a, kernel_b):
     strides = (1, stride, stride)
     y = F.conv3d(x, p["conv_a.weight"], padding=(kernel_a // 2, 0, 0))
     y = F.conv3d(
-        norm("norm_a", y).relu(), p["conv_b.weight"], stride=strides, padding=(kernel_b // 2, 1, 1)
+        norm("norm_a", y).relu(),
+        p["conv_b.weight"],
+        stride=strides,
+        padding=(kernel_b // 2, dilation, dilation),
+        dilation=(1, dilation, dilation),
     )
     y = norm("norm_c", F.conv3d(norm("norm_b", y).relu(), p["conv_c.weight"]))
     if "shortcut.conv.weight" in p:
@@ -49,6 +53,14 @@ def test_equals_the_functional_one(in_channels, stride, shape, kernels):
     torch.testing.assert_close(z, functional(block.state_dict(), x, stride, *kernels))
     assert (z == 0).any()
     assert (z >= 0).all()
+
+
+def test_dilated_equals_the_functional_one():
+    block = awake(8, 3, 8, kernel_a=3, dilation=2)
+    x = torch.randn(2, 8, 3, 6, 7, dtype=torch.float64)
+    expected = functional(block.state_dict(), x, 1, 3, 1, dilation=2)
+    torch.testing.assert_close(block(x), expected)
+    assert block(x).shape == x.shape
 
 
 def test_shortcut_projects_only_where_the_shape_changes():

@@ -56,6 +56,22 @@ def test_equals_torchs_convolution(kernel, layout):
         )
 
 
+@pytest.mark.parametrize("kernel", [(1, 3, 3), (3, 1, 1), (3, 3, 3)])
+@pytest.mark.parametrize("dilation", [(1, 2, 2), (2, 1, 1), (1, 1, 3)])
+def test_dilated_equals_torchs_convolution(kernel, dilation):
+    rng = torch.Generator().manual_seed(0)
+    x = torch.randn(2, 3, 5, 7, 7, generator=rng).double()
+    weight = torch.randn(4, 3, *kernel, generator=rng).double()
+    for stride, padding in itertools.product(STRIDES, [(1, 2, 2), (1, 0, 0)]):
+        options = {"stride": stride, "padding": padding, "dilation": dilation}
+        agree(
+            lambda *t, o=options: conv3d(*t, **o),
+            lambda *t, o=options: F.conv3d(*t, **o),
+            x,
+            weight,
+        )
+
+
 @pytest.mark.parametrize("kernel", [(1, 1, 1), (3, 1, 1), (1, 3, 3)])
 def test_one_channel_and_no_clips(kernel):
     padding = tuple(k // 2 for k in kernel)

@@ -596,7 +596,7 @@ UNUSUAL = {
     "stem_padding": 1,
     "pool1_time": 2,
     "pool2_time": 1,
-    "strides": (1, 2, 2, 1),
+    "strides": (2, 2, 2, 1),  # the window is the same
     "dilations": (1, 1, 1, 2),
     "pairwise": "dot_product",
     "extent": "space",

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import torch
 
@@ -17,7 +17,9 @@ from nonlocalnet.checkpoints.files import Checkpoint
 from nonlocalnet.checkpoints.formats import pyslowfast
 from nonlocalnet.checkpoints.infer import FAST, infer, is_slow
 from nonlocalnet.checkpoints.lazy_tensor import LazyTensor
+from nonlocalnet.checkpoints.report import differ
 from nonlocalnet.checkpoints.translate import COUNTER, Rules, Translated, rename
+from nonlocalnet.networks.arguments import DEFAULTS
 
 ORIGIN = "Caffe2 (video-nonlocal-net)"
 PROJECTS = ("video-nonlocal-net", "PySlowFast", "video-long-term-feature-banks")
@@ -110,8 +112,7 @@ def _assume(result: Translated) -> None:
     assumed, why = result.assumed, "as in every official release"
     assumed["stem_padding"] = (
         0,
-        "as in video-nonlocal-net; PySlowFast's files need 1, C2D_NOPOOL also pool2_time=1; files "
-        "of long-term feature banks are for another network, say release='lfb_kinetics400_r50'",
+        "as in video-nonlocal-net; PySlowFast's files need 1, C2D_NOPOOL also pool2_time=1",
     )
     if blocks := result.fields["non_local"]:
         form = f"{why}; the dot product has the same tensors"
@@ -120,9 +121,14 @@ def _assume(result: Translated) -> None:
         assumed["subsample_position"] = ("before", why)
         assumed["extent"] = ("spacetime", why)
     assumed["pool2_time"] = (2, why)
-    stages = len(result.fields["depths"])
-    assumed["strides"] = ((1, *[2] * (stages - 1)), why)
-    assumed["dilations"] = ((1,) * stages, why)
+    stages, other = len(result.fields["depths"]), ""
+    if result.fields["norm"] == "frozen" and blocks:
+        other = (
+            "; files of long-term feature banks have the same names and are for another network: "
+            "for them pass release='lfb_kinetics400_r50' or another of `nonlocalnet zoo 'lfb*'`"
+        )
+    assumed["strides"] = ((1, *[2] * (stages - 1)), why + other)
+    assumed["dilations"] = ((1,) * stages, why + other)
     derived = ["temporal_stride", "pool1_time", "window", "mean", "std"]
     if result.fields["norm"] == "frozen" and "res3" in blocks:
         derived.append("temporal_group")
@@ -148,6 +154,27 @@ def export(state: Mapping[str, LazyTensor]) -> dict[str, LazyTensor]:
             raise ValueError(f"the official networks have nothing like {name}")
         blobs[theirs] = entry
     return blobs
+
+
+def list_unsaid(arguments: Mapping[str, Any], clip: str) -> list[str]:
+    """List what a file cannot say of a network: what `load` asks for, and what differs from usual.
+
+    Args:
+        arguments: all of the network's class.
+        clip: FRAMESxRATE.
+    """
+    stages = len(arguments["depths"])
+    usual = DEFAULTS | {"strides": (1, *[2] * (stages - 1)), "dilations": (1,) * stages}
+    asked = {"alpha"}
+    if two_pathways := "alpha" in arguments:
+        asked |= {"pairwise", "subsample"} if arguments["non_local"] else set()
+    if two_pathways or is_slow(arguments):
+        usual |= {"stem_padding": 1, "pool2_time": 1}
+    return [f"clip={clip!r}"] + [
+        f"{name}={value!r}"
+        for name, value in arguments.items()
+        if name in asked or (name in UNSAID and differ(name, value, usual[name]))
+    ]
 
 
 def write(file: BinaryIO, blobs: Mapping[str, LazyTensor]) -> None:

@@ -6,14 +6,31 @@ A file has no configuration, and some tensors under two names.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
+from nonlocalnet.checkpoints.exporting import depth_of, rename_back, require
 from nonlocalnet.checkpoints.files import Checkpoint
 from nonlocalnet.checkpoints.formats.torchvision import MEAN, STD
 from nonlocalnet.checkpoints.infer import infer
+from nonlocalnet.checkpoints.lazy_tensor import LazyTensor
+from nonlocalnet.checkpoints.metadata import WeightsInfo
 from nonlocalnet.checkpoints.translate import AFFINE, BATCH_NORM, Rules, Translated, layer, rename
 
 ORIGIN = "GluonCV"
+# What its code fixes.
+NETWORK: dict[str, Any] = {
+    "temporal_stride": 2,
+    "stem_padding": 1,
+    "pool1_time": 1,
+    "pool2_time": 2,
+}
+BLOCKS: dict[str, Any] = {"pairwise": "embedded_gaussian", "scale": "auto", "subsample": None}
+# Second names of the same tensors.
+SECOND = {
+    "nonlocal_block.W.": "nonlocal_block.W_bn.0.",
+    "nonlocal_block.bn.": "nonlocal_block.W_bn.1.",
+}
 # MXNet's names of what a norm has.
 NORM = {"gamma": "weight", "beta": "bias", "running_mean": "running_mean"}
 NORM |= {"running_var": "running_var"}
@@ -63,16 +80,39 @@ def translate(checkpoint: Checkpoint) -> Translated:
     result = rename(ORIGIN, checkpoint, RULES, projects=(ORIGIN,), repeated=True)
     result.fields = {
         **infer(result.tensors),
-        "temporal_stride": 2,
-        "stem_padding": 1,
-        "pool1_time": 1,
-        "pool2_time": 2,
+        **NETWORK,
         "window": None,  # its head averages the whole map, whatever the crop
     }
     if result.fields["non_local"]:
-        result.fields |= {"pairwise": "embedded_gaussian", "scale": "auto", "subsample": None}
+        result.fields |= BLOCKS
     result.mean, result.std = MEAN, STD
     released = "as in the released ones"
     result.derived |= dict.fromkeys(("mean", "std", "multi_label"), released)
     result.asked["clip"] = "'32x2' for the released ones"
+    return result
+
+
+def export(
+    arguments: Mapping[str, Any], state: Mapping[str, LazyTensor], info: WeightsInfo
+) -> dict[str, LazyTensor]:
+    """Translate a network to GluonCV's names: its torch file, with both names of a tensor.
+
+    Raises:
+        ValueError: GluonCV's I3D has no such option.
+    """
+    depth_of(ORIGIN, arguments)
+    own: dict[str, Any] = {
+        "widths": (64, 128, 256, 512),
+        "strides": (1, 2, 2, 2),
+        "shift_div": None,
+    }
+    require(ORIGIN, arguments, NETWORK | own | (BLOCKS if arguments["non_local"] else {}))
+    result = {}
+    for name, entry in rename_back(ORIGIN, RULES, state).items():
+        result[name] = entry
+        for first, second in SECOND.items():
+            if first in name:
+                result[name.replace(first, second)] = entry
+        if name.startswith("fc."):
+            result[name.replace("fc.", "head.1.")] = entry
     return result

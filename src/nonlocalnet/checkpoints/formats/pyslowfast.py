@@ -162,7 +162,8 @@ def _apply(config: Mapping[str, Any], result: Translated) -> None:
     if get("DETECTION", "ENABLE"):
         result.leave_classifier("its head classifies boxes, not clips")
     else:
-        fields["window"] = max(result.crop // 32, 1)
+        whole = bool(get("MULTIGRID", "SHORT_CYCLE"))  # its head then averages the whole map
+        fields["window"] = None if whole else max(result.crop // 32, 1)
     if fields["non_local"]:
         form = get("NONLOCAL", "INSTANTIATION", "dot_product")
         if form not in PAIRWISE:

@@ -5,15 +5,41 @@ Kernels have a time axis: the stem is 5x7x7. Its code fixes what the official fi
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
+from nonlocalnet.checkpoints.exporting import rename_back, require
 from nonlocalnet.checkpoints.files import Checkpoint
 from nonlocalnet.checkpoints.formats.torchvision import RULES as IMAGE_RULES
 from nonlocalnet.checkpoints.infer import infer
-from nonlocalnet.checkpoints.translate import AFFINE, BATCH_NORM, Rules, Translated, layer, rename
+from nonlocalnet.checkpoints.lazy_tensor import LazyTensor
+from nonlocalnet.checkpoints.metadata import WeightsInfo
+from nonlocalnet.checkpoints.translate import (
+    AFFINE,
+    BATCH_NORM,
+    COUNTER,
+    Rules,
+    Translated,
+    layer,
+    rename,
+)
 from nonlocalnet.clips import Views
+from nonlocalnet.networks.arguments import resolve
 
 ORIGIN = "pytorch-resnet3d"
+# What its code fixes.
+NETWORK: dict[str, Any] = {
+    "temporal_stride": 2,
+    "stem_padding": 0,
+    "pool1_time": 2,
+    "pool2_time": 2,
+}
+BLOCKS: dict[str, Any] = {
+    "pairwise": "embedded_gaussian",
+    "scale": "auto",
+    "subsample": (1, 2, 2),
+    "subsample_position": "before",
+}
 
 
 def _rules() -> Iterator[tuple[str, str]]:
@@ -42,20 +68,31 @@ def translate(checkpoint: Checkpoint) -> Translated:
         raise ValueError(f"it is a 3-D ResNet with a stem of {size}; the supported I3D has 5x7x7")
     result.fields = {
         **infer(result.tensors),
-        "temporal_stride": 2,
-        "stem_padding": 0,
-        "pool1_time": 2,
-        "pool2_time": 2,
+        **NETWORK,
         "window": None,  # its head averages the whole map, whatever the crop
     }
     if result.fields["non_local"]:
-        result.fields |= {
-            "pairwise": "embedded_gaussian",
-            "scale": "auto",
-            "subsample": (1, 2, 2),
-            "subsample_position": "before",
-        }
+        result.fields |= BLOCKS
     result.derived |= dict.fromkeys(("mean", "std", "multi_label"), "as its code has it")
     result.asked["clip"] = "'32x2', as its code has it"
     result.views = Views(average="logits")
     return result
+
+
+def export(
+    arguments: Mapping[str, Any], state: Mapping[str, LazyTensor], info: WeightsInfo
+) -> dict[str, LazyTensor]:
+    """Translate a network to the names of pytorch-resnet3d, without batch counters.
+
+    Raises:
+        ValueError: its code has no such network.
+    """
+    row = resolve("i3d_r50_nl5" if arguments["non_local"] else "i3d_r50")
+    own: dict[str, Any] = {
+        name: row[name] for name in ("depths", "conv1_kernel", "kernels_a", "non_local")
+    }
+    own |= {"widths": (64, 128, 256, 512), "strides": (1, 2, 2, 2), "shift_div": None}
+    own |= {"kernels_b": None}
+    require(ORIGIN, arguments, NETWORK | own | (BLOCKS if arguments["non_local"] else {}))
+    kept = {name: entry for name, entry in state.items() if not name.endswith(COUNTER)}
+    return rename_back(ORIGIN, RULES, kept)
