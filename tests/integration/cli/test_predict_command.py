@@ -134,7 +134,9 @@ def test_after_a_kill_the_command_gives_what_it_would_have_given(work, tmp_path)
     if not child:
         torch.set_num_threads(1)
         os._exit(main([*given, "--out", str(out)]))
+    deadline = time.monotonic() + 100
     while not out.exists() or out.read_text().count("\n") < 4:
+        assert time.monotonic() < deadline
         assert os.waitpid(child, os.WNOHANG) == (0, 0)
         time.sleep(0.001)
     os.kill(child, signal.SIGKILL)
