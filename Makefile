@@ -4,7 +4,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-unit test-all lowest check format clean
+.PHONY: help setup demo test test-unit test-all test-peers lowest check format clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -30,6 +30,12 @@ test: setup  ## run the tests
 
 test-all: setup  ## run the tests, the slow ones too
 	$(BIN)/python -m pytest -n 2 --dist loadgroup
+
+PEERS := .peers/bin
+test-peers: setup  ## tests with the packages whose blocks nl.accelerate knows
+	$(BIN)/uv venv --quiet --clear --python $(BIN)/python .peers
+	$(BIN)/uv pip install --quiet --python $(PEERS)/python --editable . --group peers pytest
+	$(PEERS)/python -m pytest -o addopts= -q tests/peers
 
 LOWEST := .lowest/bin
 lowest: setup  ## tests and commands with the lowest versions that pyproject.toml allows
@@ -59,4 +65,4 @@ format: setup  ## rewrite the code in the house style
 	$(BIN)/ruff format .
 
 clean:  ## remove what was built; your runs/ stay
-	rm -rf .venv .lowest demo dist .pytest_cache .ruff_cache
+	rm -rf .venv .lowest .peers demo dist .pytest_cache .ruff_cache

@@ -41,12 +41,13 @@ def milliseconds(
     while rounds < least or (rounds < 40 and time.monotonic() - started < 4):
         for name, function in functions.items():
             if rounds == 0 or best[name] < slow_ms:
-                best[name] = min(best[name], _once(function, device))
+                best[name] = min(best[name], once(function, device))
         rounds += 1
     return best
 
 
-def _once(function: Callable, device: str) -> float:
+def once(function: Callable, device: str) -> float:
+    """Time one call, in milliseconds."""
     if device == "cuda":
         start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
         torch.cuda.synchronize()
@@ -90,7 +91,7 @@ def in_a_process(script: str, case: dict) -> float | None:
 def run_itself(
     script: str,
     option: str,
-    case: dict,
+    case: object,
     environment: dict[str, str] | None = None,
     seconds: float | None = None,
 ) -> subprocess.CompletedProcess[str]:

@@ -6,6 +6,10 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from nonlocalnet.acceleration.explanation import affinity as affinity
+    from nonlocalnet.acceleration.explanation import explain as explain
+    from nonlocalnet.acceleration.network import accelerate as accelerate
+    from nonlocalnet.acceleration.network import restore as restore
     from nonlocalnet.blocks import NonLocalBlock as NonLocalBlock
     from nonlocalnet.blocks.insertion import add_non_local as add_non_local
     from nonlocalnet.blocks.insertion import remove_non_local as remove_non_local
@@ -14,12 +18,10 @@ if TYPE_CHECKING:
     from nonlocalnet.checkpoints.load import load_weights as load_weights
     from nonlocalnet.checkpoints.save import export_weights as export_weights
     from nonlocalnet.detection.detect import detect as detect
-    from nonlocalnet.evaluation.multiview import predict as predict
+    from nonlocalnet.evaluation.prediction import predict as predict
     from nonlocalnet.inspection.look import look as look
     from nonlocalnet.networks import create_model as create_model
     from nonlocalnet.networks import list_models as list_models
-    from nonlocalnet.ops import affinity as affinity
-    from nonlocalnet.ops import explain as explain
     from nonlocalnet.ops import non_local as non_local
 
 __version__ = "0.1.0"
@@ -29,19 +31,21 @@ __version__ = "0.1.0"
 _MODULES = {
     "NonLocalBlock": "blocks",
     "Stream": "blocks.streaming",
+    "accelerate": "acceleration.network",
     "add_non_local": "blocks.insertion",
-    "affinity": "ops",
+    "affinity": "acceleration.explanation",
     "create_model": "networks",
     "detect": "detection.detect",
-    "explain": "ops",
+    "explain": "acceleration.explanation",
     "export_weights": "checkpoints.save",
     "list_models": "networks",
     "load": "checkpoints.load",
     "load_weights": "checkpoints.load",
     "look": "inspection.look",
     "non_local": "ops",
-    "predict": "evaluation.multiview",
+    "predict": "evaluation.prediction",
     "remove_non_local": "blocks.insertion",
+    "restore": "acceleration.network",
 }
 __all__ = sorted(_MODULES)
 

@@ -24,6 +24,7 @@ EXTRAS = {
     "uvicorn": "explore",
     "huggingface_hub": "hub",
     "tensorboard": "tensorboard",
+    "pyarrow": "parquet",
 }
 
 

@@ -2,8 +2,9 @@
 
     pip install --target PEERS --no-deps mmaction2==1.2.0 mmcv-lite==2.1.0 mmengine==0.10.7 \
         pytorchvideo==0.1.5 addict yapf platformdirs termcolor pyyaml opencv-python-headless \
-        einops scipy decord fvcore iopath yacs tabulate portalocker parameterized
-    PYTHONPATH=PEERS python tests/golden/make_peers.py
+        einops scipy decord fvcore iopath yacs tabulate portalocker parameterized simplejson
+    git clone https://github.com/facebookresearch/SlowFast && git -C SlowFast checkout 287ec00
+    PYTHONPATH=PEERS:SlowFast python tests/golden/make_peers.py [NAME ...]
 
 Parameters and clips come from the recipe of the oracle (`recipe.py`), times the gains
 that each file records, so that attention is neither uniform nor one-hot. Nothing here is used by
@@ -11,11 +12,14 @@ the tests but the files that it writes.
 """
 
 # ruff: noqa: C408 (settings as mmengine writes them)
+import importlib.abc
+import importlib.machinery
 import json
 import sys
 import types
 from collections.abc import Callable
 from pathlib import Path
+from unittest.mock import MagicMock
 
 import recipe
 import torch
@@ -36,11 +40,14 @@ def gains(keys: list[str], form: str) -> dict[str, float]:
     gain = 0.125 if form in ("gaussian", "dot_product") else 0.5
     result = {}
     for key in keys:
-        branch = ".conv3.bn." in key or "norm_c." in key or ".conv_out." in key
+        ends = (".conv3.bn.", "norm_c.", ".conv_out.", ".c_bn.")
+        branch = any(end in key for end in ends)
         if branch and key.endswith((".weight", ".bias")):
             result[key] = gain
         elif ".theta." in key:
             result[key] = 0.125 if form == "dot_product" else 0.25
+        elif ".conv_theta." in key:
+            result[key] = 0.03125
     return result
 
 
@@ -121,6 +128,78 @@ def pytorchvideo(name: str) -> tuple[nn.Module, dict]:
     return network, {}
 
 
+def pyslowfast(yaml: str, **settings) -> tuple[nn.Module, dict]:
+    """Build one of PySlowFast's networks; imports that its ResNets do not use are left empty."""
+
+    class Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
+        def find_spec(self, name, path, target=None):
+            if name.split(".")[0] in ("pytorchvideo", "detectron2", "psutil", "cv2", "fairscale"):
+                return importlib.machinery.ModuleSpec(name, self, is_package=True)
+            return None
+
+        def create_module(self, spec):
+            module = types.ModuleType(spec.name)
+            module.__getattr__ = lambda name: type(name, (), {}) if name[:1] != "_" else MagicMock()
+            return module
+
+        def exec_module(self, module): ...
+
+    sys.meta_path.insert(0, Finder())
+    import slowfast
+
+    root = Path(slowfast.__file__).parent
+    if "slowfast.models" not in sys.modules:  # its package imports everything there is
+        package = types.ModuleType("slowfast.models")
+        package.__path__ = [str(root / "models")]
+        sys.modules["slowfast.models"] = package
+    from slowfast.config.defaults import get_cfg
+    from slowfast.models import video_model_builder as builder
+
+    cfg = get_cfg()
+    cfg.merge_from_file(str(root.parent / "configs/Kinetics" / yaml))
+    cfg.merge_from_list(["RESNET.WIDTH_PER_GROUP", WIDTH, "MODEL.NUM_CLASSES", CLASSES])
+    cfg.merge_from_list([x for k, v in settings.items() for x in (k.replace("__", "."), v)])
+    network = getattr(builder, cfg.MODEL.MODEL_NAME)(cfg)
+    kept = ("BN", "DATA", "DETECTION", "MODEL", "NONLOCAL", "RESNET", "SLOWFAST")
+
+    class Whole(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.network = network
+
+        def forward(self, x):
+            frames = torch.linspace(0, x.shape[2] - 1, x.shape[2] // cfg.SLOWFAST.ALPHA).long()
+            two = cfg.MODEL.MODEL_NAME == "SlowFast"
+            seen = []  # the logits: the network gives probabilities
+            hook = network.head.projection.register_forward_hook(lambda *a: seen.append(a[2]))
+            network([x[:, :, frames], x] if two else [x])
+            hook.remove()
+            return seen[0].flatten(1)
+
+        def state_dict(self, *a, **k):
+            return network.state_dict(*a, **k)
+
+        def load_state_dict(self, *a, **k):
+            return network.load_state_dict(*a, **k)
+
+    import yaml as yaml_
+
+    every = yaml_.safe_load(cfg.dump())
+    return Whole(), {"cfg": yaml_.safe_dump({k: every[k] for k in kept})}
+
+
+DILATED = {
+    "RESNET__SPATIAL_STRIDES": [[1], [2], [2], [1]],
+    "RESNET__SPATIAL_DILATIONS": [[1], [1], [1], [2]],
+    "DATA__TRAIN_CROP_SIZE": 128,  # the head's window is a 32nd of it, here the whole map
+}
+
+
+def both(settings: dict) -> dict:
+    """Say settings of one pathway for two."""
+    return {k: [v * 2 for v in of] if isinstance(of, list) else of for k, of in settings.items()}
+
+
 def block(mode: str, *, sub_sample=True, use_scale=False, norm=True) -> dict:
     return dict(
         non_local=PLACES,
@@ -154,20 +233,46 @@ CASES: dict[str, Callable[[], tuple[nn.Module, dict]]] = {
     ),
     "pytorchvideo_c2d_r50": lambda: pytorchvideo("c2d_r50"),
     "pytorchvideo_i3d_r50": lambda: pytorchvideo("i3d_r50"),
+    "pyslowfast_slow_r50_nl_groups": lambda: pyslowfast(
+        "SLOW_NLN_8x8_R50.yaml",
+        DATA__TRAIN_CROP_SIZE=64,
+        NONLOCAL__GROUP=[[1], [2], [4], [1]],
+        NONLOCAL__POOL=[[[1, 2, 2]], [[2, 2, 2]], [[1, 2, 2]], [[1, 2, 2]]],
+    ),
+    "pyslowfast_slowfast_r50_nl_dilated": lambda: pyslowfast(
+        "SLOWFAST_NLN_4x16_R50.yaml",
+        **both(DILATED),
+        NONLOCAL__LOCATION=[[[], []], [[1], [2]], [[1, 3, 5], []], [[], []]],
+        NONLOCAL__GROUP=[[1, 1], [2, 4], [1, 1], [1, 1]],
+        NONLOCAL__POOL=[[[2, 2, 2]] * 2] * 4,
+        NONLOCAL__INSTANTIATION="softmax",
+        RESNET__NUM_BLOCK_TEMP_KERNEL=[[3, 3], [4, 4], [4, 2], [3, 3]],
+    ),
+    # the network of the long-term feature banks, in PySlowFast's words
+    "pyslowfast_i3d_r50_nl_lfb": lambda: pyslowfast(
+        "I3D_NLN_8x8_R50.yaml",
+        **DILATED,
+        DATA__NUM_FRAMES=32,
+        DATA__SAMPLING_RATE=2,
+        NONLOCAL__GROUP=[[1], [4], [1], [1]],
+        MODEL__NUM_CLASSES=400,
+    ),
 }
 
 
 @torch.no_grad()
 def main() -> None:
-    for name, make in CASES.items():
-        network, meta = make()
+    for name in sys.argv[1:] or CASES:
+        network, meta = CASES[name]()
         keys = {key: list(value.shape) for key, value in network.state_dict().items()}
         form = next((f for f in FORMS if f in name), "")
         gain = gains(list(keys), form)
         state = {k: torch.as_tensor(recipe.fill(k, s, gain.get(k, 1.0))) for k, s in keys.items()}
         network.load_state_dict(state)
         network.eval()
-        shape = (1, 3, 8, 64, 64) if name.startswith("pytorchvideo") else (1, 3, 16, 64, 64)
+        frames = 32 if name.endswith(("_lfb", "_dilated")) else 16
+        frames = 8 if name.startswith(("pytorchvideo", "pyslowfast_slow_")) else frames
+        shape = (1, 3, frames, 64, 64)
         clip = torch.from_numpy(recipe.clip(shape))
         logits = network(clip)
         exact = network.double()(clip.double())

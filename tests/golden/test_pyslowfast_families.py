@@ -1,7 +1,8 @@
-"""SlowFast with blocks against the numbers of PySlowFast's own code, from both of its formats."""
+"""SlowFast, Slow and the I3D of feature banks against the numbers of PySlowFast's own code."""
 
 import json
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,7 +10,8 @@ import recipe
 import torch
 
 import nonlocalnet as nl
-from nonlocalnet.checkpoints.formats import caffe2
+from nonlocalnet.blocks.norm import EPS
+from nonlocalnet.checkpoints.formats import caffe2, pyslowfast
 from nonlocalnet.checkpoints.lazy_tensor import LazyTensor
 from nonlocalnet.checkpoints.save import export_weights
 from nonlocalnet.networks import slowfast
@@ -144,3 +146,84 @@ def test_another_eps_gives_other_logits(network, given):
     assert change(other.eval(), given) == pytest.approx(
         given[0]["ablations"]["bn_eps_1e-3"], rel=5e-3
     )
+
+
+# --- other settings, run by make_peers.py
+
+PEERS = Path(__file__).parent / "peers"
+
+
+def peer(name) -> tuple[dict, dict[str, torch.Tensor]]:
+    """What the peer computed, and its parameters."""
+    content = json.loads((PEERS / f"pyslowfast_{name}.json").read_text())
+    rows = content["params"]
+    return content, {key: torch.from_numpy(recipe.fill(key, *row)) for key, *row in rows}
+
+
+def error_of_peer(network, content, of: str = "") -> float:
+    expected = np.array(content["logits"])
+    with torch.no_grad():
+        found = network(torch.from_numpy(recipe.clip(content["clip"])))[0].double().numpy()
+    value = np.abs(found - expected).max() / expected.std()
+    if of:
+        print(f"oracle narrow pyslowfast_{of}: logits {value:.1e}")
+    return value
+
+
+@pytest.mark.parametrize(
+    ("name", "mistakes"),
+    [
+        (
+            "slow_r50_nl_groups",
+            [{"temporal_group": None}, {"subsample": [1, 2, 2]}, {"temporal_group": {"res4": 2}}],
+        ),
+        (
+            "slowfast_r50_nl_dilated",
+            [{"temporal_group": None}, {"dilations": None}, {"subsample": [1, 2, 2]}],
+        ),
+    ],
+)
+def test_groups_pools_and_dilation_are_pyslowfasts(tmp_path, name, mistakes):
+    content, state = peer(name)
+    torch.save({"model_state": state, **content["meta"]}, tmp_path / "x.pyth")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        network = nl.load(tmp_path / "x.pyth")
+    assert error_of_peer(network, content, name) < 1e-4
+    for options in mistakes:
+        wrong = nl.create_model(**network.config | options)
+        wrong.load_state_dict(network.state_dict())
+        assert error_of_peer(wrong.eval(), content) > 1e-2, options
+
+
+def test_the_network_of_feature_banks_is_as_pyslowfast_says_it(tmp_path):
+    """Its file has official names and frozen norms, which are the peer's batch norms folded."""
+    content, state = peer("i3d_r50_nl_lfb")
+    blobs = {}
+    for key, value in state.items():
+        norm, _, last = key.rpartition(".")
+        if f"{norm}.running_var" in state:
+            if last not in ("weight", "bias"):
+                continue
+            scale = state[f"{norm}.weight"] / (state[f"{norm}.running_var"] + EPS).sqrt()
+            shift = state[f"{norm}.bias"] - scale * state[f"{norm}.running_mean"]
+            value = scale if last == "weight" else shift
+        name = caffe2.RULES.to_theirs(pyslowfast.RULES.to_ours(key))
+        blobs[name] = LazyTensor(tuple(value.shape), value.dtype, lambda value=value: value)
+    path = tmp_path / "r50_k400_pretrained.pkl"
+    with path.open("wb") as file:
+        caffe2.write(file, blobs)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        network = nl.load(path)
+    assert network.config["name"] == "i3d_r50_nl5_lfb"
+    assert error_of_peer(network, content, "i3d_r50_nl_lfb") < 1e-4
+    for options in (
+        {"temporal_group": None},
+        {"dilations": None},
+        {"stem_padding": 0},
+        {"temporal_stride": 2},
+    ):
+        wrong = nl.create_model(**network.config | options)
+        wrong.load_state_dict(network.state_dict())
+        assert error_of_peer(wrong.eval(), content) > 1e-2, options

@@ -13,7 +13,7 @@ from typing import Any, BinaryIO
 import torch
 from safetensors import SafetensorError, safe_open
 
-from nonlocalnet.checkpoints import checksum
+from nonlocalnet.checkpoints import checksum, mxnet_params
 from nonlocalnet.checkpoints.lazy_tensor import MAX_SIZE, LazyTensor, Refused, Storage
 from nonlocalnet.checkpoints.pickles import read_pickle, text_of
 from nonlocalnet.checkpoints.zoo import RELEASES
@@ -58,7 +58,7 @@ class Checkpoint:
 
     Attributes:
         path: of the file.
-        container: "safetensors", "torch" or "pickle".
+        container: "safetensors", "torch", "mxnet" or "pickle".
         tensors: name -> tensor.
         others: name -> number, text, list or dict at the same level.
         meta: what is stored beside the tensors: training state, configuration, metadata.
@@ -109,9 +109,12 @@ def _read(path: Path) -> Checkpoint:
                 raise ValueError(f"it {what}")
         if head[:4] == b"PK\x03\x04":
             return _torch_zip(path)
+        if head.startswith(mxnet_params.MAGIC):
+            return Checkpoint(path, "mxnet", dict(mxnet_params.read_params(path)))
         if head[:1] not in b"\x80(}c]":
             raise ValueError(
-                "it is no weights file: neither safetensors, nor torch's, nor a pickle of arrays"
+                "it is no weights file: neither safetensors, nor torch's, nor MXNet's, nor a "
+                "pickle of arrays"
             )
         if path.stat().st_size > MAX_PICKLE:
             raise ValueError(

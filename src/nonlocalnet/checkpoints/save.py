@@ -35,6 +35,12 @@ EXPORTS: dict[str, Any] = {
     "tsm": tsm,
     "pytorch_resnet3d": pytorch_resnet3d,
 }
+# What the files of a format do not say, of any network.
+UNSAID = {
+    "gluoncv": ("clip",),
+    "tsm": ("clip", "shift_div"),
+    "pytorch_resnet3d": ("clip",),
+}
 
 
 def save_weights(model: nn.Module, path: str | os.PathLike, info: WeightsInfo) -> None:
@@ -91,19 +97,8 @@ def export_weights(model: VideoResNet, path: str | os.PathLike, format: Format) 
     else:
         content = EXPORTS[format].export(arguments, state, info)
     torch.save(_read(content), path)
-    return UNSAID.get(format, lambda model: [])(model)
-
-
-def _clip(model: VideoResNet) -> list[str]:
-    return [f"clip={model.config['clip']!r}"]
-
-
-def _clip_and_shift(model: VideoResNet) -> list[str]:
-    return [*_clip(model), f"shift_div={model.arguments['shift_div']}"]
-
-
-# What the files of a format do not say, of any network.
-UNSAID = {"gluoncv": _clip, "tsm": _clip_and_shift, "pytorch_resnet3d": _clip}
+    unsaid = {"clip": clip, **arguments}
+    return [f"{name}={unsaid[name]!r}" for name in UNSAID.get(format, ())]
 
 
 def _read(content: Any) -> Any:

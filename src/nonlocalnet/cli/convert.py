@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, get_args
 
 import tyro
 
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 OURS = ".safetensors"
 FORMATS: dict[str, Format] = {".pkl": "caffe2", ".pyth": "pyslowfast"}
 PTH = ".pth"
+PthFormat = Literal["mmaction2", "gluoncv", "tsm", "pytorch_resnet3d"]
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,7 @@ class Options:
     out: tyro.conf.Positional[Path | None] = None
     """OUT.safetensors (this library), OUT.pkl (Caffe2), OUT.pyth (PySlowFast) or OUT.pth
     (--format); default: print what the file contains, and write nothing."""
-    format: Literal["mmaction2", "gluoncv", "tsm", "pytorch_resnet3d"] | None = None
+    format: PthFormat | None = None
     """Code base whose format OUT.pth has."""
     clip: str | None = setting(None, parse=ClipSpec.parse)
     """FRAMESxRATE, if the file does not contain it."""
@@ -49,8 +50,14 @@ def command(options: Options) -> int:
     if out is not None and out.suffix not in (OURS, *FORMATS, PTH):
         raise ValueError(f"out must end in {', '.join((OURS, *FORMATS, PTH))}; got {out}")
     if (options.format is None) == (out is not None and out.suffix == PTH):
+        if out is None or out.suffix != PTH:
+            raise ValueError(
+                f"{option('format')} is for an output that ends in {PTH}; got {out or 'none'}"
+            )
+        *some, last = get_args(PthFormat)
         raise ValueError(
-            f"{option('format')} says whose format OUT{PTH} has; pass both or neither of them"
+            f"several projects have files that end in {PTH}: say whose {out} is, with "
+            f"{option('format')} {', '.join(some)} or {last}"
         )
     check_weights(options.file)
 

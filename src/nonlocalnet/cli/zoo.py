@@ -53,22 +53,22 @@ def _row(release: Release) -> dict[str, object]:
 def _print(releases: list[Release]) -> None:
     from rich.table import Table
 
-    from nonlocalnet.evaluation.metrics import find_metric
     from nonlocalnet.runtime.log import print_table
 
-    columns = ("name", "project", "model", "clip", "blocks", "top-1", "top-5", "measured here")
-    detectors = any(release.scores for release in releases)
-    last = ("AP", "license") if detectors else ("license",)
-    table = Table(*columns, *last, title="released checkpoints and the scores their authors report")
+    title = (
+        "released checkpoints, with the scores that their authors report; none was measured here"
+    )
+    table = Table("release", "project", "model", "clip", "reported", "license", title=title)
     for release in releases:
         what = (release.name, release.project, release.model, release.clip or "–")
-        scores = (
-            "–" if score is None else f"{score:.1f}" for score in (release.top1, release.top5)
-        )
-        ap = ", ".join(
-            f"{find_metric(name).label.removesuffix(' AP')} {value:.1f}"
-            for name, value in release.scores.items()
-        )
-        cells = (ap or "–", release.license) if detectors else (release.license,)
-        table.add_row(*what, str(release.blocks), *scores, "no", *cells)
+        table.add_row(*what, _reported(release), release.license)
     print_table(table)
+
+
+def _reported(release: Release) -> str:
+    """Write the scores of a release, "top-1 74.0, top-5 91.1"."""
+    from nonlocalnet.evaluation.metrics import find_metric
+
+    scores = {"top1": release.top1, "top5": release.top5, **release.scores}
+    told = [f"{find_metric(k).label} {v:.1f}" for k, v in scores.items() if v is not None]
+    return ", ".join(told) or "–"

@@ -107,10 +107,10 @@ class VideoDataset(Dataset):
                 return self[index.item]
         i = index
         if not self.train:
-            return self._views(i), self._target(i), i
+            return self._views(i), self.target(i), i
         while True:
             try:
-                return self.transform(self._training_frames(i)), self._target(i), i
+                return self.transform(self._training_frames(i)), self.target(i), i
             except VideoError as error:
                 self.unreadable.add(i, error)
                 i = self.unreadable.replacement()
@@ -128,6 +128,15 @@ class VideoDataset(Dataset):
     def name(self, index: int) -> str:
         """Name a video as the data set writes it."""
         return self.records[index].name
+
+    def target(self, index: int) -> Tensor:
+        """Return the target of a video, without reading it."""
+        labels = self.records[index].labels
+        if not self.multi_label:
+            return torch.tensor(labels[0])
+        target = torch.zeros(self.num_classes)
+        target[list(labels)] = 1
+        return target
 
     def bad_indices(self) -> list[int]:
         """List the unreadable videos that any worker has found so far."""
@@ -157,14 +166,6 @@ class VideoDataset(Dataset):
             return video[choose(len(video))]
         with open_reader(path) as reader:
             return reader.frames(choose(reader.num_frames), short_side=self._short_side)
-
-    def _target(self, i: int) -> Tensor:
-        labels = self.records[i].labels
-        if not self.multi_label:
-            return torch.tensor(labels[0])
-        target = torch.zeros(self.num_classes)
-        target[list(labels)] = 1
-        return target
 
     def _fill_cache(self, short_side: int | None) -> None:
         shapes: list[tuple[int, ...]] = []

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import NamedTuple
 
 import torch
@@ -14,9 +12,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from nonlocalnet.data.dataset import VideoDataset
-from nonlocalnet.data.datasets import VideoRecord
 from nonlocalnet.data.video.reader import VideoError
-from nonlocalnet.evaluation.views import Crop, make_test_set
 from nonlocalnet.networks.registry import Network
 from nonlocalnet.runtime.distributed import PeerLeft, all_gather, rank, world_size
 from nonlocalnet.runtime.workers import read_items
@@ -51,6 +47,66 @@ def autocast(device: torch.device, dtype: torch.dtype | None) -> contextlib.Abst
     if dtype is None:
         return contextlib.nullcontext()
     return torch.autocast(device.type, dtype=dtype)
+
+
+class VideoScores(NamedTuple):
+    """The class probabilities (K,) of a video, and the scores (V, K) of its views."""
+
+    index: int
+    probabilities: Tensor
+    views: Tensor
+
+
+class Unreadable(NamedTuple):
+    """A video that could not be read, and why."""
+
+    index: int
+    error: VideoError
+
+
+@torch.no_grad()
+def score_videos(
+    model: Network,
+    dataset: VideoDataset,
+    indices: Sequence[int],
+    *,
+    multi_label: bool = False,
+    average: str = "probabilities",
+    workers: int = 0,
+    dtype: torch.dtype | None = None,
+) -> Generator[VideoScores | Unreadable]:
+    """Compute the class probabilities of some videos of a test set, and yield them in order.
+
+    Videos are decoded in worker processes, and views of several videos are computed together. The
+    model is in evaluation mode meanwhile. Close the generator (`contextlib.closing`) if you stop
+    early: that ends the workers.
+
+    Args:
+        indices: the videos, as indices of the data set.
+        model, dataset, multi_label, average, workers, dtype: as in `evaluate`.
+    """
+    device = next(model.parameters()).device
+    was_training = model.training
+    model.eval()
+    forward = Forward(model, dataset.normalize, multi_label, average, dtype)
+    views_each = dataset.num_clips * getattr(dataset.transform, "num_crops", 1)
+    reading = {
+        "workers": workers,
+        "ahead": forward.at_once // views_each,  # the next batch, while one is computed
+        "pin_memory": device.type == "cuda",
+    }
+    try:
+        with read_items(_Share(dataset, indices), **reading) as items:
+            for batch in _batches(items, forward):
+                scores = _score(batch, forward)
+                for item in batch:
+                    if isinstance(item, Unreadable):
+                        yield item
+                    else:
+                        part = next(scores)
+                        yield VideoScores(item.index, forward.of_video(part), part)
+    finally:
+        model.train(was_training)
 
 
 @torch.no_grad()
@@ -92,82 +148,20 @@ def evaluate(
         ValueError: no video could be read.
         PeerLeft: another process left the test.
     """
-    device = next(model.parameters()).device
-    was_training = model.training
-    model.eval()
-    forward = _Forward(model, dataset.normalize, multi_label, average, dtype)
-    share = _Share(dataset, range(rank(), len(dataset), world_size()))
-    views_each = dataset.num_clips * getattr(dataset.transform, "num_crops", 1)
-    reading = {
-        "workers": workers,
-        "ahead": forward.at_once // views_each,  # the next batch, while one is computed
-        "pin_memory": device.type == "cuda",
-    }
+    share = range(rank(), len(dataset), world_size())
+    options = {"multi_label": multi_label, "average": average, "workers": workers, "dtype": dtype}
     rows: dict[int, tuple[Tensor, Tensor, float] | str] = {}
-    try:
-        with read_items(share, **reading) as items:
-            for batch in _batches(items, forward):
-                if isinstance(batch, _Unreadable):
-                    rows[batch.index] = batch.error
-                    on_video(1)
-                    continue
-                views = [item[0] for item in batch]
-                scores = forward(torch.cat(views) if len(views) > 1 else views[0])
-                parts = scores.split([len(part) for part in views])
-                for p, (_, labels, index) in zip(parts, batch, strict=True):
-                    target = torch.tensor(labels)
-                    best = p.argmax(dim=1)
-                    right = target[best] if multi_label else best == target
-                    rows[index] = (forward.of_video(p), target, right.double().mean().item())
-                on_video(len(batch))
-    finally:
-        model.train(was_training)
+    with contextlib.closing(score_videos(model, dataset, share, **options)) as videos:
+        for video in videos:
+            if isinstance(video, Unreadable):
+                rows[video.index] = str(video.error)
+            else:
+                target = dataset.target(video.index)
+                best = video.views.argmax(dim=1)
+                right = target[best] if multi_label else best == target
+                rows[video.index] = (video.probabilities, target, right.double().mean().item())
+            on_video(1)
     return _merge(all_gather(rows))
-
-
-@torch.no_grad()
-def predict(
-    model: Network,
-    path: str | os.PathLike,
-    *,
-    top: int = 5,
-    num_clips: int | None = None,
-    num_crops: int = 1,
-    side: int | None = None,
-    crop: Crop | None = None,
-) -> list[tuple[str, float]]:
-    """Classify one video file.
-
-    Args:
-        model: a network from `nl.load`, which knows clip, size and class names.
-        path: the video.
-        top: number of classes to return.
-        num_clips, num_crops, side, crop: the views, as in `evaluation.views.make_test_set`.
-
-    Returns:
-        (class, probability) pairs by descending probability.
-
-    Raises:
-        ValueError: a network without `info`, or `top` or `num_clips` below 1.
-        VideoError: the file is missing or cannot be decoded.
-    """
-    info = getattr(model, "info", None)
-    if info is None:
-        raise ValueError("this model does not know its clip and classes: load it with nl.load")
-    if top < 1 or (num_clips is not None and num_clips < 1):
-        raise ValueError(f"top and num_clips must be at least 1; got {top} and {num_clips}")
-    record = VideoRecord(Path(path), (0,), str(path))  # a record needs a label; it is not used
-    dataset = make_test_set(
-        [record], info, num_clips=num_clips, num_crops=num_crops, side=side, crop=crop
-    )
-    model.eval()
-    forward = _Forward(model, dataset.normalize, info.multi_label, info.views.average)
-    p = forward.of_video(forward(dataset[0][0]))
-    best = p.topk(min(top, len(p)))
-    return [
-        (info.class_name(int(label)), float(value))
-        for value, label in zip(best.values, best.indices, strict=True)
-    ]
 
 
 def probabilities_of(model: Network, views: Tensor, *, multi_label: bool = False) -> Tensor:
@@ -184,7 +178,7 @@ def _activate(logits: Tensor, multi_label: bool) -> Tensor:
     return logits.sigmoid() if multi_label else logits.softmax(dim=-1)
 
 
-class _Forward:
+class Forward:
     """Compute scores (V, K) of views (V, 3, T, H, W), as many at once as fit in memory.
 
     Scores are what is averaged over the views: probabilities or logits.
@@ -239,12 +233,9 @@ class _Forward:
             return None  # memory is freed only when this frame is left
 
 
-class _Unreadable(NamedTuple):
+class _Item(NamedTuple):
     index: int
-    error: str
-
-
-Item = tuple[Tensor, int | list[float], int]  # views, target, index
+    views: Tensor
 
 
 class _Share(Dataset):
@@ -256,32 +247,42 @@ class _Share(Dataset):
     def __len__(self) -> int:
         return len(self.indices)
 
-    def __getitem__(self, index: int) -> Item | _Unreadable:
+    def __getitem__(self, index: int) -> _Item | Unreadable:
         index = self.indices[index]
         try:
-            views, target, _ = self.dataset[index]
-            return views, target.tolist(), index  # a list: each tensor sent keeps a file open
+            return _Item(index, self.dataset[index][0])
         except VideoError as error:
-            return _Unreadable(index, str(error))
+            return Unreadable(index, error)
 
 
 def _batches(
-    items: Iterable[Item | _Unreadable], forward: _Forward
-) -> Iterator[list[Item] | _Unreadable]:
+    items: Iterable[_Item | Unreadable], forward: Forward
+) -> Iterator[list[_Item | Unreadable]]:
     """Group videos with views of the same shape as long as they fit in one forward pass."""
-    batch: list[Item] = []
+    batch: list[_Item | Unreadable] = []
+    views, shape = 0, None  # of the batch
     for item in items:
-        if isinstance(item, _Unreadable):
-            yield item
-            continue
-        if batch:
-            together = sum(len(other[0]) for other in batch) + len(item[0])
-            if together > forward.at_once or item[0].shape[1:] != batch[0][0].shape[1:]:
+        if isinstance(item, _Item):
+            if views and (
+                views + len(item.views) > forward.at_once or shape != item.views.shape[1:]
+            ):
                 yield batch
-                batch = []
+                batch, views = [], 0
+            views, shape = views + len(item.views), item.views.shape[1:]
         batch.append(item)
+        if not views:  # nothing to wait for
+            yield batch
+            batch = []
     if batch:
         yield batch
+
+
+def _score(batch: list[_Item | Unreadable], forward: Forward) -> Iterator[Tensor]:
+    """Score the views of a batch together, and yield those of each video."""
+    views = [item.views for item in batch if isinstance(item, _Item)]
+    if views:
+        together = torch.cat(views) if len(views) > 1 else views[0]
+        yield from forward(together).split([len(part) for part in views])
 
 
 def _merge(shares: list[dict[int, tuple[Tensor, Tensor, float] | str] | None]) -> Predictions:

@@ -57,7 +57,8 @@ def look(
     """Show what a position of a clip attends to in a network's non-local blocks.
 
     Args:
-        model: any network with `NonLocalBlock`s. One from `nl.load` knows its clip and input.
+        model: any network with `NonLocalBlock`s, or with blocks of other projects after
+            `nl.accelerate`. One from `nl.load` knows its clip and input.
             Detectors are those of `create_model`, or torchvision's R-CNNs with `add_non_local`.
         clip: a video file, for networks from `nl.load`; or the network's input without the batch
             axis: video (3, T, H, W), image (3, H, W) or sequence (C, T). uint8 is normalized as

@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 from torch import distributed as dist
 
-from nonlocalnet.errors import option
 from nonlocalnet.runtime.device import pick_device
 from nonlocalnet.runtime.log import console, status
 
@@ -104,11 +103,11 @@ def all_reduce_sum(values: list[float], device: torch.device) -> list[float]:
 
 
 @contextlib.contextmanager
-def explain_peer_failure(out: object) -> Generator[None]:
+def explain_peer_failure(advice: str) -> Generator[None]:
     """Replace the errors of torch.distributed after the death of another process by a clear one.
 
     Args:
-        out: the folder of the run, for the message.
+        advice: what to do, for the message.
 
     Raises:
         RuntimeError: another process died; the message says what to do. Other errors are unchanged.
@@ -119,7 +118,6 @@ def explain_peer_failure(out: object) -> Generator[None]:
         disconnected = isinstance(error, dist.DistError) or "gloo" in str(error).lower()
         if world_size() > 1 and disconnected:
             raise RuntimeError(
-                f"another process of this run died ({str(error).splitlines()[0][:200]}); start "
-                f"all of them again with {option('resume', True)}; checkpoints are in {out}"
+                f"another process of this run died ({str(error).splitlines()[0][:200]}); {advice}"
             ) from error
         raise

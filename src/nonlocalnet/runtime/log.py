@@ -36,8 +36,8 @@ status = _SafeConsole(highlight=False, markup=False, stderr=True)
 def print_table(table: Table) -> None:
     """Print a table if it fits the terminal (80 columns if there is none), without wrapping names.
 
-    A wider table is printed as paragraphs, one per row: the first cell, then the others with their
-    headers.
+    A wider table is printed as paragraphs, one per row: the first cell, then the others that are
+    known, with their headers.
     """
     wide = console.measure(table, options=console.options.update(max_width=10_000)).maximum
     if wide <= console.width:
@@ -49,7 +49,9 @@ def print_table(table: Table) -> None:
     headers = [str(column.header) for column in table.columns]
     for first, *others in zip(*cells, strict=True):
         told = [
-            f"{name} {cell}".strip() for name, cell in zip(headers[1:], others, strict=True) if cell
+            f"{name} {cell}".strip()
+            for name, cell in zip(headers[1:], others, strict=True)
+            if cell not in ("", "–")
         ]
         text = textwrap.fill(
             ", ".join(told),
@@ -200,6 +202,12 @@ class Bar:
         trace: TracebackType | None,
     ) -> None:
         self._progress.stop()
+
+    def reach(self, done: int, total: int) -> None:
+        """Advance to a number of steps of a total that was not known before."""
+        self.total = total
+        self._progress.update(self._task, total=total)
+        self.advance(done - self.done)
 
     def advance(self, steps: int = 1, text: str = "") -> None:
         """Advance by a number of steps, with a short text beside the bar."""

@@ -164,7 +164,9 @@ class Trainer:
         recent: deque[list[float]] = deque(maxlen=WINDOW)
         bar = Bar(config.model, config.iterations, self.iteration)
         batches = self._read_batches(config.seed)
-        with bar, self.stop, explain_peer_failure(config.out), closing(batches):
+        again = f"start all of them again with {option('resume', True)}"
+        advice = f"{again}; checkpoints are in {config.out}"
+        with bar, self.stop, explain_peer_failure(advice), closing(batches):
             if self.iteration >= config.iterations:
                 status.print(f"all {config.iterations} iterations are done: nothing to train")
             stop = not self._evaluate_and_save()  # what an interruption prevented

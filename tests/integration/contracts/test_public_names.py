@@ -9,6 +9,7 @@ import nonlocalnet as nl
 NAMES = [
     "NonLocalBlock",
     "Stream",
+    "accelerate",
     "add_non_local",
     "affinity",
     "create_model",
@@ -22,6 +23,7 @@ NAMES = [
     "non_local",
     "predict",
     "remove_non_local",
+    "restore",
 ]
 
 

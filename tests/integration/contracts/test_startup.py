@@ -56,6 +56,8 @@ ERRORS = {  # words -> what stderr says
     "predict v.mp4 --weights w.pth --top 0": "--top must be at least 1",
     "predict v.mp4 --weights w.pth --top many": "--top",
     "predict v.mp4 --weights w.pth --num-crops 2": "--num-crops",
+    "predict v.mp4 --weights w.pth --out p.doc": "one of '.csv', '.jsonl', '.parquet'",
+    "predict x*y --weights w.pth": "no video or folder matches x*y",
     "predict v.mp4 --weights w.pth --clip 8by8": "clip must be FRAMESxRATE",
     "predict v.mp4 --weights w.pth --set pairwise": "NAME=VALUE",
     "detect v.mp4 --weights w.pth --score 1": "--score must be at least 0 and below 1",

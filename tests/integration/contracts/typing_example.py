@@ -7,8 +7,10 @@ import torch
 from torch import Tensor, nn
 
 import nonlocalnet as nl
+from nonlocalnet.acceleration.report import Report
 from nonlocalnet.blocks.insertion import Inserted
 from nonlocalnet.checkpoints.report import LoadReport
+from nonlocalnet.data.video.reader import VideoError
 from nonlocalnet.detection.detect import Detections
 from nonlocalnet.inspection.look import Look
 from nonlocalnet.networks.video_resnet import VideoResNet
@@ -24,6 +26,8 @@ def compute(theta: Tensor, phi: Tensor, g: Tensor, mask: Tensor | None) -> None:
 def insert(network: nn.Module) -> None:
     assert_type(nl.add_non_local(network, ["layer2.*"], subsample=2, verbose=False), Inserted)
     assert_type(nl.remove_non_local(network), tuple[str, ...])
+    assert_type(nl.accelerate(network, dry_run=True, verbose=False), Report)
+    assert_type(nl.restore(network), tuple[str, ...])
     block = nl.NonLocalBlock(64, dims=3, subsample=(1, 2, 2), norm="group", extent="space")
     assert_type(block, nl.NonLocalBlock)
     assert_type(block.affinity(torch.zeros(1, 64, 4, 7, 7)), Tensor)
@@ -37,5 +41,7 @@ def use(model: VideoResNet, video: Path) -> None:
     assert_type(nl.load_weights(model, video, new_blocks=True), LoadReport)
     assert_type(nl.export_weights(model, video, "caffe2"), list[str])
     assert_type(nl.predict(model, video, top=1, crop="whole"), list[tuple[str, float]])
+    for _, found in nl.predict(model, [video, "b.mp4"], top=1):
+        assert_type(found, list[tuple[str, float]] | VideoError)
     assert_type(nl.detect(model, video, score=0.5), Detections)
     assert_type(nl.look(model, video, at=(0, 1, 2)), Look)

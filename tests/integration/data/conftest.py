@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
@@ -38,7 +39,6 @@ def encode() -> Callable[..., Path]:
             stream = file.add_stream(codec, rate=rate, options=options or {})
             stream.height, stream.width = frames.shape[1:3]
             stream.pix_fmt = pix_fmt
-            # threads of libvpx's VP8 encoder may wait for each other for ever on a busy machine
             stream.codec_context.thread_count = 1
             if turn is not None:
                 stream.set_display_rotation(turn[0], hflip=turn[1])
@@ -54,6 +54,10 @@ def encode() -> Callable[..., Path]:
                     frame.pts = pts[i]
                 file.mux(stream.encode(frame))
             file.mux(stream.encode(None))
+        # SVT-AV1 gives root's thread the priority of the kernel's own: it would keep all others,
+        # the threads of another encoder too, from running ever again
+        if codec == "libsvtav1" and hasattr(os, "sched_setscheduler"):
+            os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
         return path
 
     return write

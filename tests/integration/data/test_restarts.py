@@ -5,6 +5,7 @@ Truth is PyAV's own loop over the whole file.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from itertools import product
 from pathlib import Path
@@ -252,3 +253,9 @@ def remux(sources: list[Path], target: Path, change: Callable[[int, bytes], byte
                     file.mux(new)
             start = end
     return target
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_getscheduler"), reason="Linux only")
+def test_encoding_leaves_the_priority_of_the_thread(tmp_path, encode, moving):
+    encode(tmp_path / "a.mkv", moving[:2], "libsvtav1")
+    assert os.sched_getscheduler(0) == os.SCHED_OTHER

@@ -117,6 +117,7 @@ def video(*size):
 @pytest.mark.parametrize(
     "pairwise", [FORMS[0], *(pytest.param(form, marks=pytest.mark.slow) for form in FORMS[1:])]
 )
+@pytest.mark.slow
 def test_a_causal_block_compiles_as_one_graph_with_gradients(pairwise):
     block, x = awake(pairwise), video(2, 6, 2, 4, 4)
     torch.compiler.reset()

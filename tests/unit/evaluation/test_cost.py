@@ -5,7 +5,9 @@ import functools
 import pytest
 import torch
 
+import nonlocalnet as nl
 from nonlocalnet.evaluation.cost import Cost, cost
+from nonlocalnet.runtime.device import meta_device
 
 count = functools.cache(cost)
 
@@ -97,3 +99,35 @@ def test_counting_computes_nothing_and_leaves_the_generator_alone():
     before = torch.get_rng_state()
     assert isinstance(cost("c2d_tiny"), Cost)
     assert torch.equal(torch.get_rng_state(), before)
+
+
+# Counted by running the peers' own networks, in millions; MMAction2 has no bias in W_z.
+PEERS = [
+    ("slow_r50_nl5_mmaction2", {}, 39.808, True),
+    ("tsm_r50_nl5", {}, 31.682, True),
+    ("tsm_r50_nl5", {"pairwise": "gaussian"}, 28.008, True),
+    ("tsm_r50_nl5", {}, 31.686, False),
+    ("i3d_r50_nl5", {}, 35.402, False),
+    ("i3d_r50_nl10", {}, 42.760, False),
+    ("i3d_r101_nl5", {}, 59.113, False),
+    ("i3d_r101_nl10", {}, 66.471, False),
+]
+
+
+@pytest.mark.parametrize(("name", "options", "millions", "without_bias"), PEERS)
+def test_parameters_are_those_of_the_peers(name, options, millions, without_bias):
+    with meta_device():
+        model = nl.create_model(name, **options)
+    count = sum(
+        parameter.numel()
+        for key, parameter in model.named_parameters()
+        if not (without_bias and key.endswith("w_z.bias"))
+    )
+    assert round(count / 1e6, 3) == millions
+
+
+def test_segments_cost_what_mmaction2_states():
+    # its README, 8 segments of 224: 32.88 and 61.30, which count norms and activations, too
+    plain, blocks = (count(name).multiply_adds / 1e9 for name in ("tsm_r50", "tsm_r50_nl5"))
+    assert 32.88 * 0.99 < plain < 32.88
+    assert 61.30 * 0.99 < blocks < 61.30

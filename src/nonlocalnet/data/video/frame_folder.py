@@ -91,10 +91,13 @@ class FrameFolder(FrameReader):
                 )
             yield frame
 
-    def _pick(self, wanted: list[int], fit: Fit) -> list[np.ndarray]:
-        return [
-            self._to_rgb(frame, fit(frame.height, frame.width)) for frame in self.decode(wanted)
-        ]
+    def times(self) -> list[float]:
+        """Give the time of each picture, at `ASSUMED_RATE` a second."""
+        return [i / ASSUMED_RATE for i in range(self.num_frames)]
+
+    def _pick(self, wanted: list[int], fit: Fit) -> Iterator[np.ndarray]:
+        for frame in self.decode(wanted):
+            yield self._to_rgb(frame, fit(frame.height, frame.width))
 
     def _decode(self, picture: Path) -> av.VideoFrame:
         try:

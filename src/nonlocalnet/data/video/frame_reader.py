@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
@@ -58,13 +58,7 @@ class FrameReader(ABC):
 
     def frames(self, indices: Sequence[int], *, short_side: int | None = None) -> Tensor:
         """Decode frames: see `nonlocalnet.data.video.reader.decode`."""
-        wanted = sorted(set(indices))
-        if not wanted:
-            raise ValueError("indices is empty: name at least one frame")
-        if wanted[0] < 0 or wanted[-1] >= self.num_frames:
-            worst = wanted[0] if wanted[0] < 0 else wanted[-1]
-            what = f"frame {worst} is out of range, the {self._kind} has {self._length()}"
-            raise VideoError(self.path, what)
+        wanted = self._check(indices)
 
         def fit(height: int, width: int) -> tuple[int, int]:
             height, width = limit_short_side(height, width, short_side)
@@ -77,7 +71,7 @@ class FrameReader(ABC):
                 )
             return height, width
 
-        picked = self._pick(wanted, fit)
+        picked = list(self._pick(wanted, fit))
         if len({image.shape for image in picked}) > 1:
             raise VideoError(self.path, "some of its frames are upright and some on their side")
         import torch  # checking and resizing a data set do without
@@ -88,9 +82,46 @@ class FrameReader(ABC):
         place = {i: k for k, i in enumerate(wanted)}
         return frames[[place[i] for i in indices]]
 
+    def stream(
+        self, indices: Iterable[int], *, short_side: int | None = None
+    ) -> Iterator[tuple[int, np.ndarray]]:
+        """Decode frames in ascending order, each once, and yield them one by one.
+
+        Args:
+            indices: numbers of frames, in any order.
+            short_side: as in `frames`.
+
+        Yields:
+            The number of a frame, and the frame: uint8 (h, w, 3), RGB.
+
+        Raises:
+            VideoError: as `frames`.
+        """
+        wanted = self._check(indices)
+
+        def fit(height: int, width: int) -> tuple[int, int]:
+            return limit_short_side(height, width, short_side)
+
+        return zip(wanted, self._pick(wanted, fit), strict=True)
+
     @abstractmethod
-    def _pick(self, wanted: list[int], fit: Fit) -> list[np.ndarray]:
+    def times(self) -> list[float]:
+        """Give the time of each frame, in seconds from the first; a frame lasts until the next."""
+
+    @abstractmethod
+    def _pick(self, wanted: list[int], fit: Fit) -> Iterator[np.ndarray]:
         """Decode frames in ascending order: uint8 (h, w, 3) each."""
+
+    def _check(self, indices: Iterable[int]) -> list[int]:
+        """Sort the numbers of frames, and check that there are such frames."""
+        wanted = sorted(set(indices))
+        if not wanted:
+            raise ValueError("indices is empty: name at least one frame")
+        if wanted[0] < 0 or wanted[-1] >= self.num_frames:
+            worst = wanted[0] if wanted[0] < 0 else wanted[-1]
+            what = f"frame {worst} is out of range, the {self._kind} has {self._length()}"
+            raise VideoError(self.path, what)
+        return wanted
 
     def _length(self) -> str:
         return f"{self.num_frames} frame{'s' if self.num_frames > 1 else ''}"

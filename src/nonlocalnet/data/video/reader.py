@@ -69,25 +69,37 @@ class VideoReader(FrameReader):
         rate = self._stream.average_rate or self._stream.guessed_rate
         duration = self._index.duration or (self.num_frames / float(rate) if rate else 0.0)
         fps = self.num_frames / duration if duration else 0.0
-        height, width = self._pick([0], lambda *size: size)[0].shape[:2]
+        height, width = next(self._pick([0], lambda *size: size)).shape[:2]
         return VideoInfo(self.num_frames, height, width, fps, duration)
 
-    def _pick(self, wanted: list[int], fit: Fit) -> list[np.ndarray]:
+    def times(self) -> list[float]:
+        """Give the time of each frame, by the file's time stamps or else by its frame rate."""
+        stamps, tick = self._index.stamps, self._stream.time_base
+        if stamps and tick:
+            return [float((stamp - stamps[0]) * tick) for stamp in stamps]
+        rate = self._stream.average_rate or self._stream.guessed_rate
+        if not rate:
+            raise VideoError(self.path, "has neither time stamps nor a frame rate")
+        return [float(i / rate) for i in range(self.num_frames)]
+
+    def _pick(self, wanted: list[int], fit: Fit) -> Iterator[np.ndarray]:
         if self._closed:  # FFmpeg would crash
             raise ValueError(f"{self.path} is closed: ask for frames inside the with block")
         size = fit(self._height, self._width)
+        picked = 0
         try:
-            return self._pick_by_stamp(wanted, size)
+            for image in self._pick_by_stamp(wanted, size):
+                yield image
+                picked += 1
         except (_NotAsIndexed, av.FFmpegError):
-            return self._pick_in_order(wanted, size)
+            yield from self._pick_in_order(wanted[picked:], size)
 
-    def _pick_by_stamp(self, wanted: list[int], size: tuple[int, int]) -> list[np.ndarray]:
+    def _pick_by_stamp(self, wanted: list[int], size: tuple[int, int]) -> Iterator[np.ndarray]:
         index = self._index
         if not index.stamps:
             raise _NotAsIndexed
         number = {stamp: i for i, stamp in enumerate(index.stamps)}
         stamps = {index.stamps[i] for i in wanted}
-        picked: list[np.ndarray] = []
         frames: Iterator[av.VideoFrame] | None = None
         first = position = -1
         for i in wanted:
@@ -110,8 +122,7 @@ class VideoReader(FrameReader):
                 position = shown
             if position != i or frame is None:
                 raise _NotAsIndexed
-            picked.append(upright(self._to_rgb(frame, size), frame))
-        return picked
+            yield upright(self._to_rgb(frame, size), frame)
 
     def _decode_from(self, key: int, wanted: Set[int]) -> Iterator[av.VideoFrame]:
         stamp = self._index.stamps[key]
@@ -127,18 +138,19 @@ class VideoReader(FrameReader):
             self._stream.codec_context.skip_frame = "DEFAULT" if shown else "NONREF"
             yield from self._stream.decode(packet)
 
-    def _pick_in_order(self, wanted: list[int], size: tuple[int, int]) -> list[np.ndarray]:
+    def _pick_in_order(self, wanted: list[int], size: tuple[int, int]) -> Iterator[np.ndarray]:
         self._container.close()
         self._container, self._stream = open_video(self.path, threads=self._threads)
-        picked: list[np.ndarray] = []
+        picked = 0
         position = -1
         try:
             for frame in decode_in_order(self._container, self._stream, self._index.unusable):
                 position += 1
-                if position == wanted[len(picked)]:
-                    picked.append(upright(self._to_rgb(frame, size), frame))
-                if len(picked) == len(wanted):
-                    return picked
+                if position == wanted[picked]:
+                    yield upright(self._to_rgb(frame, size), frame)
+                    picked += 1
+                if picked == len(wanted):
+                    return
         except av.FFmpegError as error:
             raise VideoError(
                 self.path,

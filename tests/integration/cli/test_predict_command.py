@@ -1,0 +1,285 @@
+"""`nonlocalnet predict --out`: rows of many videos, continued after any end, by many processes."""
+
+import csv
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import nonlocalnet as nl
+from nonlocalnet.checkpoints.metadata import WeightsInfo
+from nonlocalnet.checkpoints.save import save_weights
+from nonlocalnet.cli import main
+from nonlocalnet.data.video.reader import VideoError
+from nonlocalnet.data.video.write import write_video
+from nonlocalnet.evaluation import prediction
+
+CLASSES = ["ape", "bee", "cat"]
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory):
+    """The folder videos with six videos, a broken one and a note; a network of three classes."""
+    folder = tmp_path_factory.mktemp("work")
+    rng = np.random.default_rng(0)
+    (folder / "videos/more").mkdir(parents=True)
+    for i in range(6):
+        path = folder / "videos" / ("more" if i % 2 else "") / f"v{i}.mp4"
+        write_video(path, rng.integers(0, 256, (9, 36, 48 + 4 * i, 3), dtype=np.uint8))
+    (folder / "videos/broken.mp4").write_bytes(b"no video")
+    (folder / "videos/notes.md").touch()
+    torch.manual_seed(0)
+    model = nl.create_model("c2d_tiny", num_classes=3, clip="4x2", crop=32)
+    model.fc.weight.data.normal_()  # so that videos differ
+    save_weights(model, folder / "w.safetensors", WeightsInfo(model.config, CLASSES, short_side=32))
+    return folder
+
+
+def words(work, *more):
+    given = ["--weights", work / "w.safetensors", "--device", "cpu", "--workers", "0"]
+    return ["predict", *map(str, [*more, *given])]
+
+
+def table(path):
+    with Path(path).open(newline="") as file:
+        return {row["video"]: row for row in csv.DictReader(file)}
+
+
+def test_a_folder_becomes_a_table(work, tmp_path, capsys):
+    out = tmp_path / "new/p.csv"
+    assert main(words(work, work / "videos", "--out", out, "--num-clips", "2", "--top", "2")) == 2
+    said = capsys.readouterr().err
+    assert "1 of 7 videos could not be read" in said
+    assert "broken.mp4: not a readable video" in said
+    assert "1 file is no video: notes.md" in said
+    rows = table(out)
+    assert len(rows) == 7
+    model = nl.load(work / "w.safetensors")
+    for video, row in rows.items():
+        if video.endswith("broken.mp4"):
+            assert row["error"].startswith("not a readable video")
+            assert row["class_1"] == row["probability_2"] == ""
+            continue
+        (one, p), (other, q) = nl.predict(model, video, num_clips=2, top=2)
+        assert (row["class_1"], row["class_2"], row["error"]) == (one, other, "")
+        assert float(row["probability_1"]) == pytest.approx(p, abs=2e-6)
+        assert float(row["probability_2"]) == pytest.approx(q, abs=2e-6)
+
+
+def test_what_the_file_has_is_not_computed_again(work, tmp_path, monkeypatch, capsys):
+    out = tmp_path / "p.jsonl"
+    given = ("--out", out, "--num-clips", "1")
+    assert main(words(work, work / "videos/v0.mp4", work / "videos/broken.mp4", *given)) == 2
+    computed, compute = [], prediction.predict_some
+
+    def record(model, dataset, indices, **options):
+        computed.append([dataset.records[i].path.name for i in indices])
+        return compute(model, dataset, indices, **options)
+
+    monkeypatch.setattr(prediction, "predict_some", record)
+    assert main(words(work, work / "videos", *given)) == 2
+    assert "p.jsonl has 2 of 7 videos already" in capsys.readouterr().err
+    assert main(words(work, work / "videos/v0.mp4", *given)) == 0  # the broken one is not asked for
+    assert list(map(sorted, computed)) == [[f"v{i}.mp4" for i in range(1, 6)], []]
+    rows = list(map(json.loads, out.read_text().splitlines()))
+    assert len({row["video"] for row in rows}) == len(rows) == 7
+    capsys.readouterr()
+    assert main(words(work, work / "videos", "--out", out, "--num-clips", "2")) == 2
+    said = capsys.readouterr().err
+    assert "p.jsonl has rows computed with num_clips 1 instead of 2: choose another file" in said
+    assert said.count("\n") <= 2
+
+
+@pytest.mark.parametrize("processes", [2, 3, 9])
+def test_every_video_counts_once_however_many_processes_share_them(
+    work, tmp_path, monkeypatch, processes
+):
+    """The processes one after the other, the first one last, as it brings the rows together."""
+    model = nl.load(work / "w.safetensors")
+    videos = sorted((work / "videos").rglob("*.mp4"))
+    given = {"about": {}, "top": 2, "workers": 0, "num_clips": 1, "num_crops": 1}
+    one = prediction.write_predictions(model, videos, tmp_path / "one.csv", **given)
+    many = tmp_path / "many.csv"
+    monkeypatch.setattr(prediction, "world_size", lambda: processes)
+    monkeypatch.setattr(prediction, "broadcast", lambda value: value or {})
+    for number in reversed(range(processes)):
+        monkeypatch.setattr(prediction, "rank", lambda number=number: number)
+        if number == 0:  # what it finds at the start, in truth before the others write
+            monkeypatch.setattr(
+                prediction, "broadcast", lambda value: {} if len(value) < 7 else value
+            )
+        found = prediction.write_predictions(model, videos, many, **given)
+    assert found == one
+    check_equal(tmp_path / "one.csv", many)
+
+
+def test_after_a_kill_the_command_gives_what_it_would_have_given(work, tmp_path):
+    many = tmp_path / "several"
+    many.mkdir()
+    for i in range(40):
+        shutil.copyfile(sorted((work / "videos").rglob("v*.mp4"))[i % 6], many / f"{i:02}.mp4")
+    given = words(work, many, "--num-clips", "3")
+    assert main([*given, "--out", str(tmp_path / "whole.csv")]) == 0
+    out = tmp_path / "p.csv"
+    child = os.fork()
+    if not child:
+        torch.set_num_threads(1)
+        os._exit(main([*given, "--out", str(out)]))
+    deadline = time.monotonic() + 100
+    while not out.exists() or out.read_text().count("\n") < 4:
+        assert time.monotonic() < deadline
+        assert os.waitpid(child, os.WNOHANG) == (0, 0)
+        time.sleep(0.001)
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    assert 3 < out.read_text().count("\n") < 41
+    assert main([*given, "--out", str(out)]) == 0
+    assert out.read_text().count("\n") == 41
+    check_equal(out, tmp_path / "whole.csv")
+
+
+def check_equal(one, other):
+    """Two tables have the same rows, in any order, to rounding."""
+    one, other = table(one), table(other)
+    assert one.keys() == other.keys()
+    for video, row in one.items():
+        for name, cell in row.items():
+            if name.startswith("probability") and cell:
+                assert float(cell) == pytest.approx(float(other[video][name]), abs=2e-6)
+            else:
+                assert cell == other[video][name]
+
+
+def begin(command, **environment):
+    return subprocess.Popen(
+        [sys.executable, "-m", *command],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"OMP_NUM_THREADS": "1"} | environment,
+    )
+
+
+def torchrun(work, processes, *more):
+    launcher = ["torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
+    return begin([*launcher, "-m", "nonlocalnet", *words(work, *more)])
+
+
+@pytest.fixture
+def many(work, tmp_path):
+    """A folder of sixty videos."""
+    folder = tmp_path / "many"
+    folder.mkdir()
+    for i in range(60):
+        shutil.copyfile(work / "videos/v0.mp4", folder / f"{i:02}.mp4")
+    return folder
+
+
+def wait_until_both_write(out, process):
+    part, deadline = Path(f"{out}.part1"), time.monotonic() + 200
+    while not (part.exists() and part.read_text().count("\n") > 2 and len(table(out)) > 1):
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def check_continues(work, many, out):
+    assert 2 < len(table(out)) + len(table(f"{out}.part1")) < 60
+    assert main(words(work, many, "--out", out)) == 0
+    assert set(table(out)) == {str(path) for path in many.iterdir()}
+    assert out.read_text().count("\n") == 61
+    assert not Path(f"{out}.part1").exists()
+
+
+@pytest.mark.slow
+def test_after_the_death_of_a_process_of_torchrun_the_command_continues(work, many, tmp_path):
+    out = tmp_path / "p.csv"
+    process = torchrun(work, 2, many, "--out", out)
+    wait_until_both_write(out, process)
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    (second,) = (c for c in children if b"\0RANK=1\0" in Path(f"/proc/{c}/environ").read_bytes())
+    os.kill(int(second), signal.SIGKILL)
+    _, said = process.communicate(timeout=200)
+    assert process.returncode != 0
+    assert "SIGKILL" in said
+    check_continues(work, many, out)
+
+
+@pytest.mark.slow
+def test_a_process_whose_peer_died_computes_its_share_and_says_so(work, many, tmp_path):
+    """Started by another program than torchrun, which would end both."""
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = str(free.getsockname()[1])
+    place = {"WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": port}
+    out = tmp_path / "p.csv"
+    command = ["nonlocalnet", *words(work, many, "--out", out)]
+    first, second = (begin(command, RANK=str(r), LOCAL_RANK=str(r), **place) for r in (0, 1))
+    wait_until_both_write(out, first)
+    second.kill()
+    _, said = first.communicate(timeout=200)
+    second.communicate()
+    assert first.returncode == 2
+    assert "another process of this run died" in said
+    assert f"start all of them again: {out} has the videos that were computed" in said
+    assert len(table(out)) == 30
+    check_continues(work, many, out)
+
+
+@pytest.mark.slow
+def test_two_processes_give_what_one_gives(work, tmp_path):
+    assert main(words(work, work / "videos", "--out", tmp_path / "one.csv")) == 2
+    process = torchrun(work, 2, work / "videos", "--out", tmp_path / "two.csv")
+    _, said = process.communicate(timeout=200)
+    assert said.count("1 of 7 videos could not be read") == 1
+    check_equal(tmp_path / "one.csv", tmp_path / "two.csv")
+
+
+def test_many_paths_in_python(work):
+    model = nl.load(work / "w.safetensors")
+    paths = [work / "videos/v0.mp4", str(work / "videos/broken.mp4"), work / "videos/v2.mp4"]
+    found = nl.predict(model, paths, num_clips=1)
+    path, first = next(found)
+    assert path == paths[0]
+    assert dict(first) == pytest.approx(dict(nl.predict(model, paths[0], num_clips=1)), abs=1e-6)
+    (broken, error), (last, classes) = found
+    assert (broken, last) == (Path(paths[1]), paths[2])
+    assert isinstance(error, VideoError)
+    assert "broken.mp4: not a readable video" in str(error)
+    assert [name for name, _ in classes] == [n for n, _ in nl.predict(model, last, num_clips=1)]
+    with pytest.raises(ValueError, match="name at least one video"):
+        nl.predict(model, [])
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        (["--out", "p.txt"], "suffix of the file must be one of '.csv', '.jsonl', '.parquet'"),
+        (["--out", "p.csv", "--json"], "give one of them"),
+        (["*.avi"], "no video or folder matches"),
+    ],
+)
+def test_errors_of_use(work, more, said, capsys):
+    assert main(words(work, work / "videos/v0.mp4", *more)) == 2
+    assert said in capsys.readouterr().err
+
+
+def test_a_missing_pyarrow_is_named_with_its_extra(work, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    assert main(words(work, work / "videos", "--out", "p.parquet")) == 2
+    assert "pip install 'nonlocalnet[parquet]'" in capsys.readouterr().err
+
+
+def test_several_processes_need_a_file(work, monkeypatch, capsys):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert main(words(work, work / "videos")) == 2
+    assert "name it with --out" in capsys.readouterr().err
