@@ -7,7 +7,7 @@ from types import TracebackType
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from nonlocalnet.ops.streaming import Past
 
@@ -42,7 +42,7 @@ class Stream:
 
     Every position must see only its own frame, or through causal blocks earlier ones. The
     constructor looks at all modules of the network; what a network's own `forward` computes between
-    them, such as a mean over time, it cannot see.
+    them, such as a mean over time, it cannot see: `difference` tells.
 
     Args:
         module: a `NonLocalBlock` of extent "causal" or "space", a C2D network with such blocks
@@ -109,6 +109,31 @@ class Stream:
         except BaseException:
             self.load_state_dict(before)
             raise
+
+    def difference(self, video: Tensor) -> float:
+        """Compare the stream with the module: a number above rounding says that they differ.
+
+        For a network with code of its own, which may compute frames together. The frames that the
+        stream has seen stay as they are.
+
+        Args:
+            video: (B, C, T, H, W), which the module takes as its only argument, and of which it
+                gives a result for all frames, such as (B, K), or for each, (B, K, T, ...).
+
+        Returns:
+            The largest difference between the results of the stream, frame by frame, and of the
+            module at once, divided by the largest result.
+        """
+        before = self.state_dict()
+        self.reset()
+        try:
+            online = [self(frame) for frame in video.split(1, dim=2)]
+        finally:
+            self.load_state_dict(before)
+        with torch.no_grad():
+            whole = self.module(video)
+        found = online[-1] if whole.ndim < 3 else torch.cat(online, dim=2)
+        return ((found - whole).abs().max() / whole.abs().max()).item()
 
     def reset(self) -> None:
         """Forget all frames: the next one is the first of another video."""

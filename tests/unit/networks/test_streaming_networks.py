@@ -97,6 +97,31 @@ def test_an_error_in_the_middle_of_a_network_leaves_no_trace():
     torch.testing.assert_close(stream(x[:, :, 1:]), net(x), **EXACT)
 
 
+class Own(nn.Module):
+    """A network with code of its own after a causal block."""
+
+    def __init__(self, block, compute):
+        super().__init__()
+        self.block, self.compute = block, compute
+
+    def forward(self, x):
+        return self.compute(self.block(x))
+
+
+def test_difference_tells_whether_a_network_computes_frames_together():
+    net, x = network(), video(4)
+    stream = nl.Stream(net)
+    logits = stream(x)
+    assert stream.difference(x[:, :, :3]) < 1e-12
+    torch.testing.assert_close(stream(x), net(torch.cat([x, x], 2)), **EXACT)
+    assert not torch.equal(logits, net(x[:, :, :3]))
+    block = network().res2.non_local0
+    maps = torch.randn(1, 8, 4, 3, 3, dtype=torch.float64)
+    assert nl.Stream(Own(block, torch.relu)).difference(maps) < 1e-12
+    assert nl.Stream(Own(block, lambda x: x.mean((2, 3, 4)))).difference(maps) > 0.01
+    assert nl.Stream(Own(block, lambda x: x - x.mean(2, keepdim=True))).difference(maps) > 0.01
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
