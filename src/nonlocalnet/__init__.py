@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from nonlocalnet.blocks import NonLocalBlock as NonLocalBlock
     from nonlocalnet.blocks.insertion import add_non_local as add_non_local
     from nonlocalnet.blocks.insertion import remove_non_local as remove_non_local
+    from nonlocalnet.blocks.streaming import Stream as Stream
     from nonlocalnet.checkpoints.load import load as load
     from nonlocalnet.checkpoints.load import load_weights as load_weights
     from nonlocalnet.checkpoints.save import export_weights as export_weights
@@ -29,6 +30,7 @@ __version__ = "0.1.0"
 # Type checkers read the imports above.
 _MODULES = {
     "NonLocalBlock": "blocks",
+    "Stream": "blocks.streaming",
     "accelerate": "acceleration.network",
     "add_non_local": "blocks.insertion",
     "affinity": "acceleration.explanation",

@@ -68,3 +68,8 @@ class Bottleneck(nn.Module):
         out = norm_relu(self.norm_b, self.conv_b(out))
         out = self.norm_c(self.conv_c(out))
         return F.relu(out + (x if self.shortcut is None else self.shortcut(x)), inplace=True)
+
+    def begin_stream(self, window: int | None) -> None:
+        """Raise a ValueError if frames see each other; see `nl.Stream`."""
+        if self.shift_div is not None:
+            raise ValueError(f"shifts channels between frames: shift_div={self.shift_div}")

@@ -26,10 +26,12 @@ from nonlocalnet.blocks.projection import (
     score,
 )
 from nonlocalnet.blocks.rows import from_rows, to_rows
+from nonlocalnet.blocks.streaming import Stream
 from nonlocalnet.errors import check_choice
 from nonlocalnet.ops import affinity, explain, non_local
 from nonlocalnet.ops.pairwise import FUNCTIONS
 from nonlocalnet.ops.plan import Implementation, Plan, check_implementation
+from nonlocalnet.ops.streaming import KeysSoFar, RunningSummary
 from nonlocalnet.options import Extent, Pairwise
 
 SubsamplePosition = Literal["before", "after"]
@@ -89,6 +91,8 @@ class NonLocalBlock(nn.Module):
     >>> torch.equal(block(x), x)
     True
     """
+
+    past: KeysSoFar | RunningSummary | None = None  # of a stream, during its calls
 
     def __init__(
         self,
@@ -193,7 +197,8 @@ class NonLocalBlock(nn.Module):
         """
         theta, phi, g, rest = self.embed(x, mask)
         weight, bias, norm = self._output()
-        y = non_local(
+        operation = non_local if self.past is None else self.past
+        y = operation(
             theta,
             phi,
             g,
@@ -212,6 +217,35 @@ class NonLocalBlock(nn.Module):
         z = z if self.gamma is None else self.gamma * z
         # x first: the sum gets its memory format, so later layers round as without the block
         return x + z
+
+    def stream(self, *, window: int | None = None) -> Stream:
+        """Return `nl.Stream` of this block, which takes the frames of a video one after another.
+
+        Each call takes the next frames (B, C, t, H, W), with any t, and their mask if there is one,
+        and returns z of these frames: that of `forward` on all frames so far, to rounding.
+
+        >>> import torch, nonlocalnet as nl
+        >>> stream = nl.NonLocalBlock(16, extent="causal").eval().stream()
+        >>> [stream(torch.randn(1, 16, t, 7, 7)).shape[2] for t in (1, 3)]
+        [1, 3]
+        """
+        return Stream(self, window=window)
+
+    def begin_stream(self, window: int | None) -> KeysSoFar | RunningSummary | None:
+        """Return what the block keeps of past frames, None where frames do not see each other.
+
+        Raises:
+            ValueError: frames see later frames.
+        """
+        if self.dims == 2 or self.extent == "space":  # 2-D: frames are samples
+            return None
+        if self.extent != "causal":
+            raise ValueError(
+                f"attends to later frames: extent must be 'causal' or 'space'; got {self.extent!r}"
+            )
+        if self.pairwise == "dot_product" and window is None:
+            return RunningSummary()
+        return KeysSoFar(window)
 
     def explain(self, x: Tensor, mask: Tensor | None = None) -> Plan:
         """Tell which implementation `forward` takes for this input, and why: see `nl.explain`."""

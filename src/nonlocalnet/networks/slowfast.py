@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from nonlocalnet.blocks.convolution import Conv3d
 from nonlocalnet.blocks.norm import make_norm, norm_relu
 from nonlocalnet.networks.video_resnet import EXPANSION, VideoResNet, of_stages
+from nonlocalnet.ops.streaming import RunningMean
 from nonlocalnet.options import Norm
 
 FAST = "fast."  # begins the names of the fast pathway's stages
@@ -100,6 +101,10 @@ class SlowFast(VideoResNet):
                     out[f"lateral.{part}"] = more
                 slow = torch.cat([slow, more], dim=1)
         return torch.cat([y.mean(dim=2, keepdim=True) for y in (slow, fast)], dim=1)
+
+    def begin_stream(self, window: int | None) -> RunningMean:
+        """Raise a ValueError; see `nl.Stream`."""
+        raise ValueError("takes the frames of its slow pathway from all over the clip")
 
 
 class Lateral(nn.Module):

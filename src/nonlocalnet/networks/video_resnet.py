@@ -17,6 +17,7 @@ from nonlocalnet.blocks.convolution import Conv3d
 from nonlocalnet.blocks.non_local_block import NonLocalBlock, SubsamplePosition
 from nonlocalnet.blocks.norm import BlockNorm, make_norm, norm_relu
 from nonlocalnet.errors import check_choice
+from nonlocalnet.ops.streaming import RunningMean
 from nonlocalnet.options import Extent, Norm, Pairwise
 
 EXPANSION = 4
@@ -66,6 +67,7 @@ class VideoResNet(nn.Module):
     config: dict[str, Any]  # what builds it again; set by `create_model`
     arguments: dict[str, Any]  # all of the above; set by `create_model`
     info: Any  # what its weights file says; set by `load`
+    past: RunningMean | None = None  # of a stream, during its calls
 
     def __init__(
         self,
@@ -229,9 +231,15 @@ class VideoResNet(nn.Module):
         TSM scores each frame and averages the scores. The classifier is linear, so it can score the
         average instead; frames differ only in what is dropped.
         """
+        if self.past is not None:
+            return self.past(x)
         if self.shift_div is None:
             return self.dropout(x.mean(dim=2))
         return self.dropout(x).mean(dim=2)
+
+    def begin_stream(self, window: int | None) -> RunningMean:
+        """Return the running mean of features that the classifier reads; see `nl.Stream`."""
+        return RunningMean(window)
 
     def probabilities(self, x: Tensor, *, multi_label: bool = False) -> Tensor:
         """Compute class probabilities as the paper's fully convolutional testing does.

@@ -14,7 +14,7 @@ from nonlocalnet.ops.concatenation import concatenation
 from nonlocalnet.ops.heads import join_heads, mask_of_heads, split_heads
 from nonlocalnet.ops.pairwise import FUNCTIONS
 from nonlocalnet.ops.plan import Implementation, Plan, choose
-from nonlocalnet.ops.precision import product_dtype, wide, without_autocast
+from nonlocalnet.ops.precision import common_dtype, wide, without_autocast
 from nonlocalnet.options import Pairwise
 
 
@@ -108,18 +108,13 @@ def non_local(
         theta, phi, values, w_f = _to(plan.dtype, theta, phi, g, w_f)
         if plan.implementation == "linear":
             keys = dot_product.summaries(phi, values, mask, heads=heads, frames=causal_frames)
-            if w_z is not None and dot_product.fold_pays(theta, keys, w_z):
-                keys = dot_product.fold(keys, w_z)
-                return dot_product.attend(theta, keys, causal_frames, like=g).to(g.dtype)
-            y = dot_product.attend(theta, keys, causal_frames)
+            y = dot_product.from_summaries(theta, keys, causal_frames, w_z=w_z, like=g)
         else:
             theta, phi, mask, w_f = _split_heads(theta, phi, mask, w_f, heads)
             values = split_heads(values, heads)
             y = _compute(plan, theta, phi, values, pairwise, scale, mask, w_f, causal_frames)
             y = join_heads(y, heads)
-        if w_z is not None:
-            y, w_z = _to(product_dtype(g.dtype, g.device.type), y, w_z)
-            y = dot_product.times(y, w_z.mT.expand(y.shape[0], -1, -1), like=g)
+            y = y if w_z is None else dot_product.project(y, w_z, like=g)
     return y.to(g.dtype)
 
 
@@ -191,7 +186,7 @@ def explain(
     return choose(
         pairwise,
         (theta.shape[0], theta.shape[1], phi.shape[1], theta.shape[2], g.shape[2]),
-        dtype=_common_dtype(theta, phi, g),
+        dtype=common_dtype(theta, phi, g),
         device=theta.device.type,
         grad=torch.is_grad_enabled() and any(t.requires_grad for t in tensors),
         heads=heads,
@@ -251,7 +246,7 @@ def affinity(
         index = queries.unsqueeze(2).expand(-1, -1, theta.shape[2])
         theta = theta.gather(1, index.long())
     with without_autocast(theta.device.type):
-        theta, phi, w_f = _to(wide(_common_dtype(theta, phi)), theta, phi, w_f)
+        theta, phi, w_f = _to(wide(common_dtype(theta, phi)), theta, phi, w_f)
         theta, phi, mask, w_f = _split_heads(theta, phi, mask, w_f, heads)
         options = {"scale": scale, "mask": mask, "w_f": w_f, "seen": visible}
         rows = reference.affinity(theta, phi, pairwise, **options)
@@ -316,15 +311,6 @@ def _check_divides(name: str, number: int, sizes: dict[str, int]) -> None:
     if number < 1 or any(size % number for size in sizes.values()):
         given = " and ".join(f"{key} = {size}" for key, size in sizes.items())
         raise ValueError(f"{name} must be at least 1 and divide {given}; got {number!r}")
-
-
-def _common_dtype(*tensors: Tensor) -> torch.dtype:
-    """Return the widest: under autocast, half-precision projections meet float32 features."""
-    widest = tensors[0].dtype
-    for tensor in tensors:
-        if tensor.dtype.itemsize > widest.itemsize:
-            widest = tensor.dtype
-    return widest
 
 
 def _to(dtype: torch.dtype, *tensors: Tensor | None) -> tuple[Tensor, ...]:

@@ -8,13 +8,15 @@ frame-causal extent, the sums in brackets are running sums over frames.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
 from nonlocalnet.ops.causal import join_frames, split_frames
 from nonlocalnet.ops.heads import join_heads, mask_of_heads, split_heads
 from nonlocalnet.ops.plan import recording
-from nonlocalnet.ops.precision import wide
+from nonlocalnet.ops.precision import product_dtype, wide
 
 
 def summary(phi: Tensor, g: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -36,22 +38,31 @@ def summary(phi: Tensor, g: Tensor, mask: Tensor | None = None) -> Tensor:
 
 
 def summaries(
-    phi: Tensor, g: Tensor, mask: Tensor | None = None, *, heads: int = 1, frames: int | None = None
+    phi: Tensor,
+    g: Tensor,
+    mask: Tensor | None = None,
+    *,
+    heads: int = 1,
+    frames: int | None = None,
+    add: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] | None = None,
 ) -> Tensor:
     """Compute the summary of each head; with frames, for each frame t that of frames 0 to t.
 
     phi (B, M, d), g (B, M, c), mask (B, M) -> (B, heads, d/heads, c/heads), with B·T for B where
-    there are frames.
+    there are frames. `add` adds the frames before these to the running sums (B, T, heads, d/heads,
+    c/heads) and counts (B, T, 1, 1, 1), whose unit is a real key, or a frame without a mask.
     """
     phi, g = (split_heads(split_frames(x, frames), heads) for x in (phi, g))
     real = None if mask is None else split_frames(mask, frames)
     found = summary(phi, g, mask_of_heads(real, heads)).unflatten(0, (-1, heads))
     if frames is None:
         return found
-    own = found.new_ones(found.shape[0]) if real is None else real.sum(dim=1).to(found.dtype)
-    own = own.to(wide(own.dtype)).view(-1, frames, 1, 1, 1)  # each frame's share of the keys
-    sums = (found.unflatten(0, (-1, frames)) * own).cumsum(dim=1)
-    return (sums / own.cumsum(dim=1).clamp(min=1)).to(found.dtype).flatten(0, 1)
+    own = found.new_ones(found.shape[0]) if real is None else real.sum(dim=1)
+    own = own.to(wide(found.dtype)).view(-1, frames, 1, 1, 1)  # each frame's share of the keys
+    sums, counts = (found.unflatten(0, (-1, frames)) * own).cumsum(dim=1), own.cumsum(dim=1)
+    if add is not None:
+        sums, counts = add(sums, counts)
+    return (sums / counts.clamp(min=1)).to(found.dtype).flatten(0, 1)
 
 
 def fold(keys: Tensor, w_z: Tensor) -> Tensor:
@@ -80,6 +91,22 @@ def attend(
     queries = split_heads(split_frames(theta, frames), heads)
     y = times(queries, keys.flatten(0, 1), like)
     return join_frames(join_heads(y, heads), frames)
+
+
+def from_summaries(
+    theta: Tensor, keys: Tensor, frames: int | None, *, w_z: Tensor | None, like: Tensor
+) -> Tensor:
+    """Compute y from summaries, as `attend`; or W_z y in the cheaper order, laid out as `like`."""
+    if w_z is not None and fold_pays(theta, keys, w_z):
+        return attend(theta, fold(keys, w_z), frames, like=like)
+    y = attend(theta, keys, frames)
+    return y if w_z is None else project(y, w_z, like)
+
+
+def project(y: Tensor, w_z: Tensor, like: Tensor) -> Tensor:
+    """Compute W_z y, (B, N, c) -> (B, N, k), in the memory layout of `like` and for its dtype."""
+    dtype = product_dtype(like.dtype, like.device.type)
+    return times(y.to(dtype), w_z.to(dtype).mT.expand(y.shape[0], -1, -1), like=like)
 
 
 def times(rows: Tensor, matrix: Tensor, like: Tensor | None = None) -> Tensor:

@@ -6,11 +6,21 @@ import contextlib
 import functools
 
 import torch
+from torch import Tensor
 
 
 def wide(dtype: torch.dtype) -> torch.dtype:
     """Return float32 for half precision; wider dtypes stay."""
     return dtype if dtype.itemsize > 2 else torch.float32
+
+
+def common_dtype(*tensors: Tensor) -> torch.dtype:
+    """Return the widest: under autocast, half-precision projections meet float32 features."""
+    widest = tensors[0].dtype
+    for tensor in tensors:
+        if tensor.dtype.itemsize > widest.itemsize:
+            widest = tensor.dtype
+    return widest
 
 
 def product_dtype(dtype: torch.dtype, device: str) -> torch.dtype:

@@ -8,6 +8,7 @@ import nonlocalnet as nl
 
 NAMES = [
     "NonLocalBlock",
+    "Stream",
     "accelerate",
     "add_non_local",
     "affinity",
