@@ -1,4 +1,5 @@
 import os
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
@@ -7,6 +8,10 @@ import torch
 
 if "PYTEST_XDIST_WORKER" in os.environ:  # the workers share the cores, torch's threads must not
     torch.set_num_threads(1)
+    # a job in the background ignores these, and so would all processes that tests start and signal
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    if hasattr(signal, "SIGHUP"):
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 GIVEN = Path(os.environ.get("NONLOCALNET_SHARED", Path(__file__).parents[2] / "shared"))

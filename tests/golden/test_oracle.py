@@ -200,7 +200,8 @@ def test_every_configuration_of_the_oracle_is_here(oracle):
 def test_the_whole_oracle_is_run_and_this_one_is_a_part_of_it(oracle, shared):
     whole = shared / "oracle"
     assert {path.stem for path in (whole / "manifests").glob("*.json")} == set(CONFIGURATIONS)
-    for path in (p for p in oracle.rglob("*") if p.is_file() and p.name != "README.md"):
+    own = {"README.md", "wild.json", "mxnet_1_9.params"}  # made of others, or by another program
+    for path in (p for p in oracle.rglob("*") if p.is_file() and p.name not in own):
         assert path.read_bytes() == (whole / path.relative_to(oracle)).read_bytes(), path.name
 
 
