@@ -210,6 +210,7 @@ def test_checkpointing_recomputes_the_operation(network, x):
         torch.testing.assert_close(parameter.grad, before[name], **CLOSE, msg=name)
 
 
+@pytest.mark.slow
 def test_compile_captures_the_whole_network(network, x):
     nl.accelerate(network.eval(), verbose=False)
     compiled = torch.compile(network, fullgraph=True, backend="aot_eager")
