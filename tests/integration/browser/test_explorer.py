@@ -2,10 +2,7 @@
 
 import base64
 
-import pytest
 from pages import wait_until
-
-pytestmark = pytest.mark.xdist_group("browser")
 
 
 def message(browser):

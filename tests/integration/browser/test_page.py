@@ -8,8 +8,6 @@ from PIL import Image
 import nonlocalnet as nl
 from nonlocalnet.inspection.html_page import render
 
-pytestmark = pytest.mark.xdist_group("browser")
-
 
 @pytest.fixture
 def found(networks, videos):
