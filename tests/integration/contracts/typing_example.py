@@ -32,6 +32,7 @@ def insert(network: nn.Module) -> None:
     assert_type(block, nl.NonLocalBlock)
     assert_type(block.affinity(torch.zeros(1, 64, 4, 7, 7)), Tensor)
     assert_type(block.channels, int)
+    assert_type(nl.Stream(block, window=8).reset(), None)
 
 
 def use(model: VideoResNet, video: Path) -> None:
