@@ -77,11 +77,17 @@ def fingerprint(values: np.ndarray) -> str:
 
 
 def parameters(manifest: dict[str, Any]) -> dict[str, np.ndarray]:
-    """Draw all parameters of a manifest and compare them with its fingerprints."""
+    """Draw all parameters of a manifest and compare them with its fingerprints.
+
+    A row with one more column names the parameter that it repeats.
+    """
     drawn = {}
     columns = manifest.get("columns", ["key", "shape", "gain", "crc32"])
     for row in manifest["params"]:
-        name, said = row[0], dict(zip(columns, row, strict=True))
+        name, said = row[0], dict(zip(columns, row[: len(columns)], strict=True))
+        if repeated := row[len(columns) :]:
+            drawn[name] = drawn[repeated[0]]
+            continue
         drawn[name] = fill(name, said["shape"], said["gain"])
         assert fingerprint(drawn[name]) == said["crc32"], name
     return drawn

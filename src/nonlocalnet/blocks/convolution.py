@@ -12,7 +12,7 @@ from nonlocalnet.ops.precision import autocast_dtype, product_dtype, without_aut
 
 
 class Conv3d(nn.Conv3d):
-    """`nn.Conv3d` without groups and dilation, computed by `conv3d`.
+    """`nn.Conv3d` without groups, computed by `conv3d`.
 
     >>> import torch
     >>> Conv3d(4, 8, (1, 3, 3), padding=(0, 1, 1))(torch.randn(2, 4, 3, 5, 5)).shape
@@ -26,17 +26,20 @@ class Conv3d(nn.Conv3d):
         kernel_size: int | tuple[int, int, int],
         stride: int | tuple[int, int, int] = 1,
         padding: int | tuple[int, int, int] = 0,
+        dilation: int | tuple[int, int, int] = 1,
         bias: bool = False,
     ) -> None:
-        super().__init__(in_channels, out_channels, kernel_size, stride, padding, bias=bias)
+        super().__init__(
+            in_channels, out_channels, kernel_size, stride, padding, dilation, bias=bias
+        )
 
     def forward(self, input: Tensor) -> Tensor:
         """(B, in, T, H, W) -> (B, out, T', H', W')."""
         padding = self.padding
-        plain = self.groups == 1 and self.dilation == (1, 1, 1) and self.padding_mode == "zeros"
+        plain = self.groups == 1 and self.padding_mode == "zeros"
         if not plain or isinstance(padding, str):  # the attributes were changed after construction
             return super().forward(input)
-        return conv3d(input, self.weight, self.bias, self.stride, padding)
+        return conv3d(input, self.weight, self.bias, self.stride, padding, self.dilation)
 
 
 def conv3d(
@@ -45,6 +48,7 @@ def conv3d(
     bias: Tensor | None = None,
     stride: Sequence[int] = (1, 1, 1),
     padding: Sequence[int] = (0, 0, 0),
+    dilation: Sequence[int] = (1, 1, 1),
 ) -> Tensor:
     """Compute `F.conv3d`, with faster methods on a CPU.
 
@@ -57,21 +61,22 @@ def conv3d(
     """
     device = x.device.type
     if device != "cpu":
-        return F.conv3d(x, weight, bias, stride, padding)
+        return F.conv3d(x, weight, bias, stride, padding, dilation)
     result = autocast_dtype(x.dtype, device)
     dtype = product_dtype(result, device)
     time, *space = weight.shape[2:]
     with without_autocast(device):
         x = channels_last(x.to(dtype))
         weight, bias = weight.to(dtype), None if bias is None else bias.to(dtype)
-        keeps_time = stride[0] == 1 and (time, padding[0]) in ((1, 0), (3, 1))
+        keeps_time = stride[0] == 1 and (time, padding[0], dilation[0]) in ((1, 0, 1), (3, 1, 1))
         if keeps_time and space == [1, 1] and not any(padding[1:]):
             y = _over_time(x, weight, bias, stride[1:])
         elif keeps_time and time == 1:
-            y = F.conv2d(to_frames(x), weight.squeeze(2), bias, stride[1:], padding[1:])
+            frames, kernel = to_frames(x), weight.squeeze(2)
+            y = F.conv2d(frames, kernel, bias, stride[1:], padding[1:], dilation[1:])
             y = from_frames(y, x.shape[0], x.shape[2])
         else:
-            y = channels_last(F.conv3d(x, weight, bias, stride, padding))
+            y = channels_last(F.conv3d(x, weight, bias, stride, padding, dilation))
     return y.to(result)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -61,7 +62,7 @@ class HubNetwork(
         info = getattr(self, "info", None) or WeightsInfo(config=self.config)
         save_weights(self, save_directory / FILE, info)
         # the Hub counts downloads by this file, and people read it there
-        text = json.dumps({"nonlocalnet": vars(info)}, indent=2)
+        text = json.dumps({"nonlocalnet": dataclasses.asdict(info)}, indent=2)
         (save_directory / "config.json").write_text(text + "\n")
 
     @classmethod

@@ -32,7 +32,7 @@ def load(path: str | os.PathLike, *, clip: str | None = None, **options: Any) ->
         clip: "FRAMESxRATE", if the file does not say it.
         options: arguments of `create_model` that the file does not say or that are to be changed;
             mean, std and multi_label of the input, if the file does not say them; `classes`, their
-            names.
+            names; `release`, the name of the release that it is, if its own name does not say it.
 
     Returns:
         The network, in evaluation mode. Its `.info` is the `WeightsInfo` of the file: where it
@@ -146,7 +146,7 @@ def load_weights(
     for name, (value, why) in translated.assumed.items():
         given = own.get(name, value)
         is_used = name != "scale" or own.get("pairwise") in SOFTMAX_FORMS
-        if differ(given, value) and is_used:
+        if differ(name, given, value) and is_used:
             warnings.warn(f"{path}: {name}={given!r} here, {value!r} {why}", stacklevel=2)
     fill(model, translated, report)
     return report

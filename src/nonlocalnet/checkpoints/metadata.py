@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import math
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from nonlocalnet.clips import MEAN, STD
+from nonlocalnet.clips import MEAN, STD, Views
 from nonlocalnet.errors import printable, shown
 
 
@@ -21,6 +22,7 @@ class WeightsInfo:
         multi_label: whether a video may have several labels (sigmoid) or has one (softmax).
         short_side: in pixels; test frames are resized to it, and it is the size of the test crop.
         mean, std: for each color (red, green, blue; values from 0 to 1), to normalize the input.
+        views: what it is tested on by default.
         facts: anything else: origin, iterations, reported and measured scores.
     """
 
@@ -30,9 +32,14 @@ class WeightsInfo:
     short_side: int = 256
     mean: tuple[float, ...] = MEAN
     std: tuple[float, ...] = STD
+    views: Views = field(default_factory=Views)
     facts: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        if isinstance(self.views, dict):  # from JSON
+            self.views = Views(**self.views)
+        if not isinstance(self.views, Views):
+            raise TypeError(f"views must be a table; got {shown(self.views)}")
         self.mean, self.std = tuple(self.mean), tuple(self.std)
         for name in ("mean", "std"):
             colors = getattr(self, name)
@@ -48,6 +55,10 @@ class WeightsInfo:
             raise TypeError(f"short_side must be a number of pixels; got {shown(self.short_side)}")
         if not isinstance(self.config, dict) or not isinstance(self.facts, dict):
             raise TypeError("config and facts must be tables")
+
+    def as_json(self) -> str:
+        """Write the description as JSON."""
+        return json.dumps(asdict(self))
 
     def class_name(self, label: int) -> str:
         """Return the printable name of a class, or its number if it has no name."""

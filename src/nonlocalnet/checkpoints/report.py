@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -14,10 +14,26 @@ from torch import Tensor, nn
 from nonlocalnet.checkpoints.folding import fold_norms
 from nonlocalnet.checkpoints.lazy_tensor import LazyTensor
 from nonlocalnet.checkpoints.translate import COUNTER, Translated
+from nonlocalnet.networks.arguments import normal
 
 # Arguments that no shape shows but change the result: file and network must agree.
-CONVENTIONS = ("stem_padding", "pool1_time", "pool2_time")
-BLOCK_CONVENTIONS = ("pairwise", "scale", "subsample", "subsample_position", "extent")
+CONVENTIONS = (
+    "stem_padding",
+    "pool1_time",
+    "pool2_time",
+    "strides",
+    "dilations",
+    "shift_div",
+    "alpha",
+)
+BLOCK_CONVENTIONS = (
+    "pairwise",
+    "scale",
+    "subsample",
+    "subsample_position",
+    "extent",
+    "temporal_group",
+)
 
 # Keys that depend on the classes.
 CLASSIFIERS = ("fc.", "roi_heads.box_predictor.", "roi_heads.mask_predictor.mask_fcn_logits.")
@@ -116,6 +132,8 @@ def compare(
             and tensors[key].shape != tuple(value.shape)
         ):
             rows.append(Row(theirs, key, "left", "new, for another number of keypoints"))
+        elif why := part_left(key, translated.left):
+            rows.append(Row(None, key, "left", why))
         elif not key.startswith(translated.part):
             rows.append(Row(None, key, "left", f"the file is for {translated.part}* only"))
         elif key in tensors:
@@ -163,6 +181,11 @@ def _fit(theirs: str | None, key: str, place: Tensor, translated: Translated) ->
     return Row(theirs, key, "mismatch", f"{name} is {sizes}")
 
 
+def part_left(key: str, left: Mapping[str, str]) -> str | None:
+    """Say why the file has no tensor for a key, if it was left out on purpose."""
+    return next((why for prefix, why in left.items() if key.startswith(prefix)), None)
+
+
 def part_of(key: str, parts: Iterable[str]) -> str | None:
     """Find the part that a key belongs to: res5, layer4, roi_heads, res4.block0."""
     return next((part for part in parts if f".{part}." in f".{key}"), None)
@@ -192,14 +215,17 @@ def _conflicts(model: nn.Module, translated: Translated) -> list[str]:
     return [
         f"the file's network has {name}={translated.fields[name]!r}, this one {arguments[name]!r}"
         for name in names
-        if name in translated.fields and differ(translated.fields[name], arguments[name])
+        if name in translated.fields
+        and name in arguments
+        and differ(name, translated.fields[name], arguments[name])
+        # a file without groups may start a network with groups, as in the long-clip recipe
+        and (name != "temporal_group" or translated.fields[name])
     ]
 
 
-def differ(a: Any, b: Any) -> bool:
+def differ(name: str, a: Any, b: Any) -> bool:
     """Tell whether two values of an argument differ; lists and tuples are the same."""
-    a, b = (list(v) if isinstance(v, tuple) else v for v in (a, b))
-    return a != b
+    return normal(name, a) != normal(name, b)
 
 
 class Unfit(ValueError):

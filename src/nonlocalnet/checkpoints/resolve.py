@@ -1,34 +1,32 @@
 """Resolve which network a weights file is for, and what its input is.
 
-Known from: the description in a file of ours; shapes of tensors (`infer`) and the code of the
+Known from: the description in a file of ours; shapes of tensors (`infer.py`) and the code of the
 file's project; a release of the same name; what the user passed. What is then missing is either
 assumed, and named in a warning, or asked for in an error.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from nonlocalnet.checkpoints.lazy_tensor import LazyTensor
 from nonlocalnet.checkpoints.metadata import WeightsInfo, kinetics_classes
+from nonlocalnet.checkpoints.report import differ
 from nonlocalnet.checkpoints.translate import Translated
-from nonlocalnet.checkpoints.zoo import RELEASE_OF, Release
+from nonlocalnet.checkpoints.zoo import Release, find_release, releases_of
 from nonlocalnet.errors import shown
-from nonlocalnet.networks.arguments import BUILD, DEFAULTS, resolve
+from nonlocalnet.networks.arguments import defaults_of, is_ours, resolve
 from nonlocalnet.networks.arguments import describe as describe_arguments
-from nonlocalnet.networks.registry import family_of, find_row
+from nonlocalnet.networks.families import VIDEO, Family
+from nonlocalnet.networks.registry import find_row
 from nonlocalnet.ops.pairwise import SOFTMAX_FORMS
 
 KINETICS = 400
 INPUT = ("classes", "multi_label", "mean", "std")  # fields of `WeightsInfo` that may be passed too
 MAX_PIXELS = 1 << 26  # of a clip: 1,024 frames of 256 x 256; the paper's have 128 frames
-MAX_STAGES = 8  # the paper's networks have four
 TENSORS_PER_BLOCK = 9  # at least: three convolutions, a scale and a shift for each
-Shapes = Mapping[str, tuple[int, ...]]
 
 
 def resolve_network(
@@ -43,7 +41,8 @@ def resolve_network(
         path: the file.
         translated: its content.
         clip: "FRAMESxRATE", if the file does not say it.
-        options: arguments of the network, and those in `INPUT`.
+        options: arguments of the network, those in `INPUT`, and `release`: the name of the release
+            that the file is, if its own name does not say it.
 
     Returns:
         The description of the network, and what was assumed because the file does not say it.
@@ -57,7 +56,7 @@ def resolve_network(
         info = replace(translated.info, config=dict(translated.info.config))
         info.config |= options | ({} if clip is None else {"clip": clip})
     else:
-        resolve = _family_code(translated).describe if translated.like else describe
+        resolve = _family(translated).load("weights").describe
         info = resolve(path, translated, clip=clip, given=given, **options)
     _check_pixels(info, 1 if clip else None)
     if sum(info.config.get("depths", ())) * TENSORS_PER_BLOCK > len(translated.tensors):
@@ -73,7 +72,7 @@ def resolve_network(
     count = info.config.get("num_classes")
     if "classes" in given and len(changed.classes) != count:
         raise ValueError(f"there are {len(changed.classes):,} names for {count} classes")
-    return changed, [] if translated.info else _list_assumptions(changed)
+    return changed, [] if translated.info else _list_assumptions(changed, translated)
 
 
 def describe(
@@ -99,15 +98,17 @@ def describe(
             "it has our names but no description of its network; build the network with "
             "create_model and fill it with load_weights"
         )
-    release = _find_release(path, translated)
+    release = _find_release(path, translated, options.pop("release", None))
     if release is not None:
-        options = {**release.options, **options}
+        options = {**_what_it_says(release, translated), **options}
         clip = clip or translated.clip or release.clip
+        if release.boxes:
+            translated.leave_classifier(f"{release.name} classifies boxes, not clips")
     clip = clip or translated.clip
-    passed = {**given, **options, "clip": clip}
-    missing = [f"{k}={v}" for k, v in translated.asked.items() if passed.get(k) is None]
+    passed = {**given, **options, **({"clip": clip} if clip else {})}
+    missing = [f"{k}={v}" for k, v in translated.asked.items() if k not in passed]
     if missing:
-        named = RELEASE_OF.get(path.name)
+        named = next(iter(releases_of(path)), None)
         other = f" (its name is that of {named.name}, but its network is another)" if named else ""
         raise ValueError(
             f"the file does not say all of its network{other}; pass {' and '.join(missing)}"
@@ -117,7 +118,8 @@ def describe(
         facts["release"] = release.name
     else:
         assumed = {name: why for name, (_, why) in translated.assumed.items()} | translated.derived
-        if options.get("pairwise") not in (None, *SOFTMAX_FORMS):
+        form = options.get("pairwise", translated.fields.get("pairwise"))
+        if form not in (None, *SOFTMAX_FORMS):
             assumed.pop("scale", None)  # only exponents are scaled
         if assumed := {k: why for k, why in assumed.items() if k not in passed}:
             facts["assumed"] = assumed
@@ -125,13 +127,17 @@ def describe(
     known = _known_fields(translated)
     if options.get("norm") == "frozen" and known["norm"] == "batch":
         known["block_norm"] = None  # the norms are folded, those of blocks into W_z
+    config = describe_arguments(
+        {**known, **options}, clip=str(clip), crop=crop, family=_family(translated)
+    )
     return WeightsInfo(
-        config=describe_arguments({**known, **options}, clip=str(clip), crop=crop),
+        config=config,
         classes=find_classes(path, translated),
         multi_label=translated.multi_label,
         short_side=translated.short_side,
         mean=translated.mean,
         std=translated.std,
+        views=translated.views,
         facts=facts,
     )
 
@@ -158,28 +164,55 @@ def _known_fields(translated: Translated) -> dict[str, Any]:
     return {**translated.fields, **assumed}
 
 
-def _find_release(path: Path, translated: Translated) -> Release | None:
-    """Find the release of the file's name, if its format and its network are the release's."""
-    release = RELEASE_OF.get(path.name)
-    if release is None or release.clip is None or release.project not in translated.projects:
-        return None
-    found = describe_arguments(
-        {**_known_fields(translated), **release.options}, clip=release.clip, crop=224
-    )
-    return release if found["name"] == release.model else None
+def _find_release(path: Path, translated: Translated, told: str | None = None) -> Release | None:
+    """Find the release that a file is, by its name, if its format and network are the release's.
+
+    Args:
+        path: the file.
+        translated: its content.
+        told: the name of the release, as the user says.
+
+    Raises:
+        ValueError: it is not the release that the user says.
+    """
+    if told is None:
+        return next((r for r in releases_of(path) if _is_release(r, translated)), None)
+    release = find_release(told)
+    if not _is_release(release, translated):
+        raise ValueError(f"it is not {told}, a {release.model} of {release.project}")
+    return release
+
+
+def _is_release(release: Release, translated: Translated) -> bool:
+    """Tell whether a file has the format and the network of a release."""
+    if release.clip is None or release.project not in translated.projects:
+        return False
+    fields = translated.fields
+    if any(name in fields and differ(name, fields[name], v) for name, v in release.options.items()):
+        return False
+    known = {**_known_fields(translated), **_what_it_says(release, translated)}
+    family = _family(translated)
+    found = describe_arguments(known, clip=release.clip, crop=224, family=family)
+    return found["name"] == release.model
+
+
+def _what_it_says(release: Release, translated: Translated) -> dict[str, Any]:
+    """Return the arguments that a file does not say and its release does."""
+    norm = translated.fields.get("norm", "batch")
+    row = resolve(release.model, clip=release.clip, norm=norm)
+    unsaid = {*translated.assumed, *translated.derived, *translated.asked} - {"window"}
+    return {name: row[name] for name in unsaid & row.keys()} | dict(release.options)
+
+
+def _family(translated: Translated) -> Family:
+    return find_row(translated.like).family if translated.like else VIDEO
 
 
 def name_classes(path: Path, translated: Translated) -> list[str]:
     """Name the classes of a file, as the file or its release says; their number is not enough."""
     if translated.info is not None:
         return translated.info.classes
-    find = _family_code(translated).find_classes if translated.like else find_classes
-    return find(path, translated)
-
-
-def _family_code(translated: Translated) -> Any:
-    """Import the functions `describe` and `find_classes` for networks of another family."""
-    return family_of(translated.like).load("weights")
+    return _family(translated).load("weights").find_classes(path, translated)
 
 
 def find_classes(path: Path, translated: Translated) -> list[str]:
@@ -202,12 +235,13 @@ def use_classifier(classifier: Translated) -> Translated:
 def find_arguments(config: Mapping[str, Any]) -> dict[str, Any]:
     """Return all arguments of `VideoResNet` that a `config` stands for; none for other networks."""
     own = {k: v for k, v in config.items() if k not in ("num_classes", "insert", "insert_options")}
-    if find_row(str(own.get("name"))).family.places["build"] != BUILD:
+    family = find_row(str(own.get("name"))).family
+    if not is_ours(family):
         return {}
-    return DEFAULTS | resolve(own.pop("name"), **own)
+    return defaults_of(family.load("network")) | resolve(own.pop("name"), **own)
 
 
-def _list_assumptions(info: WeightsInfo) -> list[str]:
+def _list_assumptions(info: WeightsInfo, translated: Translated) -> list[str]:
     """Say what was assumed about a network because its file does not say it."""
     arguments, by_reason = find_arguments(info.config), {}
     for name, why in info.facts.get("assumed", {}).items():
@@ -222,111 +256,6 @@ def _list_assumptions(info: WeightsInfo) -> list[str]:
     notes += [
         f"{name}={info.config[name]!r} is that of no network in the table; is the file complete?"
         for name in ("depths", "non_local")
-        if name in info.config
+        if name in info.config and name not in translated.stated
     ]
-    return notes
-
-
-# --- shapes
-
-
-def infer(tensors: Mapping[str, LazyTensor]) -> dict[str, Any]:
-    """Infer arguments of `VideoResNet` from the shapes of a video network under our names.
-
-    Shapes do not show temporal strides, padding, scale, pooling of keys, and whether an embedded
-    form is the Gaussian or the dot product.
-
-    Raises:
-        ValueError: it is not a complete C2D or I3D network.
-    """
-    shapes = {name: tensor.shape for name, tensor in tensors.items()}
-    stem = shapes.get("conv1.weight")
-    if stem is None or "fc.weight" not in shapes:
-        missing = "stem" if stem is None else "classifier"
-        raise ValueError(f"it has no {missing}: not a complete C2D or I3D network")
-    if len(stem) != 5 or len(shapes["fc.weight"]) != 2:
-        raise ValueError("its stem or classifier has too many or too few axes for a video network")
-    depths, widths, kernels_a, kernels_b = [], [], [], []
-    places: dict[str, tuple[int, ...]] = {}
-    stages = _count(shapes, r"(res\d+)\.", first=2, prefix="res")
-    if len(stages) > MAX_STAGES:
-        raise ValueError(f"it has {len(stages)} stages: not a C2D or I3D network")
-    for stage in stages:
-        depth = len(_count(shapes, rf"{stage}\.block(\d+)\."))
-        a, b = (_kernels(shapes, stage, depth, conv) for conv in ("conv_a", "conv_b"))
-        widths.append(shapes.get(f"{stage}.block0.conv_a.weight", (0,))[0])
-        depths.append(depth)
-        kernels_a.append(a)
-        kernels_b.append(b)
-        found = {int(i) for key in shapes for i in re.findall(rf"^{stage}\.non_local(\d+)\.", key)}
-        if found:
-            places[stage] = tuple(sorted(found))
-    if not depths:
-        raise ValueError("it has no residual stages: not a C2D or I3D network")
-    fields = {
-        "num_classes": shapes["fc.weight"][0],
-        "depths": tuple(depths),
-        "widths": tuple(widths),
-        "conv1_channels": stem[0],
-        "conv1_kernel": (stem[2], stem[3]),
-        "kernels_a": tuple(kernels_a),
-        "kernels_b": tuple(kernels_b),
-        "non_local": places,
-        "norm": "batch" if _any(shapes, r"(norm1|.*\.norm_[abc])\.running_mean") else "frozen",
-    }
-    _check_inflation(fields)
-    if places:
-        fields |= _block(shapes)
-    return fields
-
-
-def _block(shapes: Shapes) -> dict[str, Any]:
-    """Infer the options of the non-local blocks."""
-    fields: dict[str, Any] = {}
-    inside = r"res\d+\.non_local\d+\."
-    if not _any(shapes, inside + r"(theta|phi)\."):
-        fields["pairwise"] = "gaussian"
-    elif _any(shapes, inside + "w_f"):
-        fields["pairwise"] = "concatenation"
-    if _any(shapes, inside + r"norm\.running_mean"):
-        fields["block_norm"] = "batch"
-    else:
-        fields["block_norm"] = "frozen" if _any(shapes, inside + r"norm\.") else None
-    fields["bias"] = _any(shapes, inside + r"(theta|phi|g|w_z)\.bias")
-    return fields
-
-
-def _any(shapes: Shapes, pattern: str) -> bool:
-    return any(re.match(pattern, key) for key in shapes)
-
-
-def _count(shapes: Iterable[str], pattern: str, first: int = 0, prefix: str = "") -> list[str]:
-    """List the names that the pattern finds, from the first number on without a gap."""
-    found = {name for key in shapes for name in re.findall("^" + pattern, key)}
-    names = [f"{prefix}{i}" for i in range(first, first + len(found))]
-    return [name for name in names if name in found]
-
-
-def _kernels(shapes: Shapes, stage: str, depth: int, conv: str) -> tuple[int, ...]:
-    """List the temporal kernels of a stage; 1 if the file lacks a convolution (reported later)."""
-    found = (shapes.get(f"{stage}.block{i}.{conv}.weight", ()) for i in range(depth))
-    return tuple(shape[2] if len(shape) == 5 else 1 for shape in found)
-
-
-def _check_inflation(fields: Mapping[str, Any]) -> None:
-    """Refuse temporal kernels that are neither C2D's (none) nor I3D's (in the stem and in res2).
-
-    A Slow pathway (temporal kernels late, none in the stem) also lacks pool2, which no shape shows:
-    as an I3D it would give wrong numbers.
-    """
-    inflated = {
-        "conv1": fields["conv1_kernel"][0] > 1,
-        "res2": max(*fields["kernels_a"][0], *fields["kernels_b"][0]) > 1,
-        "later": max(k for x in "ab" for stage in fields[f"kernels_{x}"] for k in stage) > 1,
-    }
-    if len(set(inflated.values())) > 1:
-        raise ValueError(
-            "its temporal kernels are neither C2D's (none) nor I3D's (conv1, res2 and later): "
-            f"conv1 {fields['conv1_kernel'][0]}, stages {fields['kernels_a']}; Slow and SlowFast "
-            "networks are not among the paper's"
-        )
+    return notes + [f"{prefix}* is new: {why}" for prefix, why in translated.left.items()]

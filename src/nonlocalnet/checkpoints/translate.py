@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import importlib
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -17,10 +17,11 @@ import torch
 from nonlocalnet.checkpoints.files import KEY, Checkpoint
 from nonlocalnet.checkpoints.lazy_tensor import LazyTensor
 from nonlocalnet.checkpoints.metadata import WeightsInfo
-from nonlocalnet.clips import MEAN, STD
+from nonlocalnet.clips import MEAN, STD, Views
 from nonlocalnet.errors import errors_about
 
-# Module in `formats` -> patterns, each of which begins a name in every file of the format.
+# Module in `formats` -> patterns, each of which begins a name in every file of the format. The
+# first format that fits is used.
 FORMATS = {
     "native": (r"res2\.block0\.",),
     "torchvision_rcnn": (r"backbone\.body\.",),
@@ -28,8 +29,13 @@ FORMATS = {
     "pyslowfast": (r"s1\.pathway0_stem\.",),
     "mmaction2": (r"backbone\.",),
     "pytorchvideo": (r"blocks\.1\.res_blocks\.",),
+    "gluoncv": (r"first_stage\.0\.", r"res_layers\.0\.0\."),
+    "tsm": (r"base_model\.layer1\.0\.",),
+    "pytorch_resnet3d": (r"layer1\.0\.",),
     "torchvision": (r"layer1\.0\.",),
 }
+# Format -> the axes of its conv1.weight, where another one has the same names.
+STEM_AXES = {"pytorch_resnet3d": 5}
 
 AFFINE = ("weight", "bias")
 COUNTER = "num_batches_tracked"
@@ -56,13 +62,16 @@ class Translated:
         flat: whether it is an ImageNet classifier, whose 2-D kernels are to be inflated.
         part: prefix of the part of the network that the file is for; the rest is left as it is.
         groups: of a classifier's 3x3 convolutions; a ResNeXt has many.
-        like: name of a network of the same family in the table; "" for a `VideoResNet`.
+        like: name of a network of the same family in the table; "" for the family "video".
         detector: of a detector: kind, num_classes, depths and groups.
         cleaned: whether its batch norms lack statistics, as in the official ImageNet files.
+        stated: arguments that a configuration in the file states, too: no tensors are missing.
+        left: prefix of our names -> why the file has no tensors for them; they stay as they are.
         notes: what the user should know about how it was read.
         clip, crop, short_side, mean, std, multi_label: of the input; None if unknown.
         classes: their names, if the file has them.
         dataset: what it was trained on, if the file says so.
+        views: what the network is tested on by default.
         info: the description in a file of ours.
     """
 
@@ -83,6 +92,8 @@ class Translated:
     like: str = ""
     detector: dict[str, Any] | None = None
     cleaned: bool = False
+    stated: tuple[str, ...] = ()
+    left: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     clip: str | None = None
     crop: int = 224
@@ -92,6 +103,7 @@ class Translated:
     multi_label: bool = False
     classes: list[str] = field(default_factory=list)
     dataset: str | None = None
+    views: Views = field(default_factory=Views)
     info: WeightsInfo | None = None
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
@@ -103,10 +115,19 @@ class Translated:
         self.tensors[name] = LazyTensor((channels,), torch.float32, lambda: torch.zeros(channels))
         self.made[name] = why
 
+    def leave_classifier(self, why: str) -> None:
+        """Use the backbone alone: the classifier is for something else than clips."""
+        for name in [name for name in self.tensors if name.startswith("fc.")]:
+            del self.tensors[name]
+            self.ignored[self.names.pop(name, name)] = why
+            self.left["fc."] = why
+
     def swap_colors(self) -> None:
-        """Turn a stem that reads blue, green, red into one that reads red, green, blue."""
-        stem = self.tensors["conv1.weight"]
-        self.tensors["conv1.weight"] = stem.map(stem.shape, lambda weight: weight.flip(1))
+        """Turn stems that read blue, green, red into ones that read red, green, blue."""
+        for name in ("conv1.weight", "fast.conv1.weight"):
+            if name in self.tensors:
+                stem = self.tensors[name]
+                self.tensors[name] = stem.map(stem.shape, lambda weight: weight.flip(1))
         self.mean, self.std = self.mean[::-1], self.std[::-1]
 
 
@@ -119,7 +140,8 @@ def translate(checkpoint: Checkpoint) -> Translated:
     with errors_about(checkpoint.path):
         bare, wrapping = _unwrap(checkpoint)
         for name, patterns in FORMATS.items():
-            if _has_all(bare.tensors, patterns) or (name == "native" and KEY in checkpoint.meta):
+            fits = _has_all(bare.tensors, patterns) and _has_stem(bare, STEM_AXES.get(name))
+            if fits or (name == "native" and KEY in checkpoint.meta):
                 return wrapping.apply(_import_format(name).translate(bare))
         if problem := _without_prefix(checkpoint.tensors):
             raise ValueError(
@@ -136,6 +158,11 @@ def _import_format(name: str) -> Any:
 
 def _has_all(names: Iterable[str], patterns: Iterable[str]) -> bool:
     return all(any(re.match(pattern, name) for name in names) for pattern in patterns)
+
+
+def _has_stem(checkpoint: Checkpoint, axes: int | None) -> bool:
+    stem = checkpoint.tensors.get("conv1.weight")
+    return axes is None or (stem is not None and len(stem.shape) == axes)
 
 
 # --- names, by rule
@@ -163,7 +190,7 @@ class Rules:
     """
 
     def __init__(self, pairs: Iterable[tuple[str, str]]) -> None:
-        pairs = list(pairs)
+        self.pairs = pairs = list(pairs)
         self._forward = [(_pattern(theirs), ours) for theirs, ours in pairs]
         self._backward = [(_pattern(ours), theirs) for theirs, ours in pairs]
 
@@ -195,6 +222,8 @@ def rename(
     projects: tuple[str, ...] = (),
     ignored: Mapping[str, str] | None = None,
     prefix: str = "",
+    unwrap: Callable[[str], str] = str,
+    repeated: bool = False,
 ) -> Translated:
     """Rename all keys of a checkpoint by rules; keys that no rule knows are kept as unknown.
 
@@ -204,17 +233,24 @@ def rename(
         rules: between its names and ours.
         ignored: pattern of names that are not needed -> why.
         prefix: taken off each name that has it.
+        unwrap: takes the names of wrappers out of a name.
+        repeated: whether files have tensors under two names, whose numbers must be the same.
 
     Raises:
-        ValueError: two keys of the file have the same name in ours.
+        ValueError: two keys of the file have the same name in ours, and may not or differ.
     """
     result = Translated(origin, projects)
     for name, tensor in checkpoint.tensors.items():
-        bare = name.removeprefix(prefix)
+        bare = unwrap(name.removeprefix(prefix))
         if reason := _find_reason(bare, ignored):
             result.ignored[name] = reason
         elif (ours := rules.to_ours(bare)) is None:
             result.unknown.append(name)
+        elif ours in result.names and repeated:
+            first = result.names[ours]
+            if not torch.equal(checkpoint.tensors[first].read(), tensor.read()):
+                raise ValueError(f"its {first!r} and {name!r} are both {ours}, but they differ")
+            result.ignored[name] = f"the same tensor as {first}"
         elif ours in result.names:
             raise ValueError(f"its {result.names[ours]!r} and {name!r} are both {ours}")
         else:

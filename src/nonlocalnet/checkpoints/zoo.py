@@ -4,62 +4,18 @@ from __future__ import annotations
 
 import fnmatch
 import os
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 from nonlocalnet.checkpoints.cache import MIRROR, Report, ensure
 from nonlocalnet.checkpoints.cache import sha256_of as sha256_of
+from nonlocalnet.checkpoints.releases import gluoncv, mmaction2, tsm
+from nonlocalnet.checkpoints.releases.base import VIEWS, Release
 from nonlocalnet.errors import check_choice
 
 MIB = 1 << 20
-
-
-@dataclass(frozen=True)
-class Release:
-    """A released checkpoint. The scores are those of its authors; none was measured here.
-
-    Attributes:
-        name: unique; the stem of the file, or shorter.
-        project: where it comes from.
-        license: "(code)" if only the license of the code is stated.
-        model: the network in the table (`list_models`), before `options`.
-        clip: "FRAMESxRATE"; None for image classifiers.
-        dataset: for training and test.
-        top1, top5, figure: reported accuracies, and where they are reported.
-        scores: reported COCO scores of detectors, in percent.
-        options: arguments of the network that the file does not contain.
-        sha256: its first digits, as many as the release states.
-    """
-
-    name: str
-    url: str
-    project: str
-    license: str
-    model: str
-    clip: str | None
-    top1: float | None
-    top5: float | None
-    figure: str
-    dataset: str = "Kinetics-400"
-    options: Mapping[str, Any] = field(default_factory=dict, hash=False)
-    sha256: str | None = None
-    scores: Mapping[str, float] = field(default_factory=dict, hash=False)
-
-    @property
-    def file(self) -> str:
-        """The name of the file."""
-        return self.url.rpartition("/")[2]
-
-    @property
-    def blocks(self) -> int:
-        """How many non-local blocks there are."""
-        return int(self.model.partition("_nl")[2] or 0)
-
-
-VIEWS = "10 clips x 3 crops"
 
 
 def _official() -> Iterator[Release]:
@@ -96,12 +52,118 @@ def _pyslowfast() -> Iterator[Release]:
         ("C2D_NOPOOL_8x8_R50", "c2d_r50", 67.2, 87.8, {"pool2_time": 1}),
         ("I3D_8x8_R50", "i3d_r50", 73.5, 90.8, {}),
         ("I3D_NLN_8x8_R50", "i3d_r50_nl5", 74.0, 91.1, {}),
+        ("SLOWONLY_4x16_R50", "slow_r50", 72.7, 90.3, {}),
+        ("SLOWONLY_8x8_R50", "slow_r50", 74.8, 91.6, {}),
+        ("SLOWFAST_4x16_R50", "slowfast_4x16_r50", 75.6, 92.0, {}),
+        ("SLOWFAST_8x8_R50", "slowfast_8x8_r50", 77.0, 92.6, {}),
     ):
         url = f"https://dl.fbaipublicfiles.com/pyslowfast/model_zoo/kinetics400/{name}.pkl"
         where = f"MODEL_ZOO.md of {project}, {VIEWS}"
         options = {"stem_padding": 1, **options}
-        row = (name, url, project, license, model, "8x8", top1, top5, where)
+        clip = "32x2" if "slowfast" in model else name.split("_")[-2]
+        row = (name, url, project, license, model, clip, top1, top5, where)
         yield Release(*row, options=options)
+    # configs/AVA/c2: the last stage is dilated; that its pretraining has blocks is inferred
+    ava = {"strides": (1, 2, 2, 1), "dilations": (1, 1, 1, 2)}
+    for stem, clip, version, score in (
+        ("SLOWFAST_32x2_R101_50_50_v2.1", "32x2", "2.1", 28.2),
+        ("SLOWFAST_32x2_R101_50_50", "32x2", "2.2", 29.1),
+        ("SLOWFAST_64x2_R101_50_50", "64x2", "2.2", 29.4),
+    ):
+        name = stem.replace(".", "_")
+        folder = "https://dl.fbaipublicfiles.com/pyslowfast/model_zoo/ava"
+        model, pools = "slowfast_16x8_r101_nl3", {"subsample": (2, 2, 2), "stem_padding": 1}
+        yield Release(
+            name=f"{name}_ava",
+            url=f"{folder}/{stem}.pkl",
+            project=project,
+            license=license,
+            model=model,
+            clip=clip,
+            top1=None,
+            top5=None,
+            figure=f"MODEL_ZOO.md of {project}, AVA {version}",
+            dataset=f"AVA {version}",
+            options={**pools, **ava, "num_classes": 80},
+            scores={"map": score},
+        )
+        yield Release(
+            name=f"{name}_kinetics600",
+            url=f"{folder}/pretrain/{stem}.pkl",
+            project=project,
+            license=license,
+            model=model,
+            clip=clip,
+            top1=None,
+            top5=None,
+            figure=f"MODEL_ZOO.md of {project} states no accuracy",
+            dataset="Kinetics-600",
+            options={**pools, "num_classes": 600},
+            saved=f"{name}_kinetics600.pkl",
+        )
+
+
+def _long_term_feature_banks() -> Iterator[Release]:
+    # facebookresearch/video-long-term-feature-banks, README.md, INSTALL.md and configs/*_baseline:
+    # its 3D CNNs without a feature bank, all affine
+    project = "video-long-term-feature-banks"
+    base = f"https://dl.fbaipublicfiles.com/{project}"
+    for name, file, depth, clip, dataset, classes, dilation, top1, top5, mean_ap in (
+        ("kinetics400", "r50_k400_pretrained", "r50", "32x2", "Kinetics-400", 400, 2, *[None] * 3),
+        (
+            "kinetics400",
+            "r101_k400_pretrained",
+            "r101",
+            "32x2",
+            "Kinetics-400",
+            400,
+            2,
+            *[None] * 3,
+        ),
+        ("ava", "102760666/model_final", "r50", "32x2", "AVA", 80, 2, None, None, 22.2),
+        ("ava", "102760714/model_final", "r101", "32x2", "AVA", 80, 2, None, None, 23.2),
+        ("charades", "102766107/model_final", "r50", "32x4", "Charades", 157, 2, None, None, 38.3),
+        ("charades", "103560426/model_final", "r101", "32x4", "Charades", 157, 1, None, None, 40.4),
+        (
+            "epic_verbs",
+            "103704809/model_final",
+            "r50",
+            "32x2",
+            "EPIC verbs",
+            125,
+            1,
+            50.7,
+            81.1,
+            None,
+        ),
+        (
+            "epic_nouns",
+            "104421642/model_final",
+            "r50",
+            "32x2",
+            "EPIC nouns",
+            352,
+            1,
+            26.2,
+            51.0,
+            None,
+        ),
+    ):
+        yield Release(
+            name=f"lfb_{name}_{depth}",
+            url=f"{base}/{file}.pkl",
+            project=project,
+            license="Apache-2.0 (code)",
+            model=f"i3d_{depth}_nl5_lfb",
+            clip=clip,
+            top1=top1,
+            top5=top5,
+            figure=f"README of {project}, 3D CNN",
+            dataset=dataset,
+            options={"num_classes": classes, "dilations": (1, 1, 1, dilation)},
+            scores={"map": mean_ap} if mean_ap else {},
+            saved=f"lfb_{name}_{depth}.pkl" if "/" in file else "",
+        )
 
 
 def _pytorchvideo() -> Iterator[Release]:
@@ -115,34 +177,6 @@ def _pytorchvideo() -> Iterator[Release]:
         url = f"https://dl.fbaipublicfiles.com/pytorchvideo/model_zoo/kinetics/{stem}.pyth"
         where = f"model_zoo.md of {project}, {VIEWS}"
         yield Release(name, url, project, license, model, "8x8", top1, top5, where)
-
-
-def _mmaction2() -> Iterator[Release]:
-    # open-mmlab/mmaction2 1.x, configs/recognition/i3d; tools/deployment/publish_model.py: sha256
-    base = "https://download.openmmlab.com/mmaction/v1.0/recognition/i3d"
-    dot, embedded = {"pairwise": "dot_product"}, {"pairwise": "embedded_gaussian"}
-    for name, of, how, sha256, top1, top5, options in (
-        ("i3d_r50", "", "", "e213c223", 73.47, 91.27, {}),
-        ("i3d_r50_dense", "", "dense-", "9f46003f", 73.77, 91.35, {}),
-        ("i3d_r50_heavy", "-heavy", "", "ed501b31", 76.21, 92.48, {"temporal_stride": 1}),
-        ("i3d_r50_nl_dot_product", "-nl-dot-product", "", "8e1f2148", 74.80, 92.07, dot),
-        ("i3d_r50_nl_embedded", "-nl-embedded-gaussian", "", "afd8f562", 74.73, 91.80, embedded),
-        ("i3d_r50_nl_gaussian", "-nl-gaussian", "", "0c5cbf5a", 73.97, 91.33, {}),
-    ):
-        stem = f"i3d_imagenet-pretrained-r50{of}_8xb8-{how}32x2x1-100e_kinetics400-rgb"
-        yield Release(
-            name=f"{name}_mmaction2",
-            url=f"{base}/{stem}/{stem}_20220812-{sha256}.pth",
-            project="MMAction2",
-            license="Apache-2.0 (code)",
-            model="i3d_r50_nl5" if "_nl_" in name else "i3d_r50",
-            clip="32x2",
-            top1=top1,
-            top5=top5,
-            figure=f"README of MMAction2's I3D, {VIEWS}",
-            options=options,
-            sha256=sha256,
-        )
 
 
 def _torchvision() -> Iterator[Release]:
@@ -203,14 +237,30 @@ def _torchvision_rcnn() -> Iterator[Release]:
 RELEASES = (
     *_official(),
     *_pyslowfast(),
+    *_long_term_feature_banks(),
     *_pytorchvideo(),
-    *_mmaction2(),
+    *mmaction2.rows(),
+    *gluoncv.rows(),
+    *tsm.rows(),
     *_torchvision(),
     *_torchvision_rcnn(),
 )
 
 
 RELEASE_OF = {release.file: release for release in RELEASES}  # by the name of the file
+VAGUE = ("model_final.pkl",)  # names of files that say nothing without their folder
+
+
+def releases_of(path: Path) -> list[Release]:
+    """List the releases that a file may be, by its name here or that in the URL; likely ones first.
+
+    A name that any project may give its files counts in the folder of the URL alone.
+    """
+    ends = "/".join(path.parts[-2:])
+    found = [r for r in RELEASES if r.file == path.name or r.url.endswith(f"/{ends}")]
+    if path.name not in VAGUE:
+        found += [r for r in RELEASES if r.url.endswith(f"/{path.name}")]
+    return list(dict.fromkeys(found))
 
 
 def list_releases(pattern: str = "*") -> list[Release]:

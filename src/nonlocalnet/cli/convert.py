@@ -1,15 +1,16 @@
-"""Convert weights from any known code base, or to the format of Caffe2 or PySlowFast."""
+"""Convert weights from any known code base, or to the format of another one."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import tyro
 
 from nonlocalnet.cli.network import ask_for_classes, check_weights
 from nonlocalnet.clips import ClipSpec
+from nonlocalnet.errors import option
 from nonlocalnet.networks.options import parse_options
 from nonlocalnet.options import setting
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
 OURS = ".safetensors"
 FORMATS: dict[str, Format] = {".pkl": "caffe2", ".pyth": "pyslowfast"}
+PTH = ".pth"
 
 
 @dataclass(frozen=True)
@@ -29,8 +31,10 @@ class Options:
     file: tyro.conf.Positional[Path]
     """Weights in any known format, or the name of a release (`nonlocalnet zoo`)."""
     out: tyro.conf.Positional[Path | None] = None
-    """OUT.safetensors (this library), OUT.pkl (Caffe2) or OUT.pyth (PySlowFast); default: print
-    what the file contains, and write nothing."""
+    """OUT.safetensors (this library), OUT.pkl (Caffe2), OUT.pyth (PySlowFast) or OUT.pth
+    (--format); default: print what the file contains, and write nothing."""
+    format: Literal["mmaction2", "gluoncv", "tsm", "pytorch_resnet3d"] | None = None
+    """Code base whose format OUT.pth has."""
     clip: str | None = setting(None, parse=ClipSpec.parse)
     """FRAMESxRATE, if the file does not contain it."""
     set: tuple[str, ...] = setting((), parse=parse_options)
@@ -42,8 +46,12 @@ class Options:
 
 def command(options: Options) -> int:
     out = options.out
-    if out is not None and out.suffix not in (OURS, *FORMATS):
-        raise ValueError(f"out must end in {', '.join((OURS, *FORMATS))}; got {out}")
+    if out is not None and out.suffix not in (OURS, *FORMATS, PTH):
+        raise ValueError(f"out must end in {', '.join((OURS, *FORMATS, PTH))}; got {out}")
+    if (options.format is None) == (out is not None and out.suffix == PTH):
+        raise ValueError(
+            f"{option('format')} says whose format OUT{PTH} has; pass both or neither of them"
+        )
     check_weights(options.file)
 
     from nonlocalnet.checkpoints.load import plan_load
@@ -75,7 +83,7 @@ def command(options: Options) -> int:
         write_atomically(out, lambda place: save_weights(model, place, model.info))
     else:
         unsaid: list[str] = []
-        format = FORMATS[out.suffix]
+        format = options.format or FORMATS[out.suffix]
         write_atomically(out, lambda place: unsaid.extend(export_weights(model, place, format)))
         if unsaid:
             status.print(f"note: {out} cannot hold {', '.join(unsaid)}", soft_wrap=True)

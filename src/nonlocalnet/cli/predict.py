@@ -24,10 +24,11 @@ class Options(VideoNetworkOptions):
     """Video files."""
     top: int = setting(5, least=1)
     """Number of classes to print; the table for several videos has two of each."""
-    num_clips: int = setting(10, least=1)
-    """Clips per video; 1 takes the middle one."""
-    num_crops: Literal[1, 3, 6] = 1
-    """Crops per clip: 1 in the center, 3 along the longer side, 6 with their mirror images."""
+    num_clips: int | None = setting(None, least=1)
+    """Clips per video; 1 takes the middle one; default: that of the weights (10; of segments 1)."""
+    num_crops: Literal[1, 3, 6, 10] = 1
+    """Crops per clip: 1 in the center, 3 along the longer side, 6 with their mirror images, 10 in
+    the corners and the center with theirs."""
     side: int | None = setting(None, least=1)
     """Short side of the frames, in pixels; default: that of the weights."""
     crop: int | Literal["whole"] | None = setting(None, least=1)

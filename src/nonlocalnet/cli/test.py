@@ -23,16 +23,17 @@ class Options(VideoNetworkOptions):
     for detectors, the folder of the images."""
     split: int = setting(1, takes="videos")
     """Official split to use, for data sets with several (UCF101, HMDB51)."""
-    num_clips: int = setting(10, least=1, takes="videos")
-    """Clips per video; 1 takes the middle one."""
-    num_crops: Literal[1, 3, 6] | None = setting(None, takes="videos")
-    """Crops per clip: 1 in the center, 3 along the longer side, 6 with their mirror images;
-    default: 3, as for published accuracies."""
+    num_clips: int | None = setting(None, least=1, takes="videos")
+    """Clips per video; 1 takes the middle one; default: as the authors of the weights test (10; of
+    segments 1)."""
+    num_crops: Literal[1, 3, 6, 10] | None = setting(None, takes="videos")
+    """Crops per clip: 1 in the center, 3 along the longer side, 6 with their mirror images, 10 in
+    the corners and the center with theirs; default: as the authors of the weights test (3)."""
     side: int | None = setting(None, least=1)
     """Short side of the frames, in pixels; default: that of the weights (256; Charades: 320)."""
     crop: int | Literal["whole"] | None = setting(None, least=1, takes="videos")
-    """Side of the crops, in pixels (default: the short side); "whole" tests the whole frame, as in
-    the paper, at about half the cost of 3 crops."""
+    """Side of the crops, in pixels (default: that of the weights); "whole" tests the whole frame,
+    as in the paper, at about half the cost of 3 crops."""
     precision: Precision = "fp32"
     """Arithmetic; auto is bf16 on GPUs that support it, otherwise fp32."""
     workers: int = setting(2, least=0)

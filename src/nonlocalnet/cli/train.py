@@ -17,6 +17,7 @@ from typing import Annotated, Any
 import tyro
 
 from nonlocalnet.cli import options as command_line
+from nonlocalnet.cli.config_file import read_config_file
 from nonlocalnet.cli.network import check_weights
 from nonlocalnet.cli.options import check_names
 from nonlocalnet.options import check_paths, rules_of, setting, types_of
@@ -32,7 +33,9 @@ UNSAID = Path("")
 class Options:
     """Options of `nonlocalnet train`."""
 
-    config: Annotated[TrainConfig, tyro.conf.arg(name="")]
+    run: Annotated[TrainConfig, tyro.conf.arg(name="")]
+    config: Path | None = setting(None, early=True)
+    """File of options, YAML or JSON, such as the config.json of another run; what is typed wins."""
     smoke_test: bool = setting(False, early=True)
     """Run the recipe's smoke test of one minute: few channels, small clips, four updates."""
     print_config: bool = setting(False, early=True)
@@ -49,6 +52,9 @@ def read(args: list[str]) -> Options:
     """
     check_names("train", Options, args)
     recipe, args = (args[0], args[1:]) if args and not args[0].startswith("-") else ("", args)
+    if file := _early(args)["config"]:
+        own, words = read_config_file(Path(file), "train", Options)
+        recipe, args = recipe or own, [*words, *args]
     given = _early(args)
     run = _resumed(given, args)
     if run is None:
@@ -57,7 +63,7 @@ def read(args: list[str]) -> Options:
         if typed not in (None, "", own):
             raise ValueError(f"{given['out']} is a run of {own}, not of {typed}")
     options = _parse(args, run)
-    options.config.check_goes_on(run)  # before `resolve` changes what was typed
+    options.run.check_goes_on(run)  # before `resolve` changes what was typed
     return options
 
 
@@ -115,7 +121,7 @@ def _new(recipe: str, given: dict[str, Any]) -> TrainConfig:
 
 @sigterm_as_ctrl_c()
 def command(options: Options) -> int:
-    config = options.config
+    config = options.run
     if options.smoke_test and not config.recipe:
         raise ValueError("--smoke-test needs a recipe: nonlocalnet train RECIPE --smoke-test ...")
     if options.print_config:

@@ -58,17 +58,17 @@ def _print(releases: list[Release]) -> None:
 
     columns = ("name", "project", "model", "clip", "blocks", "top-1", "top-5", "measured here")
     detectors = any(release.scores for release in releases)
-    last = ("COCO AP", "license") if detectors else ("license",)
+    last = ("AP", "license") if detectors else ("license",)
     table = Table(*columns, *last, title="released checkpoints and the scores their authors report")
     for release in releases:
         what = (release.name, release.project, release.model, release.clip or "–")
         scores = (
             "–" if score is None else f"{score:.1f}" for score in (release.top1, release.top5)
         )
-        coco = ", ".join(
+        ap = ", ".join(
             f"{find_metric(name).label.removesuffix(' AP')} {value:.1f}"
             for name, value in release.scores.items()
         )
-        cells = (coco or "–", release.license) if detectors else (release.license,)
+        cells = (ap or "–", release.license) if detectors else (release.license,)
         table.add_row(*what, str(release.blocks), *scores, "no", *cells)
     print_table(table)

@@ -47,6 +47,7 @@ class VideoDataset(Dataset):
         train: whether this is for training.
         num_clips: clips of a video in testing, those of `test_clips`; 1 is the middle of the video
             (`center_clip`).
+        rule: by whose code the clips of a test are placed, as in `test_clips`.
         multi_label: videos may have several labels or none.
         max_bad: the largest share of unreadable videos in training; above it, a RuntimeError names
             several.
@@ -68,6 +69,7 @@ class VideoDataset(Dataset):
         *,
         train: bool,
         num_clips: int = 1,
+        rule: str = "official",
         multi_label: bool = False,
         max_bad: float = 0.1,
         cache: bool = False,
@@ -88,6 +90,7 @@ class VideoDataset(Dataset):
         self.transform = transform
         self.train = train
         self.num_clips = num_clips
+        self.rule = rule
         self.multi_label = multi_label
         self.unreadable = Unreadable([str(r.path) for r in self.records], "videos", max_bad)
         self._short_side = getattr(transform, "largest_short_side", None)
@@ -140,7 +143,8 @@ class VideoDataset(Dataset):
             frames = self._frames(i, lambda n: center_clip(n, self.clip))
         else:
             frames = self._frames(
-                i, lambda n: list(chain.from_iterable(test_clips(n, self.clip, self.num_clips)))
+                i,
+                lambda n: [*chain(*test_clips(n, self.clip, self.num_clips, self.rule))],
             )
         return torch.cat([self.transform(clip) for clip in frames.split(self.clip.frames)])
 

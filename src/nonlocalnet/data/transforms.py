@@ -139,7 +139,9 @@ class TestTransform:
             paper's own test does (section 4).
         short_side: of the rescaled frame, pixels.
         num_crops: 1 or 3, at the places of `crop_offsets`; 6 adds the mirror images of 3 (the
-            official code's crops 3 to 5).
+            official code's crops 3 to 5); 10 are the corners and the center with their mirror
+            images.
+        rule: by which crops are placed, as in `crop_offsets`.
         mean, std: for `VideoDataset.normalize`.
 
     Raises:
@@ -161,11 +163,12 @@ class TestTransform:
         num_crops: int = 1,
         mean: Colors = MEAN,
         std: Colors = STD,
+        rule: str = "official",
     ) -> None:
-        if num_crops not in (1, 3, 6):
+        if num_crops not in (1, 3, 6, 10):
             raise ValueError(
-                "num_crops must be 1 (center), 3 (along the longer side) or 6 (with their mirror "
-                f"images), not {num_crops}"
+                "num_crops must be 1 (center), 3 (along the longer side), 6 (with their mirror "
+                f"images) or 10 (corners and center, with mirror images), not {num_crops}"
             )
         if crop == "whole":
             if num_crops != 1:
@@ -175,7 +178,7 @@ class TestTransform:
                 f"the crop must fit the short side: 1 <= crop <= short_side, "
                 f'got crop {crop} and short_side {short_side}; "whole" is all of the frame'
             )
-        self.crop, self.short_side, self.num_crops = crop, short_side, num_crops
+        self.crop, self.short_side, self.num_crops, self.rule = crop, short_side, num_crops, rule
         self.mean, self.std = mean, std
 
     @property
@@ -189,9 +192,10 @@ class TestTransform:
         if self.crop == "whole":
             crops = [frames]
         else:
-            places = crop_offsets(*frames.shape[2:], self.crop, min(self.num_crops, 3))
+            count = self.num_crops // 2 if self.num_crops > 3 else self.num_crops
+            places = crop_offsets(*frames.shape[2:], self.crop, count, self.rule)
             crops = [_crop(frames, *place, self.crop) for place in places]
-        if self.num_crops == 6:
+        if self.num_crops > 3:
             crops += [crop.flip(3) for crop in crops]
         return torch.stack(crops).transpose(1, 2).contiguous()
 

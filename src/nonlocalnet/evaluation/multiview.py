@@ -59,14 +59,16 @@ def evaluate(
     dataset: VideoDataset,
     *,
     multi_label: bool = False,
+    average: str = "probabilities",
     workers: int = 0,
     dtype: torch.dtype | None = None,
     on_video: Callable[[int], None] = lambda videos: None,
 ) -> Predictions:
     """Compute the class probabilities of every video of a test set.
 
-    p(video) is the mean of p(view) over its views, where p(view) comes from `probabilities_of`:
-    probabilities are averaged, not logits. Unreadable videos are skipped and reported.
+    p(video) is the mean of p(view) over its views, where p(view) comes from `probabilities_of`.
+    With average="logits", as in TSM's code, it is the softmax of the mean of the logits.
+    Unreadable videos are skipped and reported.
 
     With several processes (`runtime.distributed.process_group`), each tests the videos rank,
     rank + world size, ..., so that every video counts once; all return the predictions of all.
@@ -77,6 +79,7 @@ def evaluate(
         model: it is run in evaluation mode, and its mode is restored.
         dataset: a data set with `train=False`.
         multi_label: sigmoid instead of softmax.
+        average: what is averaged over the views, "probabilities" or "logits".
         workers: decoding processes for each computing process.
         dtype: dtype of autocast.
         on_video: called with the number of videos that this process has done. An exception in it
@@ -92,7 +95,7 @@ def evaluate(
     device = next(model.parameters()).device
     was_training = model.training
     model.eval()
-    forward = _Forward(model, dataset.normalize, multi_label, dtype)
+    forward = _Forward(model, dataset.normalize, multi_label, average, dtype)
     share = _Share(dataset, range(rank(), len(dataset), world_size()))
     views_each = dataset.num_clips * getattr(dataset.transform, "num_crops", 1)
     reading = {
@@ -109,13 +112,13 @@ def evaluate(
                     on_video(1)
                     continue
                 views = [item[0] for item in batch]
-                p_of_views = forward(torch.cat(views) if len(views) > 1 else views[0])
-                parts = p_of_views.split([len(part) for part in views])
+                scores = forward(torch.cat(views) if len(views) > 1 else views[0])
+                parts = scores.split([len(part) for part in views])
                 for p, (_, labels, index) in zip(parts, batch, strict=True):
                     target = torch.tensor(labels)
                     best = p.argmax(dim=1)
                     right = target[best] if multi_label else best == target
-                    rows[index] = (p.mean(dim=0), target, right.double().mean().item())
+                    rows[index] = (forward.of_video(p), target, right.double().mean().item())
                 on_video(len(batch))
     finally:
         model.train(was_training)
@@ -128,7 +131,7 @@ def predict(
     path: str | os.PathLike,
     *,
     top: int = 5,
-    num_clips: int = 10,
+    num_clips: int | None = None,
     num_crops: int = 1,
     side: int | None = None,
     crop: Crop | None = None,
@@ -151,14 +154,15 @@ def predict(
     info = getattr(model, "info", None)
     if info is None:
         raise ValueError("this model does not know its clip and classes: load it with nl.load")
-    if top < 1 or num_clips < 1:
+    if top < 1 or (num_clips is not None and num_clips < 1):
         raise ValueError(f"top and num_clips must be at least 1; got {top} and {num_clips}")
     record = VideoRecord(Path(path), (0,), str(path))  # a record needs a label; it is not used
     dataset = make_test_set(
         [record], info, num_clips=num_clips, num_crops=num_crops, side=side, crop=crop
     )
     model.eval()
-    p = _Forward(model, dataset.normalize, info.multi_label)(dataset[0][0]).mean(dim=0)
+    forward = _Forward(model, dataset.normalize, info.multi_label, info.views.average)
+    p = forward.of_video(forward(dataset[0][0]))
     best = p.topk(min(top, len(p)))
     return [
         (info.class_name(int(label)), float(value))
@@ -173,22 +177,29 @@ def probabilities_of(model: Network, views: Tensor, *, multi_label: bool = False
     """
     if hasattr(model, "probabilities"):
         return model.probabilities(views, multi_label=multi_label)
-    logits = model(views)
-    return logits.sigmoid() if multi_label else logits.softmax(dim=1)
+    return _activate(model(views), multi_label)
+
+
+def _activate(logits: Tensor, multi_label: bool) -> Tensor:
+    return logits.sigmoid() if multi_label else logits.softmax(dim=-1)
 
 
 class _Forward:
-    """Compute probabilities (V, K) of views (V, 3, T, H, W), as many at once as fit in memory."""
+    """Compute scores (V, K) of views (V, 3, T, H, W), as many at once as fit in memory.
+
+    Scores are what is averaged over the views: probabilities or logits.
+    """
 
     def __init__(
         self,
         model: Network,
         normalize: Callable[[Tensor], Tensor],
         multi_label: bool,
+        average: str = "probabilities",
         dtype: torch.dtype | None = None,
     ) -> None:
         self.model, self.normalize = model, normalize
-        self.multi_label, self.dtype = multi_label, dtype
+        self.multi_label, self.average, self.dtype = multi_label, average, dtype
         self.device = next(model.parameters()).device
         self.at_once = CPU_VIEWS if self.device.type == "cpu" else ACCELERATOR_VIEWS
 
@@ -208,12 +219,20 @@ class _Forward:
                 start += len(chunk)
         return torch.cat(done)
 
+    def of_video(self, scores: Tensor) -> Tensor:
+        """Average the scores of a video's views (V, K) to its class probabilities (K,)."""
+        mean = scores.mean(dim=0)
+        return _activate(mean, self.multi_label) if self.average == "logits" else mean
+
     def _attempt(self, chunk: Tensor) -> Tensor | None:
         try:
             views = self.normalize(chunk.to(self.device, non_blocking=True))
             with autocast(self.device, self.dtype):
-                p = probabilities_of(self.model, views, multi_label=self.multi_label)
-            return p.float().cpu()
+                if self.average == "logits":
+                    scores = self.model(views)
+                else:
+                    scores = probabilities_of(self.model, views, multi_label=self.multi_label)
+            return scores.float().cpu()
         except torch.OutOfMemoryError:
             if len(chunk) == 1:
                 raise

@@ -63,6 +63,7 @@ def test_videos(model: Network, options: Any, device: torch.device) -> None:
             model,
             dataset,
             multi_label=info.multi_label,
+            average=info.views.average,
             workers=options.workers,
             dtype=pick_precision(options.precision, device),
             on_video=bar.advance,

@@ -46,25 +46,27 @@ def make_test_set(
     records: Sequence[VideoRecord],
     info: WeightsInfo,
     *,
-    num_clips: int = 10,
+    num_clips: int | None = None,
     num_crops: int | None = None,
     side: int | None = None,
     crop: Crop | None = None,
 ) -> VideoDataset:
     """Create a test set of videos for a network, from its description of the input.
 
-    The defaults, 10 clips x 3 crops, are those of the accuracies in the official README.
-    docs/testing.md lists others with their sources.
+    The defaults are those of the network's authors, `info.views`: 10 clips x 3 crops for official
+    files and for networks trained here. docs/testing.md lists others with their sources.
 
     Args:
         records: the videos.
         info: description of the network (`model.info`): clip, number of classes, short side and
             normalization.
         num_clips: clips spread over the video (`data.sampling.test_clips`); 1 is the middle one.
-        num_crops: 1 in the center, 3 along the longer side, 6 with their mirror images; by default
-            3, for whole frames 1.
+            By default 1 if a clip is segments of the whole video.
+        num_crops: 1 in the center, 3 along the longer side, 6 with their mirror images, 10 in the
+            corners and the center with theirs; of whole frames, by default 1.
         side: short side of the frames in pixels; by default `info.short_side`.
-        crop: side of the crops in pixels, by default `side`; "whole" is the whole frame.
+        crop: side of the crops in pixels, by default that of `info.views`, or else `side`; "whole"
+            is the whole frame.
 
     Returns:
         The test set.
@@ -72,16 +74,22 @@ def make_test_set(
     Raises:
         ValueError: crops that do not fit, or labels that do not fit the network.
     """
+    views, clip = info.views, ClipSpec.parse(info.config["clip"])
+    if crop is None:
+        crop = (views.crop if side is None else None) or side or info.short_side
     side = info.short_side if side is None else side
     if num_crops is None:
-        num_crops = 1 if crop == "whole" else 3
-    transform = TestTransform(side if crop is None else crop, side, num_crops, info.mean, info.std)
+        num_crops = 1 if crop == "whole" else views.num_crops
+    if num_clips is None:
+        num_clips = views.num_clips or (1 if clip.rate is None else 10)
+    transform = TestTransform(crop, side, num_crops, info.mean, info.std, views.rule)
     return VideoDataset(
         records,
         info.config["num_classes"],
-        ClipSpec.parse(info.config["clip"]),
+        clip,
         transform,
         train=False,
         num_clips=num_clips,
+        rule=views.rule,
         multi_label=info.multi_label,
     )

@@ -149,7 +149,7 @@ class BlockMap:
         """Which heads the weights are of, in words; empty if the block has only one."""
         if self.head is not None:
             return f"head {self.head}"
-        return f"mean of {self.heads} heads" if self.heads > 1 else ""
+        return f"the mean of {self.heads} heads" if self.heads > 1 else ""
 
     @property
     def causal_frames(self) -> int | None:

@@ -129,7 +129,7 @@ def read_clip(
     return clip, View(scale, corner, indices, about.fps)
 
 
-def _part_of(moment: float | str, frames: int, span: int, fps: float) -> float:
+def _part_of(moment: float | str, frames: int, span: int | None, fps: float) -> float:
     """Convert a moment to a position from the first clip (0) to the last (1)."""
     part = moment if isinstance(moment, float | int) else math.nan
     seconds = math.nan
@@ -146,6 +146,8 @@ def _part_of(moment: float | str, frames: int, span: int, fps: float) -> float:
     if not fps or not 0 <= seconds <= frames / fps:
         lasts = f"lasts {frames / fps:.2f} s" if fps else "does not say how long it lasts"
         raise ValueError(f"moment must lie in the video, which {lasts}; got {moment!r}")
+    if span is None:  # segments of the whole video
+        return 0.5
     starts = max(frames - span, 0)
     start = min(max(round(seconds * fps - span / 2), 0), starts)
     return (start + 0.5) / starts if start < starts else 1.0

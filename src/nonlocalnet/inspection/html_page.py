@@ -134,8 +134,8 @@ def _text(scene: Scene, thin: dict[str, Thin], data: dict[str, bytes]) -> str:
             note += " The striped border is padding, which the network sees too."
         if scene.region is not None:
             note += " The outline is the region that layers in the head see."
-    shown = {block.shown: name for name, block in scene.analysis.blocks.items() if block.shown}
-    note += "".join(f" {name} shows the {words}." for words, name in shown.items())
+    for name, block in scene.analysis.blocks.items():
+        note += f" {name} shows {block.shown}." if block.shown else ""
     if left_out:
         note += f" Points lie on a coarser grid in {', '.join(left_out)} to keep this file small."
     return Template(static("page.html")).substitute(
@@ -190,7 +190,6 @@ def _describe(scene: Scene, number: int, block: BlockMap, thin: Thin) -> dict[st
             "mean": summary.mean.to_dict(),
             "even": summary.even.to_dict(),
             "common": summary.common,
-            "keys": summary.keys,
         },
         "points": [
             {

@@ -64,6 +64,7 @@ VIDEO = Family(
     "videos",
     {
         "build": ".networks.arguments:build",
+        "network": ".networks.video_resnet:VideoResNet",
         "cost": ".evaluation.cost:compute_clip",
         "memory_format": ".networks.video_resnet:use_fast_layout",
         "look": ".inspection.clip:look_at",

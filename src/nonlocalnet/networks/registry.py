@@ -29,6 +29,7 @@ Network: TypeAlias = Any
 PROVIDERS = (
     ".networks.rows",
     ".networks.slow",
+    ".networks.tsm",
     ".networks.torchvision_video",
     ".detection.rows",
 )
@@ -120,7 +121,8 @@ def create_model(
         num_classes: K, by default 400; of a detector, with the background, 91 or 2.
         clip: "FRAMESxRATE", the clip it is for: "8x8", "32x2", "32x4", "128x1" or another. Dense
             clips (32 frames or more, rate 1 or 2) get temporal strides of 2 in conv1 and pool1, as
-            the paper's 32x2 and 128x1; sparse ones none. By default "8x8".
+            the paper's 32x2 and 128x1; sparse ones none. By default "8x8", or the one that the row
+            names. SlowFast's is the clip of its fast pathway.
         crop: side of the training crop in pixels, by default 224; fixes the window of fully
             convolutional testing.
         insert: module paths or patterns, such as "layer3.*", after which non-local blocks are put
@@ -128,7 +130,8 @@ def create_model(
         insert_options: arguments of these `NonLocalBlock`s, such as pairwise or subsample.
         options: any other argument of `VideoResNet`, over the row's own: pairwise, extent, scale,
             subsample, subsample_position, bias, block_norm, norm, stem_padding, temporal_stride,
-            temporal_group, pool1_time, pool2_time, window, dropout, non_local ...
+            temporal_group, pool1_time, pool2_time, strides, dilations, window, dropout, non_local
+            ...; of SlowFast also alpha, beta, fast_kernels_a ...
 
     Returns:
         The network, newly initialized: a `VideoResNet`, or torchvision's `MaskRCNN` or

@@ -89,4 +89,29 @@ def _small() -> Iterator[tuple[str, Row]]:
                 yield f"{kind}_{size}{suffix}", Row(VIDEO, row, f"c2d_{size}")
 
 
-ROWS = dict((*_paper(), *_small()))
+def _long_term_feature_banks() -> Iterator[tuple[str, Row]]:
+    """Give the I3D of long-term feature banks, which has the official one's tensors.
+
+    Its stem pool is padded, its frames are reduced by pool2 alone, res5 keeps the resolution of
+    res4, and its norms are frozen.
+
+    Source: Wu et al., Long-Term Feature Banks for Detailed Video Understanding, CVPR 2019;
+    video-long-term-feature-banks, `resnet_video.py`.
+    """
+    for depth, depths in DEPTHS.items():
+        fields = {
+            "depths": depths,
+            "conv1_kernel": (5, 7),
+            "kernels_a": temporal_kernels(depths),
+            "non_local": PLACES[depth]["_nl5"],
+            "stem_padding": 1,
+            "temporal_stride": 1,
+            "strides": (1, 2, 2, 1),
+            "dilations": (1, 1, 1, 2),
+            "norm": "frozen",
+            "clip": "32x2",
+        }
+        yield f"i3d_{depth}_nl5_lfb", Row(VIDEO, fields, f"c2d_{depth}")
+
+
+ROWS = dict((*_paper(), *_small(), *_long_term_feature_banks()))

@@ -31,6 +31,10 @@ CPU_FUSED_FROM = 500_000  # pairs from which torch's attention is faster without
 SORTED_FROM = {"cpu": 200_000}  # pairs of a sample from which sorting is faster
 GPU_SORTED_FROM = 5_000_000  # the same, estimated and not measured
 CUDA_FUSED_WIDTH = 256  # the widest head that torch's fast kernels take
+CAUSAL = {  # how an implementation computes the causal extent, if not frame by frame
+    "linear": "running sums over frames",
+    "sorted": "sums over halves of the frames",
+}
 
 
 def recording() -> bool:
@@ -141,6 +145,8 @@ def choose(
         fastest = {"dot_product": _dot_product, "concatenation": _concatenation}
         take = fastest.get(pairwise, _softmax)
         implementation, why = take(sizes, dtype, device, grad, budget)
+    if frames is not None and not recording():
+        why += f"; {CAUSAL.get(implementation, 'frame by frame, without a mask')}"
     products = _products(pairwise, implementation, dtype, device)
     rows, kept = None, 0
     if implementation in ("chunked", "triton"):
@@ -200,11 +206,13 @@ def _concatenation(size: Size, dtype: torch.dtype, device: str, grad: bool, budg
         return "sorted", "exported as sort and prefix sums, for any size"
     if _matrix_bytes(size, wide(dtype)) > budget:
         return "sorted", _TOO_LARGE
-    sums = 1 if size.frames is None else 2 * size.frames - 1  # each sorts its own keys
-    limit = SORTED_FROM.get(device, GPU_SORTED_FROM) * sums
-    if size.pairs >= limit:
-        return "sorted", f"faster from {limit:,} pairs on"
-    return "reference", f"faster below {limit:,} pairs"
+    limit = SORTED_FROM.get(device, GPU_SORTED_FROM)
+    sums, where = 1, ""
+    if size.frames is not None:  # each sum sorts its own keys
+        sums, where = 2 * size.frames - 1, " in each sum"
+    if size.pairs >= limit * sums:
+        return "sorted", f"faster from {limit:,} pairs on{where}"
+    return "reference", f"faster below {limit:,} pairs{where}"
 
 
 def _times(more: int, less: int) -> str:

@@ -27,6 +27,7 @@ from nonlocalnet.runtime.isolated import Failure, run_isolated
 
 TIME_LIMIT = 20.0  # seconds a file; every one takes less than a tenth of one
 CLIP = ClipSpec(4, 2)
+pytestmark = pytest.mark.xdist_group("corpus")  # its files are written once
 
 # name: frames, height, width as shown
 GOOD = {

@@ -75,7 +75,10 @@ def test_with_torchvisions_weights_detections_are_torchvisions_bit_for_bit(kind,
     )
 
 
-@pytest.mark.parametrize("builder", [maskrcnn_resnet50_fpn, keypointrcnn_resnet50_fpn])
+@pytest.mark.parametrize(
+    "builder",
+    [pytest.param(maskrcnn_resnet50_fpn, marks=pytest.mark.slow), keypointrcnn_resnet50_fpn],
+)
 def test_a_file_of_torchvisions_says_what_it_is(builder, tmp_path):
     theirs = builder(weights=None, weights_backbone=None)
     filled_at_random(theirs)

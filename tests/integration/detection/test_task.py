@@ -141,6 +141,7 @@ def test_weights_say_all(config, shapes):
             assert value == said or (math.isnan(value) and math.isnan(said))
 
 
+@pytest.mark.slow  # half a minute; tests/integration/training has the mechanism
 def test_two_processes_share_an_update_and_agree_on_scores(config, tmp_path):
     two = dataclasses.replace(config, out=tmp_path / "two")
     port = ("--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0")

@@ -171,6 +171,7 @@ def test_numbers_of_the_page_are_ours(looks, told, pairwise, layout):
         if not row.any():  # a concatenation may see nothing at all
             continue
         measured = one["measured"]
+        assert measured["keys"] == sum(w is not None for w in one["row"])
         assert measured["uneven"] == pytest.approx(expected.uneven, abs=0.01)
         if abs(expected.uneven - EVEN) > 0.01:
             assert measured["evenly"] == (expected.uneven < EVEN)

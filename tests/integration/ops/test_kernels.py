@@ -56,6 +56,7 @@ def interpret():
         check_blocks,
         check_copies,
         check_refusals,
+        check_heads_and_frames,
     ):
         print(check.__name__)
         check()
@@ -219,6 +220,21 @@ def check_refusals():
     for wrong in ((theta.double(), phi.double(), g.double()), (theta, phi, g.half())):
         with pytest.raises(ValueError, match="share one dtype"):
             softmax.forward(*wrong)
+
+
+def check_heads_and_frames():
+    import nonlocalnet as nl
+
+    theta, phi, g, grad_y = inputs(2, 12, 6, 16, 16)
+    mask = torch.rand(2, 6, generator=torch.Generator().manual_seed(1)) < 0.7
+    options = {"scale": 0.3, "mask": mask, "heads": 2, "causal_frames": 3}
+    found = []
+    for implementation, kind in (("triton", torch.float32), ("reference", torch.float64)):
+        leaves = [x.to(kind).detach().requires_grad_() for x in (theta, phi, g)]
+        y = nl.non_local(*leaves, **options, implementation=implementation)
+        found.append((y, *torch.autograd.grad(y, leaves, grad_y.to(kind))))
+    for actual, exact in zip(*found, strict=True):
+        torch.testing.assert_close(actual.double(), exact, rtol=1e-5, atol=1e-5)
 
 
 def compile_for_hopper():

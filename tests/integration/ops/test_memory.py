@@ -21,16 +21,17 @@ MEASURED = {  # one form for each implementation
 N, M, WIDTH = 12544, 3136, 16
 LINEAR = 3 * (N + M) * 2 * WIDTH * 4  # bytes: all inputs, or all gradients, three times
 BUDGET = 12 * 2**20
+FRAMES = 16
 
 
-def peak(pairwise: str, implementation: str, n: int, m: int) -> int:
+def peak(pairwise: str, implementation: str, n: int, m: int, frames: int | None = None) -> int:
     """Bytes that forward and backward take at most, beyond what is there before."""
     shapes = {"theta": (n, WIDTH), "phi": (m, WIDTH), "g": (m, WIDTH)}
     tensors = {name: torch.randn(1, *shape) for name, shape in shapes.items()}
     if pairwise == "concatenation":
         tensors["w_f"] = torch.randn(2 * WIDTH)
     leaves = {name: t.requires_grad_() for name, t in tensors.items()}
-    options = {"implementation": implementation, "memory_budget": BUDGET}
+    options = {"implementation": implementation, "memory_budget": BUDGET, "causal_frames": frames}
     mask = torch.arange(m)[None] < m - 1
     before = resident("VmRSS")
     Path("/proc/self/clear_refs").write_text("5")  # forget the highest so far
@@ -49,6 +50,8 @@ def print_peaks() -> None:
     for implementation, pairwise in MEASURED.items():
         peak(pairwise, implementation, 64, 64)  # libraries are loaded, threads are started
         peaks[implementation] = peak(pairwise, implementation, N, M)
+        peak(pairwise, implementation, 64, 64, FRAMES)
+        peaks[f"causal {implementation}"] = peak(pairwise, implementation, N, M, FRAMES)
     print(json.dumps(peaks))
 
 
@@ -64,7 +67,8 @@ def test_memory_is_linear_in_the_positions_or_within_the_budget():
     assert run.returncode == 0, run.stderr
     peaks = json.loads(run.stdout)
     assert peaks.pop("reference") > 4 * N * M > LINEAR + BUDGET
-    allowed = {name: LINEAR + (BUDGET if name == "chunked" else 0) for name in peaks}
+    assert peaks.pop("causal reference") > 4 * N * M * (FRAMES + 1) / (2 * FRAMES)
+    allowed = {name: LINEAR + (BUDGET if "chunked" in name else 0) for name in peaks}
     assert [(name, peaks[name], most) for name, most in allowed.items() if peaks[name] > most] == []
 
 

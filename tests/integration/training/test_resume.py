@@ -193,10 +193,10 @@ class Killed(BaseException):
     ("place", "call"),
     [
         ("training.checkpoints.save_checkpoint", 1),  # the first one: nothing to go on from
-        ("training.checkpoints.save_checkpoint", 2),  # after the first validation
+        pytest.param("training.checkpoints.save_checkpoint", 2, marks=pytest.mark.slow),
         ("training.classification.evaluate", 2),
         ("training.trainer.save_weights", 3),  # of the last checkpoint
-        ("training.checkpoints.save_checkpoint", 4),
+        pytest.param("training.checkpoints.save_checkpoint", 4, marks=pytest.mark.slow),
     ],
 )
 def test_a_kill_at_a_nasty_moment_leaves_no_trace(config, tmp_path, monkeypatch, place, call):

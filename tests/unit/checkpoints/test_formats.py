@@ -26,6 +26,7 @@ from nonlocalnet.networks.arguments import resolve
 NARROW = {"widths": (4, 8, 16, 32), "conv1_channels": 4, "num_classes": 3}
 VIDEO = nl.list_models("[ci][23]d*")
 PAPER = [name for name in VIDEO if "_r50" in name or "_r101" in name]
+NOT_SLOWFASTS = ("3x3x3", "_lfb")  # of other kernels, with frozen norms
 
 
 def gate(names):
@@ -81,7 +82,7 @@ def test_caffe2_there_and_back(tmp_path, name, norm):
 
 
 @pytest.mark.parametrize("pairwise", ["embedded_gaussian", "dot_product"])
-@pytest.mark.parametrize("name", gate(name for name in PAPER if "3x3x3" not in name))
+@pytest.mark.parametrize("name", gate(n for n in PAPER if not any(x in n for x in NOT_SLOWFASTS)))
 def test_pyslowfast_there_and_back(tmp_path, name, pairwise):
     options = {"pool2_time": 1} if name.endswith("nl1") else {}
     model = network(name, stem_padding=1, pairwise=pairwise, **options)
@@ -326,19 +327,13 @@ def test_batch_norms_fold_into_a_frozen_network(layouts, layout):
 # --- networks that are none of the paper's
 
 
-def test_slow_pathways_are_refused(layouts):
-    """Late temporal kernels without a stem's: no pool2 there, which no shape shows."""
-    state = dict(layouts["pyslowfast"][0])
-    for key in state:
-        if re.match(r"s[45]\.pathway0_res\d+\.branch2\.a\.weight", key):
-            state[key] = state[key].repeat(1, 1, 3, 1, 1)
-    with pytest.raises(ValueError, match="Slow and SlowFast networks are not among the paper's"):
-        translate(checkpoint(state))
-
-
-def test_two_pathways_are_refused(layouts):
+def test_two_pathways_need_their_lateral_convolutions(layouts):
     state = {**layouts["pyslowfast"][0], "s1.pathway1_stem.conv.weight": torch.ones(1)}
-    with pytest.raises(ValueError, match="two pathways"):
+    with pytest.raises(ValueError, match="too many or too few axes"):
+        translate(checkpoint(state))
+    slow = [(k, v) for k, v in state.items() if "pathway0" in k and "nonlocal" not in k]
+    state |= {key.replace("pathway0", "pathway1"): value for key, value in slow}
+    with pytest.raises(ValueError, match="two pathways but is no complete SlowFast"):
         translate(checkpoint(state))
 
 
@@ -368,21 +363,39 @@ CFG = {
     "object": ("MODEL: !!python/object/apply:os.system ['touch mmmmmm']", "cannot be read"),
     "deep": ("MODEL: " + "[" * 100_000, "cannot be read"),
     "long": ("MODEL: {}\n#" + "x" * (1 << 20), "cannot be read"),
-    "slow": ("MODEL: {ARCH: slow}", "MODEL.ARCH = 'slow'"),
+    "slow": ("MODEL: {ARCH: slow}", "MODEL.ARCH slow, its tensors are of another"),
+    "slowfast": ("MODEL: {ARCH: slowfast}", "MODEL.ARCH slowfast, its tensors are of another"),
+    "x3d": ("MODEL: {ARCH: x3d}", "MODEL.ARCH = 'x3d'"),
     "stride": ("MODEL: {ARCH: c2d}\nRESNET: {STRIDE_1X1: true}", "RESNET.STRIDE_1X1 = True"),
     "groups": ("MODEL: {ARCH: c2d}\nRESNET: {NUM_GROUPS: 32}", "RESNET.NUM_GROUPS = 32"),
-    "detection": ("MODEL: {ARCH: c2d}\nDETECTION: {ENABLE: true}", "DETECTION.ENABLE = True"),
+    "strides": (
+        "MODEL: {ARCH: c2d}\nRESNET: {SPATIAL_STRIDES: [[1], [2], [x], [2]]}",
+        "RESNET.SPATIAL_STRIDES",
+    ),
+    "dilations": (
+        "MODEL: {ARCH: c2d}\nRESNET: {SPATIAL_DILATIONS: [[1], [1, 2], [1], [1]]}",
+        "RESNET.SPATIAL_DILATIONS",
+    ),
     "form": (
         "MODEL: {ARCH: c2d}\nNONLOCAL: {INSTANTIATION: magic}",
         "NONLOCAL.INSTANTIATION = 'magic'",
     ),
     "nonlocal groups": (
         "MODEL: {ARCH: c2d}\nNONLOCAL: {GROUP: [[1], [4], [1], [1]]}",
-        "NONLOCAL.GROUP",
+        "temporal groups but not the number of frames",
     ),
-    "pools differ": (
-        "MODEL: {ARCH: c2d}\nNONLOCAL: {POOL: [[[1,2,2]], [[1,1,1]], [[1,2,2]], [[1,2,2]]]}",
+    "groups that do not divide": (
+        "MODEL: {ARCH: c2d}\nDATA: {NUM_FRAMES: 8, SAMPLING_RATE: 8}\n"
+        "NONLOCAL: {GROUP: [[1], [3], [1], [1]]}",
+        "NONLOCAL.GROUP 3 in res3, which must divide its 4 frames",
+    ),
+    "half a pool": (
+        "MODEL: {ARCH: c2d}\nNONLOCAL: {POOL: [[[1,2]], [[1,2]], [[1,2]], [[1,2]]]}",
         "NONLOCAL.POOL",
+    ),
+    "places": (
+        "MODEL: {ARCH: c2d}\nNONLOCAL: {LOCATION: [[[]], [[1]], [[1, 3, 5]], [[]]]}",
+        "non-local blocks after {'res3': (1,), 'res4': (1, 3, 5)}, its tensors after",
     ),
     "short list": ("MODEL: {ARCH: c2d}\nNONLOCAL: {GROUP: [[1]]}", "NONLOCAL.GROUP"),
     "list for a word": ("MODEL: {ARCH: [c2d]}", "makes no sense|MODEL.ARCH"),
@@ -454,7 +467,8 @@ PYTHON = {
         "model = dict(backbone=dict(conv1_stride_t=1, pool1_stride_t=2))",
         "temporal strides",
     ),
-    "spatial": ("model = dict(backbone=dict(spatial_strides=(1, 2, 2, 1)))", "spatial_strides"),
+    "spatial": ("model = dict(backbone=dict(spatial_strides=(1, 2, 2, '2')))", "spatial_strides"),
+    "dilations": ("model = dict(backbone=dict(dilations=(1, 1, 1, 2)))", "dilations=(1, 1, 1, 2)"),
 }
 
 
@@ -582,6 +596,8 @@ UNUSUAL = {
     "stem_padding": 1,
     "pool1_time": 2,
     "pool2_time": 1,
+    "strides": (1, 2, 2, 1),
+    "dilations": (1, 1, 1, 2),
     "pairwise": "dot_product",
     "extent": "space",
     "scale": None,
@@ -620,8 +636,9 @@ def test_no_more_is_assumed_than_the_network_has(tmp_path):
 def test_without_a_configuration_others_say_as_little(layouts, tmp_path):
     input_ = {"mean", "std", "multi_label"}
     strides = {"temporal_stride", "pool2_time"}
+    others = {"strides", "dilations", "temporal_group"}
     for layout, form, names in (
-        ("pyslowfast", "embedded_gaussian", {"subsample", "pool2_time", "window"}),
+        ("pyslowfast", "embedded_gaussian", {"subsample", "pool2_time", "window", *others}),
         ("mmaction2", "embedded_gaussian", {*strides, "scale"}),
         ("mmaction2", "dot_product", strides),
     ):

@@ -110,13 +110,13 @@ def test_a_look_shows_the_mean_over_heads_or_the_chosen_one(pairwise, tmp_path):
     torch.testing.assert_close(mean.attention.weights.flatten(), rows.mean(0).detach())
     assert mean.attention.count == 3 * 30
     assert not mean.attention.weights[3].any()
-    assert mean.statistics()["heads"] == "mean of 3 heads"
+    assert mean.statistics()["heads"] == "the mean of 3 heads"
     for head in (1, 2, 3):
         one = nl.look(net, clip, at, head=head)
         torch.testing.assert_close(one.attention.weights.flatten(), rows[head - 1].detach())
         assert one.statistics()["heads"] == f"head {head}"
-    text = mean.save(tmp_path / "mean.html").read_text()
-    assert "1 shows the mean of 3 heads." in text
+    assert "1 shows the mean of 3 heads." in mean.save(tmp_path / "mean.html").read_text()
+    assert "1 shows head 3." in one.save(tmp_path / "one.html").read_text()
     for head in (0, 4):
         with pytest.raises(ValueError, match=f"head must be from 1 to 3, .* of 1; got {head}"):
             nl.look(net, clip, at, head=head)

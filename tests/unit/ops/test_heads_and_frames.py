@@ -222,6 +222,16 @@ def test_a_plan_counts_the_pairs_that_are_seen_and_the_queries_of_a_frame():
     assert heads.matrix_bytes == 4 * every.matrix_bytes
 
 
+@pytest.mark.parametrize(("pairwise", "implementation"), CASES, ids=map(ids, CASES))
+def test_a_plan_says_how_frames_are_computed(pairwise, implementation):
+    tensors = draw(pairwise, n=4, m=4, d=4, c=4)
+    options = {"pairwise": pairwise, "implementation": implementation}
+    plan = nl.explain(**tensors, causal_frames=4, **options)
+    words = {"linear": "running sums over frames", "sorted": "halves of the frames"}
+    assert words.get(plan.implementation, "frame by frame, without a mask") in str(plan)
+    assert "frame" not in str(nl.explain(**tensors, **options))
+
+
 def test_a_causal_dot_product_is_linear_unless_its_summaries_exceed_the_budget():
     options = {"dtype": torch.float32, "device": "cpu"}
     video = choose("dot_product", (1, 17 * 1024, 17 * 1024, 512, 512), frames=17, **options)

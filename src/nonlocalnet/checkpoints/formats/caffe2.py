@@ -1,22 +1,26 @@
 """The official Caffe2 checkpoints (video-nonlocal-net, `lib/models`).
 
-PySlowFast's Caffe2 files have the same names, but their networks pad pool1.
+PySlowFast's Caffe2 files have the same names, but their networks pad pool1; Slow and SlowFast are
+its alone. Those of the long-term feature banks have the same names, too, and are another network:
+`networks/rows.py` has it.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from typing import BinaryIO
 
 import torch
 
 from nonlocalnet.checkpoints.files import Checkpoint
+from nonlocalnet.checkpoints.formats import pyslowfast
+from nonlocalnet.checkpoints.infer import FAST, infer, is_slow
 from nonlocalnet.checkpoints.lazy_tensor import LazyTensor
-from nonlocalnet.checkpoints.resolve import infer
 from nonlocalnet.checkpoints.translate import COUNTER, Rules, Translated, rename
 
 ORIGIN = "Caffe2 (video-nonlocal-net)"
-PROJECTS = ("video-nonlocal-net", "PySlowFast")
+PROJECTS = ("video-nonlocal-net", "PySlowFast", "video-long-term-feature-banks")
 # `_riv` is the running variance, in spite of its name.
 NORM = {"s": "weight", "b": "bias", "rm": "running_mean", "riv": "running_var"}
 # Arguments of `VideoResNet` that neither names nor shapes show.
@@ -25,6 +29,8 @@ UNSAID = (
     "stem_padding",
     "pool1_time",
     "pool2_time",
+    "strides",
+    "dilations",
     "pairwise",
     "extent",
     "scale",
@@ -34,19 +40,32 @@ UNSAID = (
     "window",
 )
 AFFINE = {"w": "weight", "b": "bias"}
+PATHWAYS = {"": "", "t_": FAST}  # what begins the names of the slow, or only, pathway, and the fast
 
 
-def _rules() -> Iterator[tuple[str, str]]:
-    yield "conv1_w", "conv1.weight"
-    block, non_local = "res{s}.block{i}", "res{s}.non_local{i}"
-    for branch in "abc":
-        yield f"res{{s}}_{{i}}_branch2{branch}_w", f"{block}.conv_{branch}.weight"
-    yield "res{s}_{i}_branch1_w", f"{block}.shortcut.conv.weight"
-    for theirs, ours in NORM.items():
-        yield f"res_conv1_bn_{theirs}", f"norm1.{ours}"
+def _rules(last: Mapping[str, int] | None = None) -> Iterator[tuple[str, str]]:
+    """Give the rules; lateral convolutions are named for the last block of a stage."""
+    non_local = "res{s}.non_local{i}"
+    for their_prefix, prefix in PATHWAYS.items():
+        their_block, block = f"{their_prefix}res{{s}}_{{i}}", f"{prefix}res{{s}}.block{{i}}"
+        yield f"{their_prefix}conv1_w", f"{prefix}conv1.weight"
+        yield f"{their_block}_branch1_w", f"{block}.shortcut.conv.weight"
         for branch in "abc":
-            yield f"res{{s}}_{{i}}_branch2{branch}_bn_{theirs}", f"{block}.norm_{branch}.{ours}"
-        yield f"res{{s}}_{{i}}_branch1_bn_{theirs}", f"{block}.shortcut.norm.{ours}"
+            yield f"{their_block}_branch2{branch}_w", f"{block}.conv_{branch}.weight"
+        for theirs, ours in NORM.items():
+            yield f"{their_prefix}res_conv1_bn_{theirs}", f"{prefix}norm1.{ours}"
+            yield f"{their_block}_branch1_bn_{theirs}", f"{block}.shortcut.norm.{ours}"
+            for branch in "abc":
+                yield f"{their_block}_branch2{branch}_bn_{theirs}", f"{block}.norm_{branch}.{ours}"
+    laterals = {"t_pool1": "pool1", "t_res{s}_{i}_branch2c_bn": "res{s}"}
+    if last is not None:
+        laterals = {"t_pool1": "pool1"}
+        laterals |= {f"t_{stage}_{i}_branch2c_bn": stage for stage, i in last.items()}
+    for start, part in laterals.items():
+        yield f"{start}_subsample_w", f"lateral.{part}.conv.weight"
+        for theirs, ours in NORM.items():
+            yield f"{start}_subsample_bn_{theirs}", f"lateral.{part}.norm.{ours}"
+    for theirs, ours in NORM.items():
         yield f"nonlocal_conv{{s}}_{{i}}_bn_{theirs}", f"{non_local}.norm.{ours}"
     for theirs, ours in AFFINE.items():
         for name in ("theta", "phi", "g"):
@@ -76,7 +95,11 @@ def translate(checkpoint: Checkpoint) -> Translated:
         result.flat = True
         result.cleaned = not any(name.endswith("running_var") for name in result.tensors)
         return result
-    result.fields = infer(result.tensors)
+    result.fields = infer(result.tensors, slow=True)
+    if "beta" in result.fields or is_slow(result.fields):
+        result.fields |= {"stem_padding": 1, "temporal_stride": 1}
+        pyslowfast.ask(result)
+        return result
     result.asked["clip"] = "'8x8', '32x2', '32x4' or '128x1'"
     _assume(result)
     return result
@@ -87,7 +110,8 @@ def _assume(result: Translated) -> None:
     assumed, why = result.assumed, "as in every official release"
     assumed["stem_padding"] = (
         0,
-        "as in video-nonlocal-net; PySlowFast's files need 1, C2D_NOPOOL also pool2_time=1",
+        "as in video-nonlocal-net; PySlowFast's files need 1, C2D_NOPOOL also pool2_time=1; files "
+        "of long-term feature banks are for another network, say release='lfb_kinetics400_r50'",
     )
     if blocks := result.fields["non_local"]:
         form = f"{why}; the dot product has the same tensors"
@@ -96,6 +120,9 @@ def _assume(result: Translated) -> None:
         assumed["subsample_position"] = ("before", why)
         assumed["extent"] = ("spacetime", why)
     assumed["pool2_time"] = (2, why)
+    stages = len(result.fields["depths"])
+    assumed["strides"] = ((1, *[2] * (stages - 1)), why)
+    assumed["dilations"] = ((1,) * stages, why)
     derived = ["temporal_stride", "pool1_time", "window", "mean", "std"]
     if result.fields["norm"] == "frozen" and "res3" in blocks:
         derived.append("temporal_group")
@@ -108,11 +135,15 @@ def export(state: Mapping[str, LazyTensor]) -> dict[str, LazyTensor]:
     Raises:
         ValueError: the official networks have no such parameter.
     """
-    blobs = {}
+    blobs, last = {}, {}
+    for name in state:
+        if block := re.match(r"fast\.(res\d)\.block(\d+)\.", name):
+            last[block[1]] = max(last.get(block[1], 0), int(block[2]))
+    rules = Rules(_rules(last))
     for name, entry in state.items():
         if name.endswith(COUNTER):
             continue
-        theirs = RULES.to_theirs(name)
+        theirs = rules.to_theirs(name)
         if theirs is None:
             raise ValueError(f"the official networks have nothing like {name}")
         blobs[theirs] = entry

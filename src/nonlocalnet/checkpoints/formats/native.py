@@ -126,6 +126,19 @@ def _or_none(fits: Fits) -> Fits:
     return lambda value: value is None or fits(value)
 
 
+def _or_each(fits: Fits) -> Fits:
+    """Accept a value, or a value for each stage by name."""
+    return lambda value: (
+        all(type(stage) is str and fits(of) for stage, of in value.items())
+        if isinstance(value, Mapping)
+        else fits(value)
+    )
+
+
+def _low(values: Any) -> bool:
+    return max(values, default=1) < MAX
+
+
 def _word(value: Any) -> bool:
     return type(value) is str
 
@@ -136,17 +149,38 @@ FIELDS: dict[str, tuple[str, Fits]] = {
     "clip": ("FRAMESxRATE, such as '8x8'", _clip),
     **dict.fromkeys(("num_classes", "conv1_channels"), ("a whole number from 1", _whole)),
     **dict.fromkeys(
-        ("crop", "temporal_stride", "pool2_time"), (f"a whole number from 1 to {MAX:,}", _small(1))
+        (
+            "crop",
+            "temporal_stride",
+            "pool2_time",
+            "alpha",
+            "beta",
+            "lateral_kernel",
+            "lateral_ratio",
+        ),
+        (f"a whole number from 1 to {MAX:,}", _small(1)),
     ),
     "stem_padding": ("a whole number from 0", _small(0)),
     **dict.fromkeys(
-        ("pool1_time", "temporal_group", "window"),
+        ("pool1_time", "window", "shift_div"),
         ("None or a whole number from 1", _or_none(_small(1))),
     ),
     **dict.fromkeys(("depths", "widths"), ("a list of whole numbers from 1", _wholes)),
-    "conv1_kernel": ("two whole numbers from 1", lambda v: _wholes(v) and len(v) == 2),
     **dict.fromkeys(
-        ("kernels_a", "kernels_b"), ("None or a list of whole numbers a stage", _kernels)
+        ("conv1_kernel", "fast_conv1_kernel"),
+        ("two whole numbers from 1", lambda v: _wholes(v) and len(v) == 2),
+    ),
+    **dict.fromkeys(
+        ("kernels_a", "kernels_b", "fast_kernels_a"),
+        ("None or a list of whole numbers a stage", _kernels),
+    ),
+    **dict.fromkeys(
+        ("strides", "dilations"),
+        ("None or a list of whole numbers from 1", _or_none(lambda v: _wholes(v) and _low(v))),
+    ),
+    "temporal_group": (
+        "None or a whole number from 1, or one of these a stage",
+        _or_each(_or_none(_small(1))),
     ),
     "non_local": ("None or a list of whole numbers from 0 a stage", _places),
     **dict.fromkeys(("pairwise", "extent", "subsample_position", "norm"), ("a word", _word)),
@@ -156,8 +190,8 @@ FIELDS: dict[str, tuple[str, Fits]] = {
         lambda v: v in ("auto", None) if not isinstance(v, (int, float)) else _number(v),
     ),
     "subsample": (
-        "None or three whole numbers from 1",
-        _or_none(lambda v: _wholes(v) and len(v) == 3 and max(v) < MAX),
+        "None or three whole numbers from 1, or one of these a stage",
+        _or_each(_or_none(lambda v: _wholes(v) and len(v) == 3 and _low(v))),
     ),
     "weights": ("None: a file is complete", lambda v: v is None),  # never download anything
     "bias": ("true or false", lambda v: type(v) is bool),

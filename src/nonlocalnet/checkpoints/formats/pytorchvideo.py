@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from nonlocalnet.checkpoints.files import Checkpoint
-from nonlocalnet.checkpoints.resolve import infer
+from nonlocalnet.checkpoints.infer import infer
 from nonlocalnet.checkpoints.translate import AFFINE, BATCH_NORM, Rules, Translated, layer, rename
 
 ORIGIN = "PyTorchVideo"

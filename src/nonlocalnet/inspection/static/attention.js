@@ -138,9 +138,10 @@ export class BlockMap {
     const own = nearest(this.keys[0], here[0]);
     const perFrame = this.keys[1].count * this.keys[2].count;
     let sum = 0;
-    for (const w of weights) if (w === w) sum += Math.abs(w);
+    let keys = 0; // that the position sees
+    for (const w of weights) if (w === w) (sum += Math.abs(w)), keys++;
     const uneven = this.uneven(weights);
-    const found = { uneven, evenly: uneven < this.even, places: 0, same_frame: 0, distance: 0, frames: 0, shares: new Float32Array(this.keys[0].count) };
+    const found = { keys, uneven, evenly: uneven < this.even, places: 0, same_frame: 0, distance: 0, frames: 0, shares: new Float32Array(this.keys[0].count) };
     let entropy = 0;
     for (let j = 0; j < weights.length; j++) {
       const p = sum > 0 && weights[j] === weights[j] ? Math.abs(weights[j]) / sum : 0;

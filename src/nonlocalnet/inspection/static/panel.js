@@ -337,11 +337,11 @@ export class Panel {
   }
 
   fillTiles() {
-    const { mean, even, keys, common } = this.block.summary;
+    const { mean, even, common } = this.block.summary;
     const found = this.measured;
     const fps = this.about.fps;
     const time = (frames) => (fps ? `${(frames / fps).toFixed(2)} s` : `${frames.toFixed(1)} frames`);
-    const rows = [["Spread over", `${count.format(found.places)} of ${count.format(keys)} places`, `${count.format(mean.places)} on average`]];
+    const rows = [["Spread over", `${count.format(found.places)} of ${count.format(found.keys)} places`, `${count.format(mean.places)} on average`]];
     if (mean.same_frame !== undefined) {
       rows.push(["In the same frame", percent(found.same_frame), `${percent(even.same_frame)} if even`]);
       rows.push(["Distance in time", time(found.frames), `${time(even.frames)} if even`]);
@@ -366,7 +366,7 @@ export class Panel {
 
   fillLegend() {
     const { signed, softmax } = this.block;
-    const share = 1 / this.block.summary.keys;
+    const share = 1 / this.measured.keys;
     let sum = 0;
     for (const w of this.weights) if (w === w) sum += Math.abs(w);
     this.legend.replaceChildren();
