@@ -7,10 +7,11 @@ name is the start of its SHA-256 (tools/deployment/publish_model.py).
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 
 from nonlocalnet.checkpoints.releases.base import VIEWS, Release
 
-PROJECT, LICENSE = "MMAction2", "Apache-2.0 (code)"
+released = partial(Release, project="MMAction2", license="Apache-2.0 (code)")
 BASE = "https://download.openmmlab.com/mmaction"
 DOT, EMBEDDED = {"pairwise": "dot_product"}, {"pairwise": "embedded_gaussian"}
 GAUSSIAN = {"pairwise": "gaussian"}
@@ -35,11 +36,9 @@ def _i3d() -> Iterator[Release]:
         ("i3d_r50_nl_gaussian", "-nl-gaussian", "", "0c5cbf5a", 73.97, 91.33, {}),
     ):
         stem = f"i3d_imagenet-pretrained-r50{of}_8xb8-{how}32x2x1-100e_kinetics400-rgb"
-        yield Release(
+        yield released(
             name=f"{name}_mmaction2",
             url=f"{BASE}/v1.0/recognition/i3d/{stem}/{stem}_20220812-{sha256}.pth",
-            project=PROJECT,
-            license=LICENSE,
             model="i3d_r50_nl5" if "_nl_" in name else "i3d_r50",
             clip="32x2",
             top1=top1,
@@ -59,11 +58,9 @@ def _slowonly() -> Iterator[Release]:
         stem = (
             f"slowonly_r50-in1k-pre-nl-embedded-gaussian_8xb16-{clip}x1-steplr-150e_kinetics400-rgb"
         )
-        yield Release(
+        yield released(
             name=f"slowonly_r50_nl_embedded_{clip}_mmaction2",
             url=f"{BASE}/v1.0/recognition/slowonly/{stem}/{stem}_20220901-{sha256}.pth",
-            project=PROJECT,
-            license=LICENSE,
             model=SLOW,
             clip=clip,
             top1=top1,
@@ -78,11 +75,9 @@ def _slowonly() -> Iterator[Release]:
         ("8x8", "e8dd9e82", 76.07, 92.42),
     ):
         stem = f"slowonly_nl_embedded_gaussian_r50_{clip}x1_150e_kinetics400_rgb"
-        yield Release(
+        yield released(
             name=f"slowonly_r50_nl_embedded_{clip}_mmaction2_0x",
             url=f"{BASE}/recognition/slowonly/{stem}/{stem}_20210308-{sha256}.pth",
-            project=PROJECT,
-            license=LICENSE,
             model=SLOW,
             clip=clip,
             top1=top1,
@@ -101,11 +96,9 @@ def _tsm() -> Iterator[Release]:
         ("embedded-gaussian", "35eddb57", 74.34, 91.23, EMBEDDED),
     ):
         stem = f"tsm_imagenet-pretrained-r50-nl-{form}_8xb16-1x1x8-50e_kinetics400-rgb"
-        yield Release(
+        yield released(
             name=f"tsm_r50_nl_{form.replace('-', '_')}_mmaction2",
             url=f"{BASE}/v1.0/recognition/tsm/{stem}/{stem}_20220831-{sha256}.pth",
-            project=PROJECT,
-            license=LICENSE,
             model="tsm_r50_nl5",
             clip="8seg",
             top1=top1,
@@ -119,11 +112,9 @@ def _tsm() -> Iterator[Release]:
         ("gaussian", "20200816", "b93fd297", 70.70, 89.90, GAUSSIAN),
     ):
         stem = f"tsm_nl_{form}_r50_1x1x8_50e_kinetics400_rgb"
-        yield Release(
+        yield released(
             name=f"tsm_r50_nl_{form}_mmaction2_0x",
             url=f"{BASE}/recognition/tsm/{stem}/{stem}_{date}-{sha256}.pth",
-            project=PROJECT,
-            license=LICENSE,
             model="tsm_r50_nl5",
             clip="8seg",
             top1=top1,
@@ -137,11 +128,9 @@ def _tsm() -> Iterator[Release]:
 def _detectors() -> Iterator[Release]:
     for clip, sha256, mean_ap in (("4x16", "5ae3f91b", 21.55), ("8x8", "9760eadb", 23.77)):
         stem = f"slowonly_kinetics400-pretrained-r50-nl_8xb16-{clip}x1-20e_ava21-rgb"
-        yield Release(
+        yield released(
             name=f"slowonly_r50_nl_{clip}_ava_mmaction2",
             url=f"{BASE}/v1.0/detection/slowonly/{stem}/{stem}_20220906-{sha256}.pth",
-            project=PROJECT,
-            license=LICENSE,
             model=SLOW,
             clip=clip,
             top1=None,
