@@ -34,7 +34,7 @@ test-all: setup  ## run the tests, the slow ones too
 PEERS := .peers/bin
 test-peers: setup  ## tests with the packages whose blocks nl.accelerate knows
 	$(BIN)/uv venv --quiet --clear --python $(BIN)/python .peers
-	$(BIN)/uv pip install --quiet --python $(PEERS)/python --editable . --group peers pytest
+	$(BIN)/uv pip install --quiet --python $(PEERS)/python --editable '.[video]' --group peers pytest
 	$(PEERS)/python -m pytest -o addopts= -q tests/peers
 
 LOWEST := .lowest/bin
