@@ -30,9 +30,9 @@ def video(tmp_path_factory) -> Path:
     return path
 
 
-@pytest.fixture(scope="package")
+@pytest.fixture(scope="module")
 def library(network, video, tmp_path_factory):
-    """One for all: its decoding process takes seconds to start."""
+    """One for all tests of a file: its decoding process takes seconds to start."""
     odd = video.with_name("b\udce9\u202e\n<b>.mp4")  # a name in Latin-1 on disk
     odd.write_bytes(video.read_bytes())
     library = Library({"tiny": network}, [video, odd], tmp_path_factory.mktemp("store"))
