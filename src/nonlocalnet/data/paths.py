@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TypeVar
 
-from nonlocalnet.addresses import INDEX, address_of, pack_at, shown_path
+from nonlocalnet.addresses import address_of, pack_at
 from nonlocalnet.data.find_videos import find_videos
 from nonlocalnet.data.packs.index import find_packed, read_pack
 from nonlocalnet.data.packs.video import PackedVideo
@@ -83,13 +83,10 @@ def _videos_at(path: Path) -> Iterator[PackedVideo]:
     assert folder is not None, "an address"
     try:
         yield from read_pack(folder).videos.values()
-    except FileNotFoundError:
+    except FileNotFoundError as error:
         video = find_packed(path)
         if video is None:
-            raise ValueError(
-                f"there is no packed data at {shown_path(folder)}, which has no {INDEX}, and no "
-                "video of that name in packed data above it"
-            ) from None
+            raise ValueError(f"{error}, and no video of that name above it") from None
         yield video
 
 

@@ -99,7 +99,12 @@ def read_pack(folder: Path) -> Pack:
 
 @lru_cache(maxsize=8)
 def _read_remote(folder: Path) -> Pack:
-    return _parse(folder, read_file(shown_path(folder / INDEX)))
+    try:
+        return _parse(folder, read_file(shown_path(folder / INDEX)))
+    except FileNotFoundError:
+        raise FileNotFoundError(
+            f"there is no packed data at {shown_path(folder)}, which has no {INDEX}"
+        ) from None
 
 
 @lru_cache(maxsize=8)

@@ -70,9 +70,9 @@ def _repeat(address: str, read: Callable[[], bytes], length: int | None = None) 
             time.sleep(PAUSE * 2 ** (attempt - 1))
         try:
             data = read()
-        except FileNotFoundError:
-            raise FileNotFoundError(f"there is no file {address}") from None
         except Exception as error:  # every file system has its own
+            if isinstance(error, FileNotFoundError) or getattr(error, "status", None) == 404:
+                raise FileNotFoundError(f"there is no file {address}") from None
             reason = _permanent(error)
             if reason:
                 raise RuntimeError(f"{address} cannot be read: {reason}") from None
