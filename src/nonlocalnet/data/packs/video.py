@@ -7,7 +7,7 @@ import os
 import tarfile
 import tempfile
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path, PurePosixPath
 
 from nonlocalnet.addresses import address_of, shown_path
@@ -33,11 +33,16 @@ class Shard:
     name: str
     size: int
 
+    @cached_property
+    def remote(self) -> bool:
+        """Whether it is at an address."""
+        return address_of(self.folder) is not None
+
     def __str__(self) -> str:
         return shown_path(self.folder / self.name)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class PackedVideo:
     """A video file, or a folder of numbered pictures, in a shard. It can be used as its path.
 
@@ -95,13 +100,13 @@ class PackedVideo:
             FileError: the shard is missing, or has another size than the index says.
             RuntimeError: the shard is at an address that cannot be read.
         """
-        if address_of(self.shard.folder):
-            return Window(_download(self), 0, self.length, str(self))
+        if self.shard.remote:
+            return Window(_download(self), 0, self.length, self.name)
         try:
             file = _open_shard(self.shard)
         except OSError as error:
             raise FileError(str(self), f"{self.shard}: {error.strerror or error}") from None
-        return Window(file, self.start, self.length, str(self))
+        return Window(file, self.start, self.length, self.name)
 
     def is_intact(self) -> bool:
         """Whether its bytes are those that were packed."""
