@@ -48,8 +48,15 @@ def _is_http(address: str) -> bool:
 
 def _open_system(address: str) -> tuple[Any, str]:
     """Return fsspec's file system for an address, of this process, and the path in it."""
+    import fsspec
+    import fsspec.asyn
     from fsspec.core import url_to_fs
 
+    if not hasattr(fsspec.asyn, "reset_after_fork"):  # it would wait for ever in a decoding process
+        raise RuntimeError(
+            f"fsspec {fsspec.__version__} is too old for several processes: "
+            "pip install 'fsspec>=2025.7'"
+        )
     options: dict[str, Any] = {}
     if _is_http(address):
         from aiohttp import ClientTimeout
