@@ -87,8 +87,8 @@ MUTATIONS = [
     ),
     mutation(
         "blocks: a new block is not the identity",
-        "nn.init.zeros_(gamma if isinstance(gamma, nn.Parameter) else self.w_z.weight)",
-        "nn.init.ones_(gamma if isinstance(gamma, nn.Parameter) else self.w_z.weight)",
+        "nn.init.zeros_(next(value for value in last",
+        "nn.init.ones_(next(value for value in last",
         BLOCKS,
     ),
     mutation(
