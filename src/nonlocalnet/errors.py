@@ -25,6 +25,9 @@ EXTRAS = {
     "huggingface_hub": "hub",
     "tensorboard": "tensorboard",
     "pyarrow": "parquet",
+    "onnx": "onnx",
+    "onnxscript": "onnx",
+    "onnxruntime": "onnx",
 }
 
 
