@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
-from typing import Any, Literal, get_args
+from typing import Any, Literal, NoReturn, get_args
 
 import torch
 from torch import Tensor, nn
@@ -27,7 +27,7 @@ from nonlocalnet.blocks.projection import (
 )
 from nonlocalnet.blocks.rows import from_rows, to_rows
 from nonlocalnet.blocks.streaming import Stream
-from nonlocalnet.errors import check_choice
+from nonlocalnet.errors import check_choice, refuse_script
 from nonlocalnet.ops import affinity, explain, non_local
 from nonlocalnet.ops.pairwise import FUNCTIONS
 from nonlocalnet.ops.plan import Implementation, Plan, check_implementation
@@ -246,6 +246,10 @@ class NonLocalBlock(nn.Module):
         if self.pairwise == "dot_product" and window is None:
             return RunningSummary()
         return KeysSoFar(window)
+
+    def __prepare_scriptable__(self) -> NoReturn:
+        """Raise a TypeError: torch.jit.script asks for this."""
+        refuse_script(self)
 
     def explain(self, x: Tensor, mask: Tensor | None = None) -> Plan:
         """Tell which implementation `forward` takes for this input, and why: see `nl.explain`."""
