@@ -1,8 +1,11 @@
-"""Check the options of a non-local block against each other."""
+"""Check the options of a non-local block against each other, and its input."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+
+import torch
+from torch import Tensor
 
 from nonlocalnet.ops.pairwise import FUNCTIONS
 
@@ -83,3 +86,21 @@ def check_group(
             f"got subsample={subsample}, temporal_group={group}"
         )
     return group
+
+
+def check_input(
+    x: Tensor, mask: Tensor | None, channels: int, dims: int, group: int | None
+) -> None:
+    """Raise unless x and its mask fit a block of so many channels and axes."""
+    if x.ndim != dims + 2 or x.shape[1] != channels:
+        axes = {1: "T", 2: "H, W", 3: "T, H, W"}[dims]
+        raise ValueError(f"x must be (B, {channels}, {axes}) for this block; got {tuple(x.shape)}")
+    if group is not None and x.shape[2] % group:
+        raise ValueError(
+            f"temporal_group={group} must divide the number of frames; got {x.shape[2]}"
+        )
+    if mask is not None and (mask.dtype != torch.bool or mask.shape != (x.shape[0], *x.shape[2:])):
+        raise ValueError(
+            f"mask must be booleans of shape {(x.shape[0], *x.shape[2:])}; "
+            f"got {mask.dtype} of {tuple(mask.shape)}"
+        )
