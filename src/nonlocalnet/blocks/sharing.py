@@ -124,6 +124,10 @@ class _Shared:
 
     processes: Processes
 
+    def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
+        how, kind = type(self).__bases__
+        return _empty, (how, kind), self.__getstate__()
+
 
 def _sharing(module: nn.Module, processes: Processes) -> type | None:
     """Return the class with which a layer communicates, None where it sees one frame at a time."""
@@ -190,6 +194,12 @@ def _subclass(how: type, kind: type) -> type:
             kind.__name__, (how, kind), exec_body=lambda n: n.update(body)
         )
     return _subclasses[how, kind]
+
+
+def _empty(how: type, kind: type) -> Any:
+    """Make an object for a copy, whose state follows."""
+    subclass: Any = _subclass(how, kind)
+    return subclass.__new__(subclass)
 
 
 class _SharedWindows(_Shared):
