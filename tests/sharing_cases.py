@@ -268,8 +268,37 @@ def differences_are_errors_in_all_processes(group):
     nl.share_frames(network, group)
     side = 32 if rank else 40
     raises("of the same samples", network, torch.zeros(1, 3, 8, side, side).double())
+    network = fill(nl.NonLocalBlock(4, temporal_group=2))
+    nl.share_frames(network, group)
+    raises("temporal_group=2 must divide the number of frames of each process; got [3, 2", network,
+           randn(1, 4, 2 + (rank == 0), 3, 3))  # fmt: skip
+    network = tiny("c2d_tiny_nl2")
+    nl.share_frames(network, group)
     raises("process 1 would have none after a layer with windows of 2 frames and stride 2",
            network, torch.zeros(1, 3, 1, 32, 32).double())  # fmt: skip
+
+
+class MeanInTheMiddle(nn.Module):
+    """A network whose own code sees all frames."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv3d(3, 2, (3, 1, 1), padding=(1, 0, 0)).double()
+
+    def forward(self, x):
+        y = self.conv(x)
+        return y - y.mean(2, keepdim=True)
+
+
+@case()
+def an_example_finds_what_the_code_of_a_network_computes_over_frames(group):
+    network, clip = fill(MeanInTheMiddle()), randn(1, 3, 9, 4, 4)
+    raises("its own code computes frames together", nl.share_frames, network, group, example=clip)
+    raises("no frames of this network are shared out", nl.share_frames, network, None)
+    network = fill(tiny("i3d_tiny_nl2"))
+    assert nl.share_frames(network, group, example=randn(1, 3, 16, 20, 20))
+    assert network.training
+    assert nl.share_frames(fill(nl.NonLocalBlock(3)), group, example=clip)
 
 
 @case()
@@ -409,6 +438,24 @@ def distributed_data_parallel_gives_the_gradients_of_one_process(group):
 
 
 @case()
+def recomputed_activations(group):
+    """Gradients are the same where blocks keep only their inputs."""
+    from nonlocalnet.training.parallel import recompute_blocks
+
+    nets = [tiny("i3d_tiny_nl2", temporal_group=None) for _ in range(2)]
+    clip = randn(2, 3, 8, 20, 20).tensor_split(group.size(), 2)[dist.get_rank(group)]
+    for net in nets:
+        nl.share_frames(net, group)
+    recompute_blocks(nets[1])
+    for net in nets:
+        net(clip).square().sum().backward()
+    both = zip(*(net.parameters() for net in nets), strict=True)
+    equal(*((mine.grad, other.grad) for mine, other in both))
+    norms = [[m.running_var for m in net.modules() if hasattr(m, "running_var")] for net in nets]
+    equal(*zip(*norms, strict=True))
+
+
+@case()
 def processes_drop_the_same_features(group):
     count, rank = group.size(), dist.get_rank(group)
     clip = randn(2, 3, 8, 20, 20)
@@ -439,7 +486,12 @@ def a_block_with_a_mask(group):
         raises("needs the frames of all processes", block.affinity, x)
 
 
-MANY = ("operation", "network", "distributed_data_parallel")  # of which the gate has a few
+MANY = (
+    "operation",
+    "network",
+    "distributed_data_parallel",
+    "recomputed",
+)  # of which the gate has a few
 GATE = {
     "operation-gaussian-whole",
     *(f"operation-{f}-{k}-mask" for f in PAIRWISE[1:] for k in ("heads", "causal")),

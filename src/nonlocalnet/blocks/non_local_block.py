@@ -319,7 +319,7 @@ class NonLocalBlock(nn.Module, SharesFrames):
             theta (B', N', d), phi (B', M', d), g (B', M', c), and a dictionary of scale, w_f,
             heads, causal_frames and mask, that of the keys (B', M').
         """
-        check_input(x, mask, self.channels, self.dims, self.temporal_group)
+        check_input(x, mask, self.channels, self.dims, self.temporal_group, self.processes)
         group = self.temporal_group
         rows = partial(to_rows, extent=self.extent, group=group)
         w_f = None if self.w_f is None else torch.ones_like(self.w_f[: 2 * self.heads])

@@ -28,7 +28,9 @@ BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 INSTANCE_NORMS = (nn.InstanceNorm1d, nn.InstanceNorm3d)
 
 
-def share_frames(network: nn.Module, group: ProcessGroup | None) -> tuple[str, ...]:
+def share_frames(
+    network: nn.Module, group: ProcessGroup | None, *, example: Tensor | None = None
+) -> tuple[str, ...]:
     """Let each process of a group compute its own frames of a clip, equal to one process.
 
     After that, each process calls the network with its own consecutive frames (B, C, T, H, W) of
@@ -46,16 +48,19 @@ def share_frames(network: nn.Module, group: ProcessGroup | None) -> tuple[str, .
     Args:
         network: a `VideoResNet` (C2D, I3D, Slow, TSM), a `NonLocalBlock`, or a network of torch's
             layers. It is changed in place; parameters and their names stay. What a network's own
-            `forward` computes between its modules, such as a mean over time, is not seen.
+            `forward` computes between its modules, such as a mean over time, is not seen; `example`
+            finds it. 2-D layers take frames as samples.
         group: processes of torch.distributed that share out the frames, rank 0 with the first
             ones. None: frames are no longer shared out.
+        example: (B, C, T, H, W), the same in all processes. If given, the network computes it
+            before and after the change, in evaluation mode and without gradients.
 
     Returns:
         The paths of the modules that communicate, or that no longer do.
 
     Raises:
-        ValueError: a module needs all frames in one process, nothing communicates, or `group` is
-            not a group of this process.
+        ValueError: a module needs all frames in one process, nothing communicates, `group` is not
+            a group of this process, or the results of the example differ.
 
     >>> import torch, nonlocalnet as nl
     >>> from torch import distributed as dist
@@ -92,11 +97,45 @@ def share_frames(network: nn.Module, group: ProcessGroup | None) -> tuple[str, .
             f"no layer of this {type(network).__name__} sees several frames: call it with the own "
             "frames"
         )
+    expected = None if example is None else _compute(network, example)
     for path, kind in change.items():
         module: Any = modules[path]
         module.__class__ = type(module) if kind is None else kind
         module.processes = processes
+    if example is not None:
+        frames = example.tensor_split(processes.count, dim=2)[processes.rank]
+        difference = _difference(_compute(network, frames), expected, processes)
+        if not difference < 1e-3:
+            _undo(modules)
+            raise ValueError(
+                f"this {type(network).__name__} cannot have its frames shared out, since its own "
+                f"code computes frames together: results of the example differ by {difference:.2g} "
+                "of the largest"
+            )
     return tuple(change)
+
+
+@torch.no_grad()
+def _compute(network: nn.Module, clip: Tensor) -> Tensor:
+    modes = [(module, module.training) for module in network.modules()]
+    try:
+        return network.eval()(clip)
+    finally:
+        for module, mode in modes:
+            module.training = mode
+
+
+def _difference(y: Tensor, whole: Tensor | None, processes: Processes) -> float:
+    """Compare the results of the processes, which are the same in all or of own frames."""
+    assert whole is not None
+    if y.ndim > 2:
+        shares = processes.agree({"computes": "an example"}, y.shape[2], grad=False)
+        if shares.total == whole.shape[2]:
+            whole = whole[:, :, shares.spans[processes.rank].start :][:, :, : y.shape[2]]
+    far = (y - whole).abs().max() if y.shape == whole.shape else y.new_tensor(torch.inf)
+    row = torch.stack([far, whole.abs().max()])  # all raise, or none
+    rows = processes.gather_rows(row, grad=False)
+    return (rows[:, 0].max() / rows[:, 1].max()).item()
 
 
 def _undo(modules: dict[str, nn.Module]) -> tuple[str, ...]:
