@@ -24,6 +24,7 @@ NAMES = [
     "predict",
     "remove_non_local",
     "restore",
+    "share_frames",
 ]
 
 
