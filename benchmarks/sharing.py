@@ -27,7 +27,7 @@ from measure import MIB, machine, peak_mib, run_itself
 
 FRAMES, QUERIES, KEYS, CHANNELS = 128, 100, 25, 64
 FORMS = ["dot_product", "concatenation", "embedded_gaussian"]
-PROCESSES = [1, 2, 4]
+PROCESSES = {"operation": [2, 4], "network": [1, 2, 4]}
 NETWORK = {"clip": "128x1", "crop": 112, "num_classes": 400, "dropout": 0.0, "temporal_group": None}
 
 
@@ -113,9 +113,9 @@ def main(options: Options) -> None:
             )
         return
     results = {"machine": machine("cpu"), "cases": []}
-    for module in ("operation", "network"):
+    for module, counts in PROCESSES.items():
         for form in FORMS:
-            for count in PROCESSES:
+            for count in counts:
                 case = {"module": module, "form": form, "processes": count}
                 done = run_itself(
                     __file__, "--case", case, {"MALLOC_MMAP_THRESHOLD_": "65536"}, seconds=900
