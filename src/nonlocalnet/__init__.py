@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from nonlocalnet.checkpoints.load import load as load
     from nonlocalnet.checkpoints.load import load_weights as load_weights
     from nonlocalnet.checkpoints.save import export_weights as export_weights
+    from nonlocalnet.deployment.export import export as export
     from nonlocalnet.detection.detect import detect as detect
     from nonlocalnet.evaluation.prediction import predict as predict
     from nonlocalnet.inspection.look import look as look
@@ -38,6 +39,7 @@ _MODULES = {
     "create_model": "networks",
     "detect": "detection.detect",
     "explain": "acceleration.explanation",
+    "export": "deployment.export",
     "export_weights": "checkpoints.save",
     "list_models": "networks",
     "load": "checkpoints.load",

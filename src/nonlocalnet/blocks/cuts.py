@@ -23,6 +23,14 @@ class SharesFrames:
     def check_shared(self) -> None:
         """Raise a ValueError if frames cannot be shared out."""
 
+    def check_whole(self, what: str) -> None:
+        """Raise a ValueError if frames are shared out now."""
+        if self.processes is not None:
+            raise ValueError(
+                f"{what} needs the frames of all processes: call nl.share_frames(network, None), "
+                "and give it all frames"
+            )
+
 
 class Window(NamedTuple):
     """Windows over time, of a convolution or a pooling.

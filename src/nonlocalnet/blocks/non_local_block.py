@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
-from typing import Any, Literal, get_args
+from typing import Any, Literal, NoReturn, get_args
 
 import torch
 from torch import Tensor, nn
@@ -29,7 +29,7 @@ from nonlocalnet.blocks.projection import (
 )
 from nonlocalnet.blocks.rows import from_rows, to_rows
 from nonlocalnet.blocks.streaming import Stream
-from nonlocalnet.errors import check_choice
+from nonlocalnet.errors import check_choice, refuse_script
 from nonlocalnet.ops import affinity, explain, non_local
 from nonlocalnet.ops.pairwise import FUNCTIONS
 from nonlocalnet.ops.plan import Implementation, Plan, check_implementation
@@ -255,16 +255,13 @@ class NonLocalBlock(nn.Module, SharesFrames):
         alone = self.dims == 2 or self.extent == "space" or self.temporal_group is not None
         return self.processes is not None and not alone
 
-    def _check_whole(self, what: str) -> None:
-        if self._sees_other_processes():
-            raise ValueError(
-                f"{what} needs the frames of all processes: call nl.share_frames(network, None), "
-                "and give it all frames"
-            )
+    def __prepare_scriptable__(self) -> NoReturn:
+        """Raise a TypeError: torch.jit.script asks for this."""
+        refuse_script(self)
 
     def explain(self, x: Tensor, mask: Tensor | None = None) -> Plan:
         """Tell which implementation `forward` takes for this input, and why: see `nl.explain`."""
-        self._check_whole("explain")
+        self.check_whole("explain")
         theta, phi, g, rest = self.embed(x, mask)
         return explain(
             theta,
@@ -290,7 +287,7 @@ class NonLocalBlock(nn.Module, SharesFrames):
             the number of frames (extent "space"), of places ("time") or of temporal groups. The
             last axis is the flattened subsampled positions.
         """
-        self._check_whole("affinity")
+        self.check_whole("affinity")
         theta, phi, _, rest = self.embed(x, mask)
         return affinity(theta, phi, self.pairwise, queries=queries, **rest)
 

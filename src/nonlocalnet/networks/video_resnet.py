@@ -6,7 +6,7 @@ from collections import OrderedDict
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
-from typing import Any, Literal, cast
+from typing import Any, Literal, NoReturn, cast
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +17,7 @@ from nonlocalnet.blocks.convolution import Conv3d
 from nonlocalnet.blocks.cuts import SharesFrames
 from nonlocalnet.blocks.non_local_block import NonLocalBlock, SubsamplePosition
 from nonlocalnet.blocks.norm import BlockNorm, make_norm, norm_relu
-from nonlocalnet.errors import check_choice
+from nonlocalnet.errors import check_choice, refuse_script
 from nonlocalnet.ops.streaming import RunningMean
 from nonlocalnet.options import Extent, Norm, Pairwise
 
@@ -243,6 +243,10 @@ class VideoResNet(nn.Module, SharesFrames):
 
     def _mean(self, x: Tensor) -> Tensor:
         return x.mean(dim=2) if self.processes is None else self.processes.mean(x, 2)
+
+    def __prepare_scriptable__(self) -> NoReturn:
+        """Raise a TypeError: torch.jit.script asks for this."""
+        refuse_script(self)
 
     def begin_stream(self, window: int | None) -> RunningMean:
         """Return the running mean of features that the classifier reads; see `nl.Stream`."""

@@ -15,6 +15,7 @@ NAMES = [
     "create_model",
     "detect",
     "explain",
+    "export",
     "export_weights",
     "list_models",
     "load",

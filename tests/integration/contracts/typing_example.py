@@ -12,6 +12,7 @@ from nonlocalnet.acceleration.report import Report
 from nonlocalnet.blocks.insertion import Inserted
 from nonlocalnet.checkpoints.report import LoadReport
 from nonlocalnet.data.video.reader import VideoError
+from nonlocalnet.deployment.export import Exported
 from nonlocalnet.detection.detect import Detections
 from nonlocalnet.inspection.look import Look
 from nonlocalnet.networks.video_resnet import VideoResNet
@@ -44,6 +45,7 @@ def use(model: VideoResNet, video: Path) -> None:
     assert_type(nl.load(video, clip="8x8"), Any)
     assert_type(nl.load_weights(model, video, new_blocks=True), LoadReport)
     assert_type(nl.export_weights(model, video, "caffe2"), list[str])
+    assert_type(nl.export(model, video, any_size=True), Exported)
     assert_type(nl.predict(model, video, top=1, crop="whole"), list[tuple[str, float]])
     for _, found in nl.predict(model, [video, "b.mp4"], top=1):
         assert_type(found, list[tuple[str, float]] | VideoError)
