@@ -324,6 +324,16 @@ def test_one_bit_of_a_tensor_changes_and_the_state_before_is_taken(config, capsy
     assert all(torch.equal(found[name], expected[name]) for name in expected)
 
 
+def test_a_file_that_is_no_state_of_a_run_is_not_taken_for_one(config, capsys):
+    run = dataclasses.replace(config, iterations=1, val=None)
+    train(run)
+    save_checkpoint(config.out / "checkpoints" / "00000009.pt", {"model": {}})
+    train(dataclasses.replace(run, iterations=2, resume=True))
+    said = " ".join(capsys.readouterr().err.split())
+    assert "00000009.pt is no state of a training run: it lacks optimizer; trying the one" in said
+    assert "resumed at iteration 1" in said
+
+
 def test_a_run_without_an_intact_state_is_not_gone_on_with(config):
     run = dataclasses.replace(config, iterations=1, val=None)
     train(run)
