@@ -120,7 +120,7 @@ def _fits(value: Any, kind: Any) -> bool:
     if kind is float:
         if isinstance(value, bool) or not isinstance(value, numbers.Real):
             return False
-        return not isinstance(value, int) or abs(value) <= sys.float_info.max
+        return not (isinstance(value, int) and abs(int(value)) > sys.float_info.max)
     if kind in (bool, str, types.NoneType):
         return isinstance(value, kind)
     # of paths, the parser of a command line has placeholders
