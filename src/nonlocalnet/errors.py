@@ -10,6 +10,7 @@ import unicodedata
 from collections.abc import Generator, Iterable
 from contextvars import ContextVar
 from pathlib import Path
+from typing import NoReturn
 
 from nonlocalnet.addresses import shown_path
 
@@ -28,6 +29,9 @@ EXTRAS = {
     "tensorboard": "tensorboard",
     "pyarrow": "parquet",
     "aiohttp": "remote",
+    "onnx": "onnx",
+    "onnxscript": "onnx",
+    "onnxruntime": "onnx",
 }
 
 
@@ -160,3 +164,11 @@ def errors_about(path: str | os.PathLike[str]) -> Generator[None]:
     except (TypeError, AttributeError, LookupError, ArithmeticError, RuntimeError) as error:
         problem = printable(error, 200)
         raise FileError(path, f"a value in its description makes no sense: {problem}") from None
+
+
+def refuse_script(module: object) -> NoReturn:
+    """Raise a TypeError that says what to use instead of torch.jit.script."""
+    raise TypeError(
+        f"{type(module).__name__} cannot be scripted, since it chooses its implementation by the "
+        "input: use torch.export.export, torch.jit.trace or nl.export"
+    )

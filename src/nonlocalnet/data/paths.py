@@ -7,15 +7,18 @@ import hashlib
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from nonlocalnet.addresses import address_of, pack_at
 from nonlocalnet.data.find_videos import find_videos
 from nonlocalnet.data.packs.index import find_packed, read_pack
 from nonlocalnet.data.packs.video import PackedVideo
-from nonlocalnet.data.suffixes import is_video_file
+from nonlocalnet.data.suffixes import is_video, is_video_file
 
-LIST = ".txt"  # the suffix of a list of paths
+if TYPE_CHECKING:
+    from nonlocalnet.data.formats.rows import Row
+
+LISTS = (".txt", ".csv")  # suffixes of lists of paths
 Video = TypeVar("Video", bound=Path | PackedVideo)
 
 
@@ -28,7 +31,8 @@ def expand_paths(paths: Sequence[Path]) -> tuple[list[Path | PackedVideo], list[
     - a folder: the videos in it at any depth (`find_videos`);
     - packed data, which is a folder with an index or an address: its videos in all splits, each
       named by its path in it, "packed/val/a.mp4"; such a path is one video;
-    - a list, which is a .txt file of paths, one per line; relative ones start at its folder;
+    - a list, which is a .txt or .csv file of paths, one per line, with or without labels;
+      relative ones start at its folder;
     - a pattern such as "clips/**/*.mp4": the videos and folders that match.
 
     Files that do not exist are returned, too, so that reading them gives an error for each.
@@ -58,15 +62,13 @@ def _videos_of(path: Path, notes: list[str]) -> Iterator[Path | PackedVideo]:
         found = find_videos(path)
         notes += [f"{path}: {note}" for note in found.notes()]
         yield from found.videos or [path]  # a folder without any is told of when it is read
-    elif path.suffix.lower() == LIST and path.is_file():
-        from nonlocalnet.data.formats.text import read_names
+    elif path.suffix.lower() in LISTS and path.is_file():
+        from nonlocalnet.data.formats.rows import read_rows
 
-        names = read_names(path)
-        if not names:
+        rows = read_rows(path)
+        if not rows:
             raise ValueError(f"{path} is an empty list: write one path per line")
-        for name in names:
-            video = path.parent / name
-            yield video if video.exists() else find_packed(video) or video
+        yield from (_listed(row, path.parent) for row in rows)
     elif glob.has_magic(str(path)) and not path.exists():
         matches = list(map(Path, sorted(glob.glob(str(path), recursive=True))))
         videos = [match for match in matches if match.is_dir() or is_video_file(match)]
@@ -111,3 +113,12 @@ def take_part(videos: Sequence[Video], number: int, parts: int) -> list[Video]:
         return int.from_bytes(digest[:8]) % parts + 1
 
     return [video for video in videos if part_of(video) == number]
+
+
+def _listed(row: Row, folder: Path) -> Path | PackedVideo:
+    """Return the video that a line names: all of it, or without a label and a number of frames."""
+    names = [row.text, row.path, *(row.folder or ())[:1]]
+    paths = [folder / name for name in names if name]
+    there = (path if path.exists() else find_packed(path) for path in paths)
+    named = (path for path in paths if is_video(path.name))
+    return next(filter(None, there), None) or next(named, paths[0])
