@@ -311,7 +311,8 @@ def test_bad_inputs_are_refused_in_a_sentence(loose, packed, tmp_path, monkeypat
     refused("1 class of train has no video in val: b", source=tmp_path / "lonely")
     for name in ("x_1.png", "x_2.png", "y_1.png"):
         write_picture(tmp_path / f"two/a/v/{name}", 0)
-    refused("holds several series of pictures", source=tmp_path / "two")
+    write(tmp_path / "two.txt", "two/a/v 0\n")
+    refused("holds several series of pictures", source=tmp_path / "two.txt")
     real = packing.shutil.disk_usage(tmp_path)
     monkeypatch.setattr(packing.shutil, "disk_usage", lambda path: real._replace(free=9000))
     refused(r"needs 0\.00 GB, and 0\.00 GB are free")
