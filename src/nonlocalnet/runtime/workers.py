@@ -28,6 +28,9 @@ def read_items(
         workers: worker processes; 0 reads in this process.
         ahead: items that are read in advance, at least one per worker.
         pin_memory: for copies to a GPU.
+
+    Raises:
+        RuntimeError: as an item raised it in a worker process, in one sentence.
     """
     over = torch.zeros(1, dtype=torch.bool).share_memory_()
     loader = DataLoader(
@@ -43,11 +46,21 @@ def read_items(
     started = set(multiprocessing.active_children()) - before
     try:
         yield items
-    except BaseException:
+    except BaseException as error:
         over.fill_(True)
         for process in started:
             process.terminate()
+        if type(error) is RuntimeError and (text := sentence_of(error)) != str(error):
+            raise RuntimeError(text) from None
         raise
+
+
+def sentence_of(error: RuntimeError) -> str:
+    """Return the message of an error, without the traceback that torch adds to a worker's."""
+    text = str(error)
+    if "Original Traceback" not in text:
+        return text
+    return text.strip().splitlines()[-1].removeprefix("RuntimeError: ")
 
 
 class WorkerSignals:

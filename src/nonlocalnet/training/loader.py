@@ -15,7 +15,7 @@ from nonlocalnet.data.seeding import Draw
 from nonlocalnet.errors import option
 from nonlocalnet.runtime.distributed import rank, world_size
 from nonlocalnet.runtime.log import status
-from nonlocalnet.runtime.workers import WorkerSignals
+from nonlocalnet.runtime.workers import WorkerSignals, sentence_of
 
 Batches = Generator[Any]
 
@@ -116,7 +116,7 @@ def endless_batches(
                     given, failures = given + 1, 0
             except RuntimeError as error:
                 failures += 1
-                _check_can_continue(str(error), failures)
+                _check_can_continue(sentence_of(error), failures)
     finally:
         over.fill_(True)  # else workers would take their end by an error for Ctrl-C, and wait
 
@@ -128,8 +128,6 @@ def _check_can_continue(text: str, failures: int) -> None:
         RuntimeError: in one sentence.
     """
     if not re.search(r"DataLoader worker \(pid", text):
-        if "Original Traceback" in text:  # of a worker; its last line is the error
-            text = text.strip().splitlines()[-1].removeprefix("RuntimeError: ")
         raise RuntimeError(text) from None
     if failures > RESTARTS:
         raise RuntimeError(

@@ -24,8 +24,9 @@ from nonlocalnet.data.packs.write import pack_dataset
 from nonlocalnet.data.paths import expand_paths
 from nonlocalnet.data.seeding import Draw
 from nonlocalnet.data.synthetic import write_same_color
-from nonlocalnet.data.transforms import TrainTransform
+from nonlocalnet.data.transforms import TestTransform, TrainTransform
 from nonlocalnet.data.video.reader import VideoError, decode_all
+from nonlocalnet.runtime.workers import read_items
 
 pytest.importorskip("aiohttp")
 SHARD = "train-000000.tar"
@@ -167,6 +168,17 @@ def test_a_fault_that_stays_ends_the_work(server, fault, tries, said):
     assert "\n" not in str(error.value)
     # aiohttp itself asks once more after a broken connection that it had used before
     assert tries <= server.requests[SHARD] <= 2 * tries
+
+
+def test_a_fault_in_a_worker_is_one_sentence_too(server):
+    server.always[SHARD] = "403"
+    records = read_dataset(server.address).train
+    data = VideoDataset(records, 2, ClipSpec(4, 2), TestTransform(32, 32), train=False)
+    with (
+        pytest.raises(RuntimeError, match=r"^http.*: its server answers 403 Forbidden$"),
+        read_items(data, workers=1) as items,
+    ):
+        next(items)
 
 
 def test_other_bytes_than_were_packed_are_refused(server):
