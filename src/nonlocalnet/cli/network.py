@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,10 +47,13 @@ def check_weights(weights: Path) -> None:
     Raises:
         FileNotFoundError: they are neither.
     """
-    if weights.is_file() or any(str(weights) == release.name for release in list_releases()):
+    names = [release.name for release in list_releases()]
+    if weights.is_file() or str(weights) in names:
         return
     best = weights / "best.safetensors"
+    near = difflib.get_close_matches(str(weights), names, n=1)
     hint = ", and no release has that name (nonlocalnet zoo)"
+    hint += f"; did you mean {near[0]}?" if near else ""
     if best.is_file():
         hint = f": it is a run, its weights are {best}"
     raise FileNotFoundError(f"no weights file at {weights}{hint}")

@@ -32,8 +32,9 @@ class Options(VideoNetworkOptions):
     """Options of `nonlocalnet predict`."""
 
     videos: tyro.conf.Positional[tuple[Path, ...]]
-    """Video files; folders, in which videos are found at any depth; lists, which are .txt files of
-    one path per line; or patterns such as "clips/**/*.mp4"."""
+    """Video files; folders, in which videos are found at any depth; lists, which are .txt or
+    .csv files of one path per line, with or without labels; or patterns such as
+    "clips/**/*.mp4"."""
     top: int = setting(5, least=1)
     """Number of classes to print or write; the table for several videos has two of each."""
     num_clips: int | None = setting(None, least=1)

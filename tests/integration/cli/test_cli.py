@@ -72,6 +72,7 @@ def test_an_unknown_command(capsys):
         ),
         (["predict", "x.mp4", "--wieghts=w"], "no option --wieghts; did you mean --weights?"),
         (["test", "--weights", "w", "--data", "d", "--num_clip", "3"], "did you mean --num-clips?"),
+        (["data", "chekc", "x"], "data has no command 'chekc'; did you mean check?"),
         (["train", "--dta", "x"], "train has no option --dta; did you mean --data?"),
         (["train", "--no-smoke-tst"], "did you mean --no-smoke-test?"),
         (
