@@ -4,7 +4,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-unit test-all test-peers lowest check format clean
+.PHONY: help setup demo test test-unit test-all test-peers test-wheel lowest lint check format clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -23,19 +23,22 @@ demo: setup  ## train a local and a non-local network on video files; writes dem
 	$(BIN)/python examples/demo.py --out demo
 
 test-unit: setup  ## run the unit tests: no processes, no video files, under a minute
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m 'not slow' tests/unit
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m 'not slow' tests/unit
 
 test: setup  ## run the tests
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m 'not slow'
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m 'not slow'
 
 test-all: setup  ## run the tests, the slow ones too
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 PEERS := .peers/bin
 test-peers: setup  ## tests with the packages whose blocks nl.accelerate knows
 	$(BIN)/uv venv --quiet --clear --python $(BIN)/python .peers
 	$(BIN)/uv pip install --quiet --python $(PEERS)/python --editable '.[video]' --group peers pytest
 	$(PEERS)/python -m pytest -o addopts= -q tests/peers
+
+test-wheel: setup  ## build the sdist and the wheel, and try them in empty environments
+	$(BIN)/python -m pytest -o addopts= -q tests/packaging
 
 LOWEST := .lowest/bin
 lowest: setup  ## tests and commands with the lowest versions that pyproject.toml allows
@@ -51,14 +54,15 @@ lowest: setup  ## tests and commands with the lowest versions that pyproject.tom
 	$(LOWEST)/nonlocalnet test --data .lowest/videos/val --weights .lowest/run/model.safetensors --device cpu
 	$(LOWEST)/nonlocalnet predict .lowest/videos/val/same/00001.mp4 \
 	  --weights .lowest/run/model.safetensors --device cpu
-	$(LOWEST)/python -m pytest -n 2 --dist loadfile -m 'not slow'
+	$(LOWEST)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m 'not slow'
 
-check: setup  ## lint, format, types, layers, tests
+lint: setup  ## lint, format, types, layers
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/ty check src
 	$(BIN)/lint-imports
-	$(MAKE) test
+
+check: lint test  ## all that must pass
 
 format: setup  ## rewrite the code in the house style
 	$(BIN)/ruff check --fix .
