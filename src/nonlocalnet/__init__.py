@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from nonlocalnet.blocks import NonLocalBlock as NonLocalBlock
     from nonlocalnet.blocks.insertion import add_non_local as add_non_local
     from nonlocalnet.blocks.insertion import remove_non_local as remove_non_local
+    from nonlocalnet.blocks.sharing import share_frames as share_frames
     from nonlocalnet.blocks.streaming import Stream as Stream
     from nonlocalnet.checkpoints.load import load as load
     from nonlocalnet.checkpoints.load import load_weights as load_weights
@@ -48,6 +49,7 @@ _MODULES = {
     "predict": "evaluation.prediction",
     "remove_non_local": "blocks.insertion",
     "restore": "acceleration.network",
+    "share_frames": "blocks.sharing",
 }
 __all__ = sorted(_MODULES)
 

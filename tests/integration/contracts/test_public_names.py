@@ -25,6 +25,7 @@ NAMES = [
     "predict",
     "remove_non_local",
     "restore",
+    "share_frames",
 ]
 
 

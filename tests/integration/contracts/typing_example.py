@@ -5,6 +5,7 @@ from typing import Any, assert_type
 
 import torch
 from torch import Tensor, nn
+from torch import distributed as dist
 
 import nonlocalnet as nl
 from nonlocalnet.acceleration.report import Report
@@ -20,6 +21,7 @@ from nonlocalnet.ops.plan import Plan
 
 def compute(theta: Tensor, phi: Tensor, g: Tensor, mask: Tensor | None) -> None:
     assert_type(nl.non_local(theta, phi, g, "dot_product", implementation="linear"), Tensor)
+    assert_type(nl.non_local(theta, phi, g, group=dist.group.WORLD), Tensor)
     assert_type(nl.affinity(theta, phi, queries=torch.tensor([0]), mask=mask), Tensor)
     assert_type(nl.explain(theta, phi, g, memory_budget=2**20), Plan)
 
@@ -33,6 +35,7 @@ def insert(network: nn.Module) -> None:
     assert_type(block, nl.NonLocalBlock)
     assert_type(block.affinity(torch.zeros(1, 64, 4, 7, 7)), Tensor)
     assert_type(block.channels, int)
+    assert_type(nl.share_frames(block, None), tuple[str, ...])
     assert_type(nl.Stream(block, window=8).reset(), None)
 
 
