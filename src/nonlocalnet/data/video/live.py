@@ -293,7 +293,7 @@ class LiveReader:
             raise VideoError(self.source.name, self._explain(error)) from None
         finally:
             container.close()
-        return finite or self.source.kind in ("file", "pipe")
+        return finite or self.source.kind in ("file", "pipe") or self._stop.is_set()
 
     def _put(self, item: _Arrived, *, began: bool) -> None:
         """Hand a packet to the decoder, or drop it: see the module."""
