@@ -213,6 +213,7 @@ def measure(case: dict[str, Any], part: Path, folder: Path, minutes: float) -> d
     begin, end = samples[0][0], samples[-1][0]
     rss = [value for _, value in samples]
     middle = min(samples, key=lambda sample: abs(sample[0] - (begin + end) / 2))[1]
+    minutes = {int((when - begin) / 60): round(value) for when, value in samples}
     last = rows[-1]
     return {
         "model": case["model"],
@@ -230,6 +231,7 @@ def measure(case: dict[str, Any], part: Path, folder: Path, minutes: float) -> d
             for key in ("dropped_frames", "dropped_clips", "damaged_frames", "losses")
         },
         "memory_mib": {"start": rss[0], "middle": middle, "end": rss[-1], "largest": max(rss)},
+        "memory_mib_by_minute": list(minutes.values()),
         "said": said.replace(f":{port}", "").splitlines(),
     }
 

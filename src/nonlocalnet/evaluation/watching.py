@@ -97,22 +97,24 @@ class RollingClips:
                 f"the frames of a window take more than {MAX_BYTES >> 30} GiB: choose a shorter "
                 f"{option('window')} or a smaller {option('side')}"
             )
-        first, n = self._kept[0].time, self.clip.frames
         if self.window is None:
             span = cast("int", self.clip.span)
             if len(self._kept) < span:
                 return None
-            self.window = (frame.time - first) * span / max(span - 1, 1)
-        span = (n - 1) * self.window / n
+            self.window = (frame.time - self._kept[0].time) * span / max(span - 1, 1)
+        n = self.clip.frames
+        span = (n - 1) * self.window / n  # seconds from the first frame of a clip to the last one
+        while len(self._kept) > 1 and self._kept[1].time <= frame.time - span:
+            self._kept.popleft()
+        first = self._kept[0].time
         if frame.time - first < span - EPSILON or frame.time < self._next - EPSILON:
             return None
         times = [one.time - first for one in self._kept]
         end = times[-1] + self.window / n
         chosen = [self._kept[i] for i in window_frames(times, end, end, self.window, self.clip)]
         begin = frame.time if math.isinf(self._next) else self._next
-        self._next = begin + self.every * max(math.ceil((frame.time - begin) / self.every), 1)
-        while len(self._kept) > 1 and self._kept[1].time <= frame.time - span:
-            self._kept.popleft()
+        passed = math.floor((frame.time - begin + EPSILON) / self.every)
+        self._next = begin + self.every * (passed + 1)
         return chosen
 
     def active(self, work: list[LiveFrame]) -> AbstractContextManager:

@@ -7,6 +7,7 @@ wait too long to be decoded, all that wait are dropped, and decoding goes on at 
 
 from __future__ import annotations
 
+import gc
 import math
 import os
 import select
@@ -265,6 +266,7 @@ class LiveReader:
             tried = f", and {self._failures} attempts to connect again failed" * (self.retries > 0)
             raise VideoError(self.source.name, f"lost{tried} ({reason})")
         self._failures += 1
+        gc.collect()  # PyAV's objects refer to each other; Python does not see how large they are
         self._tell(
             f"{self.source.name}: {reason}; connecting again in {self._pause():g} s "
             f"(attempt {self._failures} of {self.retries})"
