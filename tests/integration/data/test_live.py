@@ -1,10 +1,12 @@
 """Frames of servers on the loopback and of growing files, as they arrive."""
 
 import contextlib
+import functools
 import itertools
 import os
 import threading
 import time
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 
 import numpy as np
 import pytest
@@ -171,6 +173,43 @@ def test_a_finished_video_of_an_address_ends(video):
         found, reader, said, error = read(f"http://127.0.0.1:{port}/v.ts")
     check_same(found, images)
     assert (error, said, reader.counts.losses) == (None, [], 0)
+
+
+def test_hls(video, tmp_path):
+    """A playlist of segments, complete."""
+    data, images = video
+    head = "#EXTM3U\n#EXT-X-TARGETDURATION:2\n#EXT-X-PLAYLIST-TYPE:VOD\n"
+    (tmp_path / "live.m3u8").write_text(f"{head}#EXTINF:1.2,\nv.ts\n#EXT-X-ENDLIST\n")
+    (tmp_path / "v.ts").write_bytes(data)
+    handler = functools.partial(Files, directory=tmp_path)
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        found, _, said, error = read(f"http://127.0.0.1:{server.server_port}/live.m3u8")
+        server.shutdown()
+    check_same(found, images)
+    assert (error, said) == (None, [])
+
+
+def test_a_playlist_of_an_address_opens_no_file(video, tmp_path):
+    (tmp_path / "v.ts").write_bytes(video[0])
+    playlist = f"#EXTM3U\n#EXT-X-TARGETDURATION:2\n#EXTINF:1.2,\nfile://{tmp_path}/v.ts\n"
+    (tmp_path / "live.m3u8").write_text(f"{playlist}#EXT-X-ENDLIST\n")
+    handler = functools.partial(Files, directory=tmp_path)
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        found, *_, error = read(f"http://127.0.0.1:{server.server_port}/live.m3u8", idle=2)
+        server.shutdown()
+    assert found == []
+    assert error is not None
+
+
+class Files(SimpleHTTPRequestHandler):
+    """Serve files without a word."""
+
+    extensions_map = {".ts": "video/mp2t", ".m3u8": "application/vnd.apple.mpegurl"}  # noqa: RUF012
+
+    def log_message(self, *words):
+        pass
 
 
 def grow(path, data, pace=0.002):

@@ -262,11 +262,11 @@ class LiveReader:
         if self._arrived > before:
             self.counts.losses += 1
             self._failures = 0
+            gc.collect()  # PyAV's objects refer to each other, and Python does not see their size
         if self._failures == self.retries:
             tried = f", and {self._failures} attempts to connect again failed" * (self.retries > 0)
             raise VideoError(self.source.name, f"lost{tried} ({reason})")
         self._failures += 1
-        gc.collect()  # PyAV's objects refer to each other; Python does not see how large they are
         self._tell(
             f"{self.source.name}: {reason}; connecting again in {self._pause():g} s "
             f"(attempt {self._failures} of {self.retries})"
