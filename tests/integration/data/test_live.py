@@ -2,12 +2,14 @@
 
 import contextlib
 import functools
+import gc
 import itertools
 import os
 import threading
 import time
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 
+import av
 import numpy as np
 import pytest
 
@@ -313,6 +315,21 @@ def test_packets_that_waited_too_long_are_dropped(video, monkeypatch):
     jumps = [b for a, b in itertools.pairwise(found) if b != a + 1]
     assert jumps
     assert all(number % 5 == 0 for number in jumps)
+
+
+def test_no_frame_outlives_its_use(video, tmp_path):
+    """Frames in circles would stay until Python looks for such, and it does not see their size."""
+    path = tmp_path / "v.ts"
+    path.write_bytes(video[0])
+    gc.collect()
+    gc.disable()
+    try:
+        before = sum(isinstance(x, av.VideoFrame) for x in gc.get_objects())
+        read(path, idle=0.05)
+        after = sum(isinstance(x, av.VideoFrame) for x in gc.get_objects())
+    finally:
+        gc.enable()
+    assert after - before < 5
 
 
 def test_leaving_does_not_wait_for_data(video):

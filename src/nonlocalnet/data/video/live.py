@@ -26,7 +26,7 @@ from av.video.reformatter import VideoReformatter
 
 from nonlocalnet.data.sampling import limit_short_side
 from nonlocalnet.data.video.open import VideoError, best_stream
-from nonlocalnet.data.video.rotation import upright
+from nonlocalnet.data.video.rotation import display_matrix, turn
 from nonlocalnet.data.video.source import Source
 
 MAX_WAIT = 2.0  # seconds that a packet may wait to be decoded
@@ -188,7 +188,7 @@ class LiveReader:
         Raises:
             VideoError: the source cannot be read, or is lost for good.
         """
-        clock, size, part, decoder = _Clock(), None, -1, None
+        clock, size, part, decoder, stored, matrix = _Clock(), None, -1, None, None, None
         arrivals: dict[int | None, float] = {}
         while True:
             try:
@@ -201,6 +201,7 @@ class LiveReader:
                 decoder = item.decoder
                 clock.restart()
                 arrivals.clear()
+                stored = None
             arrivals[item.packet.pts] = item.arrival
             if len(arrivals) > REORDERED:
                 del arrivals[next(iter(arrivals))]
@@ -217,7 +218,10 @@ class LiveReader:
                     continue
                 arrival = arrivals.pop(frame.pts, item.arrival)
                 moment, fresh = clock.tell(frame, arrival)
-                image = self._to_rgb(frame)
+                # once: a frame whose side data were read is in a circle, and large
+                if stored != (frame.height, frame.width):
+                    stored, matrix = (frame.height, frame.width), display_matrix(frame)
+                image = turn(self._to_rgb(frame), matrix)
                 part += fresh or image.shape != size
                 size = image.shape
                 yield LiveFrame(moment, arrival, image, part)
@@ -227,7 +231,7 @@ class LiveReader:
         rgb = self._reformatter.reformat(
             frame, width, height, "rgb24", interpolation="BILINEAR", threads=1
         )
-        return upright(rgb.to_ndarray(), frame)
+        return rgb.to_ndarray()
 
     def _read(self) -> None:
         """Read packets, and connect again after losses; this is a thread of its own."""
