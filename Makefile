@@ -23,13 +23,13 @@ demo: setup  ## train a local and a non-local network on video files; writes dem
 	$(BIN)/python examples/demo.py --out demo
 
 test-unit: setup  ## run the unit tests: no processes, no video files, under a minute
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m 'not slow' tests/unit
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m 'not slow' tests/unit
 
 test: setup  ## run the tests
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m 'not slow'
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m 'not slow'
 
 test-all: setup  ## run the tests, the slow ones too
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 PEERS := .peers/bin
 test-peers: setup  ## tests with the packages whose blocks nl.accelerate knows
@@ -54,7 +54,7 @@ lowest: setup  ## tests and commands with the lowest versions that pyproject.tom
 	$(LOWEST)/nonlocalnet test --data .lowest/videos/val --weights .lowest/run/model.safetensors --device cpu
 	$(LOWEST)/nonlocalnet predict .lowest/videos/val/same/00001.mp4 \
 	  --weights .lowest/run/model.safetensors --device cpu
-	$(LOWEST)/python -m pytest -n 2 --dist loadfile -m 'not slow'
+	$(LOWEST)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m 'not slow'
 
 lint: setup  ## lint, format, types, layers
 	$(BIN)/ruff check .

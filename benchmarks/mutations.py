@@ -87,14 +87,16 @@ MUTATIONS = [
     ),
     mutation(
         "blocks: a new block is not the identity",
-        "nn.init.zeros_(gamma if isinstance(gamma, nn.Parameter) else self.w_z.weight)",
-        "nn.init.ones_(gamma if isinstance(gamma, nn.Parameter) else self.w_z.weight)",
+        "nn.init.zeros_(next(value for value in last",
+        "nn.init.ones_(next(value for value in last",
         BLOCKS,
     ),
     mutation(
         "blocks: hooks before are not called",
-        "        or module._forward_pre_hooks\n",
-        "",
+        "        or module._forward_pre_hooks\n        or module._backward_hooks\n"
+        "        or module._backward_pre_hooks\n        or every_module._global_forward_hooks\n",
+        "        or module._backward_hooks\n"
+        "        or module._backward_pre_hooks\n        or every_module._global_forward_hooks\n",
         BLOCKS,
     ),
     mutation(
@@ -124,14 +126,14 @@ MUTATIONS = [
     ),
     mutation(
         "networks: res2 has a stride",
-        "stride=2 if i == 0 and index > 0 else 1",
+        "stride=strides[index] if i == 0 else 1",
         "stride=2 if i == 0 else 1",
         NETWORKS,
     ),
     mutation(
         "networks: groups in every stage",
-        'temporal_group=temporal_group if stage == "res3" else None',
-        "temporal_group=temporal_group",
+        "temporal_group=groups.get(stage)",
+        'temporal_group=groups.get("res3")',
         NETWORKS,
     ),
     mutation(
@@ -197,8 +199,8 @@ MUTATIONS = [
     ),
     mutation(
         "data: test clips begin at the second part",
-        "_indices(j * num_frames // num_clips,",
-        "_indices((j + 1) * num_frames // num_clips,",
+        "return j * frames // clips",
+        "return (j + 1) * frames // clips",
         "unit/data/test_sampling.py",
     ),
     mutation(
@@ -266,8 +268,8 @@ MUTATIONS = [
     ),
     mutation(
         "evaluation: the best of the views, not their mean",
-        "rows[index] = (p.mean(dim=0),",
-        "rows[index] = (p.amax(dim=0),",
+        "mean = scores.mean(dim=0)",
+        "mean = scores.amax(dim=0)",
         "integration/evaluation",
     ),
     # detection

@@ -1,4 +1,5 @@
 import os
+import random
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -6,12 +7,22 @@ from pathlib import Path
 import pytest
 import torch
 
+# else a test that compiles starts processes that import torch, to compile in parallel
+os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")
 if "PYTEST_XDIST_WORKER" in os.environ:  # the workers share the cores, torch's threads must not
     torch.set_num_threads(1)
+    os.environ["OMP_NUM_THREADS"] = "1"  # of the processes that tests start
     # a job in the background ignores these, and so would all processes that tests start and signal
     signal.signal(signal.SIGINT, signal.default_int_handler)
     if hasattr(signal, "SIGHUP"):
         signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+
+@pytest.fixture(autouse=True)
+def seeds():
+    """Each test draws the same numbers, whatever ran before it."""
+    random.seed(0)
+    torch.manual_seed(0)
 
 
 GIVEN = Path(os.environ.get("NONLOCALNET_SHARED", Path(__file__).parents[2] / "shared"))

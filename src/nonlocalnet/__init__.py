@@ -13,10 +13,12 @@ if TYPE_CHECKING:
     from nonlocalnet.blocks import NonLocalBlock as NonLocalBlock
     from nonlocalnet.blocks.insertion import add_non_local as add_non_local
     from nonlocalnet.blocks.insertion import remove_non_local as remove_non_local
+    from nonlocalnet.blocks.sharing import share_frames as share_frames
     from nonlocalnet.blocks.streaming import Stream as Stream
     from nonlocalnet.checkpoints.load import load as load
     from nonlocalnet.checkpoints.load import load_weights as load_weights
     from nonlocalnet.checkpoints.save import export_weights as export_weights
+    from nonlocalnet.deployment.export import export as export
     from nonlocalnet.detection.detect import detect as detect
     from nonlocalnet.evaluation.prediction import predict as predict
     from nonlocalnet.inspection.look import look as look
@@ -37,6 +39,7 @@ _MODULES = {
     "create_model": "networks",
     "detect": "detection.detect",
     "explain": "acceleration.explanation",
+    "export": "deployment.export",
     "export_weights": "checkpoints.save",
     "list_models": "networks",
     "load": "checkpoints.load",
@@ -46,6 +49,7 @@ _MODULES = {
     "predict": "evaluation.prediction",
     "remove_non_local": "blocks.insertion",
     "restore": "acceleration.network",
+    "share_frames": "blocks.sharing",
 }
 __all__ = sorted(_MODULES)
 

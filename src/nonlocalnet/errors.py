@@ -10,6 +10,7 @@ import unicodedata
 from collections.abc import Generator, Iterable
 from contextvars import ContextVar
 from pathlib import Path
+from typing import NoReturn
 
 LONG = 25  # a list of more names is not read
 LIMIT = 1000  # characters of what a file says, in a message
@@ -25,6 +26,9 @@ EXTRAS = {
     "huggingface_hub": "hub",
     "tensorboard": "tensorboard",
     "pyarrow": "parquet",
+    "onnx": "onnx",
+    "onnxscript": "onnx",
+    "onnxruntime": "onnx",
 }
 
 
@@ -157,3 +161,11 @@ def errors_about(path: str | os.PathLike[str]) -> Generator[None]:
     except (TypeError, AttributeError, LookupError, ArithmeticError, RuntimeError) as error:
         problem = printable(error, 200)
         raise FileError(path, f"a value in its description makes no sense: {problem}") from None
+
+
+def refuse_script(module: object) -> NoReturn:
+    """Raise a TypeError that says what to use instead of torch.jit.script."""
+    raise TypeError(
+        f"{type(module).__name__} cannot be scripted, since it chooses its implementation by the "
+        "input: use torch.export.export, torch.jit.trace or nl.export"
+    )

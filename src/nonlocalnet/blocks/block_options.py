@@ -1,10 +1,14 @@
-"""Check the options of a non-local block against each other."""
+"""Check the options of a non-local block against each other, and its input."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
+from torch import Tensor
+
 from nonlocalnet.ops.pairwise import FUNCTIONS
+from nonlocalnet.ops.sharing import Processes
 
 
 def check_heads(heads: int, widths: dict[str, int], compared: str) -> None:
@@ -83,3 +87,31 @@ def check_group(
             f"got subsample={subsample}, temporal_group={group}"
         )
     return group
+
+
+def check_input(
+    x: Tensor,
+    mask: Tensor | None,
+    channels: int,
+    dims: int,
+    group: int | None,
+    processes: Processes | None,
+) -> None:
+    """Raise unless x and its mask fit a block of so many channels and axes, in all processes."""
+    if x.ndim != dims + 2 or x.shape[1] != channels:
+        axes = {1: "T", 2: "H, W", 3: "T, H, W"}[dims]
+        raise ValueError(f"x must be (B, {channels}, {axes}) for this block; got {tuple(x.shape)}")
+    if group is not None:
+        frames = (x.shape[2],)
+        if processes is not None:
+            frames = processes.agree({"computes": "temporal groups"}, *frames, grad=False).sizes
+        if any(count % group for count in frames):
+            where, got = ("", frames[0]) if len(frames) == 1 else (" of each process", [*frames])
+            raise ValueError(
+                f"temporal_group={group} must divide the number of frames{where}; got {got}"
+            )
+    if mask is not None and (mask.dtype != torch.bool or mask.shape != (x.shape[0], *x.shape[2:])):
+        raise ValueError(
+            f"mask must be booleans of shape {(x.shape[0], *x.shape[2:])}; "
+            f"got {mask.dtype} of {tuple(mask.shape)}"
+        )

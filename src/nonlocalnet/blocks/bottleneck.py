@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from functools import partial
 
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from nonlocalnet.blocks.convolution import Conv3d
+from nonlocalnet.blocks.cuts import SharesFrames, Window, over_cuts
 from nonlocalnet.blocks.norm import make_norm, norm_relu
 from nonlocalnet.blocks.shift import temporal_shift
 from nonlocalnet.options import Norm
 
 
-class Bottleneck(nn.Module):
+class Bottleneck(nn.Module, SharesFrames):
     """Compute relu(shortcut(x) + c(b(a(x)))), a residual block in space and time.
 
     a is kx1x1, b is k'x3x3 with the stage's spatial stride and dilation, c is 1x1x1; each is
@@ -63,11 +65,18 @@ class Bottleneck(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, in, T, H, W) -> (B, out, T, H / stride, W / stride), rounded up."""
-        shifted = x if self.shift_div is None else temporal_shift(x, self.shift_div)
-        out = norm_relu(self.norm_a, self.conv_a(shifted))
+        out = norm_relu(self.norm_a, self.conv_a(self._shift(x)))
         out = norm_relu(self.norm_b, self.conv_b(out))
         out = self.norm_c(self.conv_c(out))
         return F.relu(out + (x if self.shortcut is None else self.shortcut(x)), inplace=True)
+
+    def _shift(self, x: Tensor) -> Tensor:
+        if self.shift_div is None:
+            return x
+        shift = partial(temporal_shift, div=self.shift_div)
+        if self.processes is None:
+            return shift(x)
+        return over_cuts(shift, x, Window(3, before=1, after=1), self.processes)
 
     def begin_stream(self, window: int | None) -> None:
         """Raise a ValueError if frames see each other; see `nl.Stream`."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -57,10 +58,12 @@ def conv3d(
     On a CPU the result is always in the memory format channels_last_3d. There, 1x1x1 and 3x1x1
     kernels are one matrix product for all taps, and 1xhxw kernels a 2-D convolution of the frames.
     Half precision is multiplied in float32 if the CPU has no units for it. Results equal those of
-    `F.conv3d` up to rounding (docs/results.md has the speed-ups).
+    `F.conv3d` up to rounding (docs/results.md has the speed-ups). Exported programs hold
+    `F.conv3d`.
     """
     device = x.device.type
-    if device != "cpu":
+    # compilers of other runtimes know the convolution itself
+    if device != "cpu" or torch.compiler.is_exporting():
         return F.conv3d(x, weight, bias, stride, padding, dilation)
     result = autocast_dtype(x.dtype, device)
     dtype = product_dtype(result, device)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
-from typing import Any, Literal, get_args
+from typing import Any, Literal, NoReturn, get_args
 
 import torch
 from torch import Tensor, nn
@@ -12,10 +12,12 @@ from torch import Tensor, nn
 from nonlocalnet.blocks.block_options import (
     check_group,
     check_heads,
+    check_input,
     check_scale,
     check_subsample,
     check_without_w_z,
 )
+from nonlocalnet.blocks.cuts import SharesFrames, cells_over_cuts
 from nonlocalnet.blocks.norm import BlockNorm, as_affine, make_norm
 from nonlocalnet.blocks.pooling import pooling, unchanged
 from nonlocalnet.blocks.projection import (
@@ -27,7 +29,7 @@ from nonlocalnet.blocks.projection import (
 )
 from nonlocalnet.blocks.rows import from_rows, to_rows
 from nonlocalnet.blocks.streaming import Stream
-from nonlocalnet.errors import check_choice
+from nonlocalnet.errors import check_choice, refuse_script
 from nonlocalnet.ops import affinity, explain, non_local
 from nonlocalnet.ops.pairwise import FUNCTIONS
 from nonlocalnet.ops.plan import Implementation, Plan, check_implementation
@@ -37,7 +39,7 @@ from nonlocalnet.options import Extent, Pairwise
 SubsamplePosition = Literal["before", "after"]
 
 
-class NonLocalBlock(nn.Module):
+class NonLocalBlock(nn.Module, SharesFrames):
     """Add to each position a weighted sum over all positions: z = W_z y + x.
 
     y_i = 1/C(x) · Σ_j f(x_i, x_j) g(x_j), where θ, φ and g are projections (1x1x1 convolutions) of
@@ -197,7 +199,9 @@ class NonLocalBlock(nn.Module):
         """
         theta, phi, g, rest = self.embed(x, mask)
         weight, bias, norm = self._output()
-        operation = non_local if self.past is None else self.past
+        operation: Any = non_local if self.past is None else self.past
+        if self._sees_other_processes():
+            operation = partial(non_local, group=self.processes)
         y = operation(
             theta,
             phi,
@@ -247,8 +251,17 @@ class NonLocalBlock(nn.Module):
             return RunningSummary()
         return KeysSoFar(window)
 
+    def _sees_other_processes(self) -> bool:
+        alone = self.dims == 2 or self.extent == "space" or self.temporal_group is not None
+        return self.processes is not None and not alone
+
+    def __prepare_scriptable__(self) -> NoReturn:
+        """Raise a TypeError: torch.jit.script asks for this."""
+        refuse_script(self)
+
     def explain(self, x: Tensor, mask: Tensor | None = None) -> Plan:
         """Tell which implementation `forward` takes for this input, and why: see `nl.explain`."""
+        self.check_whole("explain")
         theta, phi, g, rest = self.embed(x, mask)
         return explain(
             theta,
@@ -274,6 +287,7 @@ class NonLocalBlock(nn.Module):
             the number of frames (extent "space"), of places ("time") or of temporal groups. The
             last axis is the flattened subsampled positions.
         """
+        self.check_whole("affinity")
         theta, phi, _, rest = self.embed(x, mask)
         return affinity(theta, phi, self.pairwise, queries=queries, **rest)
 
@@ -302,7 +316,7 @@ class NonLocalBlock(nn.Module):
             theta (B', N', d), phi (B', M', d), g (B', M', c), and a dictionary of scale, w_f,
             heads, causal_frames and mask, that of the keys (B', M').
         """
-        self._check_input(x, mask)
+        check_input(x, mask, self.channels, self.dims, self.temporal_group, self.processes)
         group = self.temporal_group
         rows = partial(to_rows, extent=self.extent, group=group)
         w_f = None if self.w_f is None else torch.ones_like(self.w_f[: 2 * self.heads])
@@ -331,6 +345,9 @@ class NonLocalBlock(nn.Module):
 
     def _embed_keys(self, x: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
         """Project and pool x to phi (B, d, ...), g (B, c, ...) and their mask (B, ...)."""
+        if self._sees_other_processes() and self.subsample is not None and self.subsample[0] > 1:
+            assert self.processes is not None
+            x, mask = cells_over_cuts(x, mask, self.subsample[0], self.processes)
         pool, mask = pooling(x, mask, self.subsample, whole_clips=self.temporal_group is None)
         if self.subsample_position == "before":
             x, pool = pool(x), unchanged
@@ -361,25 +378,6 @@ class NonLocalBlock(nn.Module):
             return weight, bias, self.norm
         scale, shift = affine
         return scale.unsqueeze(1) * weight, shift if bias is None else scale * bias + shift, None
-
-    def _check_input(self, x: Tensor, mask: Tensor | None) -> None:
-        if x.ndim != self.dims + 2 or x.shape[1] != self.channels:
-            axes = {1: "T", 2: "H, W", 3: "T, H, W"}[self.dims]
-            raise ValueError(
-                f"x must be (B, {self.channels}, {axes}) for this block; got {tuple(x.shape)}"
-            )
-        if self.temporal_group is not None and x.shape[2] % self.temporal_group:
-            raise ValueError(
-                f"temporal_group={self.temporal_group} must divide the number of frames; "
-                f"got {x.shape[2]}"
-            )
-        if mask is not None and (
-            mask.dtype != torch.bool or mask.shape != (x.shape[0], *x.shape[2:])
-        ):
-            raise ValueError(
-                f"mask must be booleans of shape {(x.shape[0], *x.shape[2:])}; "
-                f"got {mask.dtype} of {tuple(mask.shape)}"
-            )
 
 
 def _own(module: nn.Module, name: str, key: str) -> nn.Parameter:

@@ -79,6 +79,8 @@ class Stream:
         self._past: dict[str, Past] = {}
         for path, part in module.named_modules():
             try:
+                if getattr(part, "processes", None) is not None:
+                    raise ValueError("has its frames shared out: call nl.share_frames(it, None)")
                 check_frames(part)
                 # of the type: wrappers, such as compiled modules, give attributes of what is inside
                 begin = getattr(type(part), "begin_stream", None)

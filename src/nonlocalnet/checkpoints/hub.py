@@ -7,13 +7,15 @@ import json
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import ModelHubMixin, hf_hub_download
+from huggingface_hub import ModelCard, ModelHubMixin, hf_hub_download
 
 from nonlocalnet.checkpoints.load import load
 from nonlocalnet.checkpoints.metadata import WeightsInfo
 from nonlocalnet.checkpoints.save import save_weights
+from nonlocalnet.errors import printable
 from nonlocalnet.networks.video_resnet import VideoResNet
 
+CELL = 500  # characters of a value on the card
 FILE = "model.safetensors"
 CARD = """\
 ---
@@ -27,7 +29,15 @@ from nonlocalnet.checkpoints.hub import HubNetwork
 
 model = HubNetwork.from_pretrained("{{ repo_id | default("USER/NAME", true) }}")
 ```
-"""
+
+| | |
+|---|---|
+{% for name, value in details %}| {{ name }} | {{ value }} |
+{% endfor %}
+{% if classes %}## Classes
+
+{{ classes }}
+{% endif %}"""
 
 
 class HubNetwork(
@@ -61,6 +71,12 @@ class HubNetwork(
         assert isinstance(model, cls)
         return model
 
+    def generate_model_card(self, *args: Any, **kwargs: Any) -> ModelCard:
+        """Write the card: the network, its input and, where the file says so, origin and scores."""
+        info = getattr(self, "info", None) or WeightsInfo(config=self.config)
+        own = {"details": describe(info), "classes": ", ".join(map(_cell, info.classes))}
+        return super().generate_model_card(*args, **own, **kwargs)
+
     def _save_pretrained(self, save_directory: Path) -> None:
         info = getattr(self, "info", None) or WeightsInfo(config=self.config)
         save_weights(self, save_directory / FILE, info)
@@ -92,3 +108,27 @@ class HubNetwork(
                 token=token,
             )
         return cls.of(load(path, **options))
+
+
+def describe(info: WeightsInfo) -> list[tuple[str, str]]:
+    """Describe a network as rows (name, value) of a Markdown table."""
+    config = dict(info.config)
+    average = {"probabilities": "mean probability", "logits": "mean logit"}[info.views.average]
+    clips = "" if info.views.num_clips is None else f"{info.views.num_clips} clips, "
+    rows = [
+        ("network", config.pop("name", "")),
+        ("clip", config.pop("clip", "")),
+        ("input", f"RGB, short side {info.short_side}, mean {info.mean}, std {info.std}"),
+        ("test", f"{clips}{info.views.num_crops} crops, {average}"),
+        ("labels", "several per video" if info.multi_label else "one per video"),
+        *((name.replace("_", " "), value) for name, value in {**config, **info.facts}.items()),
+    ]
+    return [(_cell(name), _cell(value)) for name, value in rows if value not in ("", None)]
+
+
+def _cell(value: Any) -> str:
+    """Write a value for a cell of a table; what it holds may be of foreign origin."""
+    if isinstance(value, dict):
+        value = ", ".join(f"{key} {each}" for key, each in value.items())
+    text = printable(value, CELL)
+    return "".join(f"\\{c}" if c in "|<>`[]{}*_\\" else c for c in text)

@@ -29,6 +29,7 @@ COMMANDS = {
     "runs": "compare training runs in a table",
     "plot": "plot loss and validation score of training runs",
     "convert": "convert weights between this and other code bases",
+    "export": "export a network as an ONNX file or a torch.export program",
     "zoo": "list and download released checkpoints",
 }
 

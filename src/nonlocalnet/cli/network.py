@@ -77,6 +77,8 @@ def load_network(
     from nonlocalnet.runtime.log import status
 
     check_weights(weights)
+    if weights.suffix == ".onnx":
+        return _load_onnx(weights, clip, options)
     path = weights if weights.is_file() else find_weights(weights)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", UserWarning)
@@ -94,6 +96,17 @@ def load_network(
     if own == "videos":
         family.load("memory_format")(model)
     return model
+
+
+def _load_onnx(weights: Path, clip: str | None, options: Sequence[str]) -> Network:
+    """Load a file of `nonlocalnet export`."""
+    from nonlocalnet.deployment.onnx_network import OnnxNetwork
+
+    if clip is not None or options:
+        raise ValueError(
+            f"{weights} is a fixed program: give --clip and --set to nonlocalnet export"
+        )
+    return OnnxNetwork(weights)
 
 
 def ask_for_classes(info: WeightsInfo) -> list[str]:

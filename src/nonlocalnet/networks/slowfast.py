@@ -106,6 +106,10 @@ class SlowFast(VideoResNet):
         """Raise a ValueError; see `nl.Stream`."""
         raise ValueError("takes the frames of its slow pathway from all over the clip")
 
+    def check_shared(self) -> None:
+        """Raise a ValueError; see `nl.share_frames`."""
+        raise ValueError("takes the frames of its slow pathway from all over the clip")
+
 
 class Lateral(nn.Module):
     """Reduce features of the fast pathway to the frames of the slow one: kx1x1, norm, ReLU."""

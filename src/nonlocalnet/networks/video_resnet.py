@@ -6,7 +6,7 @@ from collections import OrderedDict
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
-from typing import Any, Literal, cast
+from typing import Any, Literal, NoReturn, cast
 
 import torch
 from torch import Tensor, nn
@@ -14,16 +14,17 @@ from torch.nn import functional as F
 
 from nonlocalnet.blocks.bottleneck import Bottleneck
 from nonlocalnet.blocks.convolution import Conv3d
+from nonlocalnet.blocks.cuts import SharesFrames
 from nonlocalnet.blocks.non_local_block import NonLocalBlock, SubsamplePosition
 from nonlocalnet.blocks.norm import BlockNorm, make_norm, norm_relu
-from nonlocalnet.errors import check_choice
+from nonlocalnet.errors import check_choice, refuse_script
 from nonlocalnet.ops.streaming import RunningMean
 from nonlocalnet.options import Extent, Norm, Pairwise
 
 EXPANSION = 4
 
 
-class VideoResNet(nn.Module):
+class VideoResNet(nn.Module, SharesFrames):
     """Classify clips: conv1, pool1, res2, pool2, res3, res4, res5, global average pool, fc.
 
     Args:
@@ -233,9 +234,19 @@ class VideoResNet(nn.Module):
         """
         if self.past is not None:
             return self.past(x)
-        if self.shift_div is None:
-            return self.dropout(x.mean(dim=2))
-        return self.dropout(x).mean(dim=2)
+        if self.shift_div is not None:
+            return self._mean(self.dropout(x))
+        x = self._mean(x)
+        if self.processes is None or not self.training:
+            return self.dropout(x)
+        return x * self.processes.first(self.dropout(torch.ones_like(x)))  # the same in all
+
+    def _mean(self, x: Tensor) -> Tensor:
+        return x.mean(dim=2) if self.processes is None else self.processes.mean(x, 2)
+
+    def __prepare_scriptable__(self) -> NoReturn:
+        """Raise a TypeError: torch.jit.script asks for this."""
+        refuse_script(self)
 
     def begin_stream(self, window: int | None) -> RunningMean:
         """Return the running mean of features that the classifier reads; see `nl.Stream`."""

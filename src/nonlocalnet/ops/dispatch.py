@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from nonlocalnet.errors import check_choice
 from nonlocalnet.ops import dot_product, reference, softmax
+from nonlocalnet.ops.arguments import check_arguments, check_divides, queries_of_samples
 from nonlocalnet.ops.causal import frame_by_frame, seen
 from nonlocalnet.ops.concatenation import concatenation
 from nonlocalnet.ops.heads import join_heads, mask_of_heads, split_heads
-from nonlocalnet.ops.pairwise import FUNCTIONS
-from nonlocalnet.ops.plan import Implementation, Plan, choose
+from nonlocalnet.ops.plan import IMPLEMENTATIONS_OF, Implementation, Plan, choose
 from nonlocalnet.ops.precision import common_dtype, wide, without_autocast
+from nonlocalnet.ops.sharing import Processes, share_keys
 from nonlocalnet.options import Pairwise
+
+if TYPE_CHECKING:
+    from torch.distributed import ProcessGroup
 
 
 def non_local(
@@ -30,6 +34,7 @@ def non_local(
     w_z: Tensor | None = None,
     heads: int = 1,
     causal_frames: int | None = None,
+    group: ProcessGroup | Processes | None = None,
     implementation: Implementation = "auto",
     memory_budget: int | None = None,
 ) -> Tensor:
@@ -66,6 +71,11 @@ def non_local(
         causal_frames: T, if positions are those of T frames, ordered frame by frame, and a query
             sees only keys of its own and earlier frames. T divides N and M. None: a query sees
             all keys.
+        group: the processes over which positions are shared out, rank 0 with the first ones. Each
+            passes its own queries, keys and mask, any number of them (whole frames, if causal),
+            and gets y of its own queries. Dot product sums a d x c matrix of each sample over the
+            processes; the other functions gather all keys. Each process must call backward, too;
+            gradients are those of the sum of all processes' losses. None: there is one process.
         implementation: how it is computed. "auto" chooses the fastest, and `explain` tells which;
             the others are for comparison: "reference" (all functions), "linear" (dot product),
             "sorted" (concatenation), "fused", "chunked" and "triton" (softmax forms).
@@ -79,7 +89,8 @@ def non_local(
 
     Raises:
         ValueError: an unknown pairwise function, shapes that do not fit, or an option or
-            implementation that this pairwise function does not have.
+            implementation that this pairwise function does not have; a group without this process,
+            or whose processes compute different operations.
 
     Source: paper, equations 1 to 4 and 6; official code `lib/models/nonlocal_helper.py`. The
     official code has embedded Gaussian and dot product only.
@@ -89,6 +100,7 @@ def non_local(
     >>> nl.non_local(theta, phi, g, pairwise="dot_product").shape
     torch.Size([2, 5, 6])
     """
+    linear = group is not None and "linear" in IMPLEMENTATIONS_OF.get(pairwise, ())
     plan = explain(
         theta,
         phi,
@@ -99,15 +111,33 @@ def non_local(
         w_f=w_f,
         heads=heads,
         causal_frames=causal_frames,
-        implementation=implementation,
+        implementation="linear" if linear and implementation == "auto" else implementation,
         memory_budget=memory_budget,
     )
     if w_z is not None and (w_z.ndim != 2 or w_z.shape[1] != g.shape[2]):
         raise ValueError(f"w_z must be (k, c) with c = {g.shape[2]}; got {tuple(w_z.shape)}")
+    add = None
+    if group is not None:
+        processes = group if isinstance(group, Processes) else Processes(group)
+        options: dict[str, Any] = {"scale": scale, "heads": heads}
+        options["implementation"] = implementation
+        shared = share_keys(
+            processes, theta, phi, g, mask, w_f, causal_frames, pairwise=pairwise, **options
+        )
+        if plan.implementation != "linear":
+            theta, phi, w_f = _reduce_to_scores(theta, phi, mask, w_f, heads)
+            own = phi.shape[1] // (causal_frames or 1)
+            phi, g, mask = shared.gather(phi, g, mask)
+            options |= {"mask": mask, "w_f": w_f, "w_z": w_z, "memory_budget": memory_budget}
+            if causal_frames is None:
+                return non_local(theta, phi, g, pairwise, **options)
+            return of_last_frames(theta, phi, g, pairwise, causal_frames, own, **options)
+        add = shared.add(mask is not None)
     with without_autocast(theta.device.type):
         theta, phi, values, w_f = _to(plan.dtype, theta, phi, g, w_f)
         if plan.implementation == "linear":
-            keys = dot_product.summaries(phi, values, mask, heads=heads, frames=causal_frames)
+            frames = 1 if add is not None and causal_frames is None else causal_frames
+            keys = dot_product.summaries(phi, values, mask, heads=heads, frames=frames, add=add)
             y = dot_product.from_summaries(theta, keys, causal_frames, w_z=w_z, like=g)
         else:
             theta, phi, mask, w_f = _split_heads(theta, phi, mask, w_f, heads)
@@ -116,6 +146,52 @@ def non_local(
             y = join_heads(y, heads)
             y = y if w_z is None else dot_product.project(y, w_z, like=g)
     return y.to(g.dtype)
+
+
+def of_last_frames(
+    theta: Tensor,
+    phi: Tensor,
+    g: Tensor,
+    pairwise: Pairwise,
+    frames: int,
+    own: int,
+    *,
+    window: int | None = None,
+    mask: Tensor | None = None,
+    **options: Any,
+) -> Tensor:
+    """Compute a frame-causal operation for the queries of the last frames, and the keys of all.
+
+    Args:
+        theta, phi, g, pairwise, mask, options: as in `non_local`.
+        frames: number of frames that have queries.
+        own: number of keys of a frame.
+        window: number of frames whose keys a query sees, its own and those before; None is all.
+    """
+    rows = []
+    for t, queries in enumerate(theta.unflatten(1, (frames, -1)).unbind(1), start=1):
+        end = phi.shape[1] - (frames - t) * own
+        seen = slice(0 if window is None else max(end - window * own, 0), end)
+        real = None if mask is None else mask[:, seen]
+        rows.append(non_local(queries, phi[:, seen], g[:, seen], pairwise, mask=real, **options))
+    return rows[0] if frames == 1 else torch.cat(rows, dim=1)
+
+
+def _reduce_to_scores(
+    theta: Tensor, phi: Tensor, mask: Tensor | None, w_f: Tensor | None, heads: int
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Reduce θ and φ of a concatenation to a number per head, so that less is sent."""
+    if w_f is None or theta.shape[2] == heads:
+        return theta, phi, w_f
+    with without_autocast(theta.device.type):
+        theta, phi, w_f = _to(wide(common_dtype(theta, phi)), theta, phi, w_f)
+        if mask is not None:  # NaN in the padding must not reach a gradient
+            phi = phi.masked_fill(~mask.unsqueeze(2), 0)
+        theta, phi = (
+            (x * w).unflatten(2, (heads, -1)).sum(dim=3)
+            for x, w in zip((theta, phi), w_f.chunk(2), strict=True)
+        )
+        return theta, phi, torch.ones_like(w_f[: 2 * heads])
 
 
 def _compute(
@@ -175,13 +251,13 @@ def explain(
     >>> print(nl.explain(theta, phi, g, "dot_product"))
     linear: 200.0 times fewer multiply-adds
     """
-    _check(theta, phi, pairwise, scale, mask, w_f, heads, causal_frames)
+    check_arguments(theta, phi, pairwise, scale, mask, w_f, heads, causal_frames)
     if g.ndim != 3 or g.shape[:2] != phi.shape[:2]:
         raise ValueError(
             f"g must be (B, M, c) with the B and M of phi, {tuple(phi.shape[:2])}; "
             f"got {tuple(g.shape)}"
         )
-    _check_divides("heads", heads, {"d": theta.shape[2], "c": g.shape[2]})
+    check_divides("heads", heads, {"d": theta.shape[2], "c": g.shape[2]})
     tensors = [t for t in (theta, phi, g, w_f) if t is not None]
     return choose(
         pairwise,
@@ -233,9 +309,9 @@ def affinity(
     >>> rows.shape, bool(torch.allclose(rows.sum(2), torch.ones(2, 2)))
     (torch.Size([2, 2, 3]), True)
     """
-    _check(theta, phi, pairwise, scale, mask, w_f, heads, causal_frames)
+    check_arguments(theta, phi, pairwise, scale, mask, w_f, heads, causal_frames)
     if queries is not None:
-        queries = _each_sample(queries, theta)
+        queries = queries_of_samples(queries, theta)
     visible = None
     if causal_frames is not None:
         n = theta.shape[1]
@@ -267,70 +343,6 @@ def _split_heads(
     return theta, phi, mask_of_heads(mask, heads), w_f
 
 
-def _check(
-    theta: Tensor,
-    phi: Tensor,
-    pairwise: str,
-    scale: float | None,
-    mask: Tensor | None,
-    w_f: Tensor | None,
-    heads: int,
-    causal_frames: int | None,
-) -> None:
-    check_choice("pairwise", pairwise, FUNCTIONS)
-    if theta.ndim != 3:
-        raise ValueError(f"theta must be (B, N, d); got {tuple(theta.shape)}")
-    batch, _, d = theta.shape
-    if phi.ndim != 3 or phi.shape[0] != batch or phi.shape[2] != d:
-        raise ValueError(
-            f"phi must be (B, M, d) with the B and d of theta, ({batch}, M, {d}); "
-            f"got {tuple(phi.shape)}"
-        )
-    if scale is not None and not FUNCTIONS[pairwise].softmax:
-        raise ValueError(
-            f"scale must be None for pairwise={pairwise!r}, which divides by the number of keys; "
-            f"got {scale!r}"
-        )
-    if mask is not None and (mask.dtype != torch.bool or mask.shape != phi.shape[:2]):
-        raise ValueError(
-            f"mask must be booleans of shape (B, M) = {tuple(phi.shape[:2])}; "
-            f"got {mask.dtype} of {tuple(mask.shape)}"
-        )
-    if FUNCTIONS[pairwise].concatenated:
-        if w_f is None or w_f.shape != (2 * d,):
-            got = None if w_f is None else tuple(w_f.shape)
-            raise ValueError(f"w_f must be (2d,) = ({2 * d},) for concatenation; got {got}")
-    elif w_f is not None:
-        raise ValueError(f"w_f belongs to pairwise='concatenation'; got it with {pairwise!r}")
-    _check_divides("heads", heads, {"d": d})
-    if causal_frames is not None:
-        _check_divides("causal_frames", causal_frames, {"N": theta.shape[1], "M": phi.shape[1]})
-
-
-def _check_divides(name: str, number: int, sizes: dict[str, int]) -> None:
-    if number < 1 or any(size % number for size in sizes.values()):
-        given = " and ".join(f"{key} = {size}" for key, size in sizes.items())
-        raise ValueError(f"{name} must be at least 1 and divide {given}; got {number!r}")
-
-
 def _to(dtype: torch.dtype, *tensors: Tensor | None) -> tuple[Tensor, ...]:
     """Convert tensors to a dtype; None stays None."""
     return tuple(None if t is None else t.to(dtype) for t in tensors)  # ty: ignore
-
-
-def _each_sample(queries: Tensor, theta: Tensor) -> Tensor:
-    """Check queries (Q,) or (B, Q) for theta (B, N, d), and expand them to (B, Q)."""
-    batch, n, _ = theta.shape
-    if queries.ndim == 1:
-        queries = queries.expand(batch, -1)
-    integers = queries.dtype in (torch.int64, torch.int32)
-    if queries.ndim != 2 or queries.shape[0] != batch or not integers:
-        raise ValueError(
-            f"queries must be integers (int64 or int32) of shape (Q,) or (B, Q) with B = {batch}; "
-            f"got {queries.dtype} of {tuple(queries.shape)}"
-        )
-    if queries.numel() and not (int(queries.min()) >= 0 and int(queries.max()) < n):
-        raise ValueError(
-            f"queries must lie in [0, {n}); got {int(queries.min())} to {int(queries.max())}"
-        )
-    return queries

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from nonlocalnet.ops import dot_product
-from nonlocalnet.ops.dispatch import non_local
+from nonlocalnet.ops.dispatch import of_last_frames
 from nonlocalnet.ops.precision import common_dtype, product_dtype, wide, without_autocast
 from nonlocalnet.options import Pairwise
 
@@ -105,24 +105,16 @@ class KeysSoFar(_PastKeys):
             phi, g = (torch.cat([before[k], x], 1) for k, x in (("phi", phi), ("g", g)))
         if mask is not None or "mask" in before:
             mask = _join_masks(before.get("mask"), mask, phi)
-        rows = []
-        for t, queries in enumerate(theta.unflatten(1, (causal_frames, -1)).unbind(1), start=1):
-            end = phi.shape[1] - (causal_frames - t) * own
-            seen = slice(self._start(end, own), end)
-            real = None if mask is None else mask[:, seen]
-            rows.append(
-                non_local(queries, phi[:, seen], g[:, seen], pairwise, mask=real, **options)
-            )
+        window = self.window
+        y = of_last_frames(
+            theta, phi, g, pairwise, causal_frames, own, window=window, mask=mask, **options
+        )
         kept = {"phi": phi, "g": g} | ({} if mask is None else {"mask": mask})
-        start = self._start(phi.shape[1], own)
+        start = 0 if window is None else max(phi.shape[1] - window * own, 0)
         if start > 0 or not before:  # a view would hold the memory of more than what is kept
             kept = {key: x[:, start:].clone() for key, x in kept.items()}
         self.tensors = kept
-        return rows[0] if causal_frames == 1 else torch.cat(rows, dim=1)
-
-    def _start(self, end: int, own: int) -> int:
-        """Return the first key that the queries of the frame before key `end` see."""
-        return 0 if self.window is None else max(end - self.window * own, 0)
+        return y
 
 
 def _join_masks(before: Tensor | None, mask: Tensor | None, phi: Tensor) -> Tensor:

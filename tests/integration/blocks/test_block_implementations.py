@@ -1,6 +1,7 @@
 """The block gives the same with every implementation, memory format, compiler and precision."""
 
 import copy
+import itertools
 from typing import get_args
 
 import pytest
@@ -13,10 +14,10 @@ from nonlocalnet.ops.plan import IMPLEMENTATIONS_OF
 
 FORMS = get_args(Pairwise)
 FORMATS = [torch.contiguous_format, torch.channels_last_3d]
-# What compilers make of each form: test_compilers.py. Here two stand for all.
-IN_THE_GATE = ("embedded_gaussian", "concatenation")
+# What compilers make of each form: test_compilers.py. Here one stands for all.
 COMPILED = [
-    form if form in IN_THE_GATE else pytest.param(form, marks=pytest.mark.slow) for form in FORMS
+    form if form == "embedded_gaussian" else pytest.param(form, marks=pytest.mark.slow)
+    for form in FORMS
 ]
 CASES = [(f, p) for f in FORMS for p in IMPLEMENTATIONS_OF[f] if p not in ("auto", "triton")]
 
@@ -187,9 +188,17 @@ class Strided(torch.nn.Module):
 SIDES = [(32, 32), (63, 48), (80, 33), (96, 128), (16, 40)]  # one key and more; 16: half a cell
 
 
-@pytest.mark.parametrize("example", [32, pytest.param(48, marks=pytest.mark.slow), 16 * 5])
-@pytest.mark.parametrize("position", ["before", "after"])
-@pytest.mark.parametrize("pairwise", COMPILED)
+IN_THE_GATE = {("before", 32, "embedded_gaussian"), ("after", 32, "concatenation")}
+IN_THE_GATE |= {("after", 80, "embedded_gaussian")}
+
+
+@pytest.mark.parametrize(
+    ("position", "example", "pairwise"),
+    [
+        pytest.param(*case, marks=() if case in IN_THE_GATE else pytest.mark.slow)
+        for case in itertools.product(("before", "after"), (32, 48, 80), FORMS)
+    ],
+)
 def test_an_example_may_pool_to_one_key(pairwise, position, example):
     options = {"dims": 2, "subsample": 2, "subsample_position": position, "dtype": torch.float32}
     network = Strided(awake(pairwise, **options)).eval()
@@ -204,7 +213,9 @@ def test_an_example_may_pool_to_one_key(pairwise, position, example):
 
 
 @pytest.mark.filterwarnings("ignore")  # of the exporter
-@pytest.mark.parametrize("pairwise", ["embedded_gaussian", "concatenation"])
+@pytest.mark.parametrize(
+    "pairwise", [pytest.param("embedded_gaussian", marks=pytest.mark.slow), "concatenation"]
+)
 def test_onnx_of_an_example_that_pools_to_one_key(pairwise, tmp_path):
     pytest.importorskip("onnxscript")
     onnxruntime = pytest.importorskip("onnxruntime")

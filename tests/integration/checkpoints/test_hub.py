@@ -44,6 +44,22 @@ def test_to_a_folder_and_back(model, folder):
         assert word in card
 
 
+def test_the_card_says_what_the_file_knows(model, tmp_path):
+    scores = {"top-1": 74.9, "source": "table 2"}
+    model.info.facts = {"origin": "Caffe2", "license": "CC-BY-NC-4.0", "reported": scores}
+    model.info.classes = ["a|b", "<script>", "{{ c }}"]
+    HubNetwork.of(model).save_pretrained(tmp_path)
+    card = (tmp_path / "README.md").read_text()
+    for line in (
+        "| network | c2d\\_tiny\\_nl2 |",
+        "| clip | 4x2 |",
+        "| license | CC-BY-NC-4.0 |",
+        "| reported | top-1 74.9, source table 2 |",
+        r"a\|b, \<script\>, \{\{ c \}\}",
+    ):
+        assert line in card, line
+
+
 def test_the_same_network_not_a_copy(model):
     hub = HubNetwork.of(model)
     assert hub is model

@@ -10,6 +10,7 @@ import sys
 
 import pytest
 
+from launching import run_python
 from nonlocalnet.checkpoints.zoo import list_releases
 from nonlocalnet.cli import COMMANDS, main
 from nonlocalnet.cli.models import STORED
@@ -310,12 +311,9 @@ def test_on_a_terminal_messages_stand_on_lines_of_their_own(run, tmp_path):
     words += ["--model", "c2d_tiny", "--clip", "4x2", "--crop", "32", "--short-side", "32", "32"]
     words += ["--iterations", "2", "--eval-every", "1", "--workers", "0", "--device", "cpu"]
     parent, child = pty.openpty()
-    process = subprocess.Popen(
-        [sys.executable, "-m", "nonlocalnet", "train", *map(str, words)],
-        stdout=child,
-        stderr=child,
-        env=os.environ | {"TERM": "xterm", "COLUMNS": "120"},
-    )
+    environment = os.environ | {"TERM": "xterm", "COLUMNS": "120", "OMP_NUM_THREADS": "1"}
+    streams = {"stdout": child, "stderr": child, "text": False}
+    process = run_python("nonlocalnet", "train", *words, **streams, env=environment)
     os.close(child)
     seen = b""
     with contextlib.suppress(OSError):  # what Linux says at the end

@@ -75,17 +75,7 @@ class Running:
         given = ["explore", work / "videos", "--weights", work / "tiny.safetensors"]
         given += ["--port", "0", "--device", "cpu"]
         self.process = subprocess.Popen(
-            [
-                sys.executable,
-                "-c",
-                COMMAND,
-                *map(str, given),
-                "--port",
-                "0",
-                "--device",
-                "cpu",
-                *words,
-            ],
+            [sys.executable, "-c", COMMAND, *map(str, given), *words],
             stderr=subprocess.PIPE,
             text=True,
             start_new_session=True,

@@ -5,8 +5,6 @@ import json
 import os
 import shutil
 import signal
-import socket
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -16,6 +14,7 @@ import pytest
 import torch
 
 import nonlocalnet as nl
+from launching import Command, torchrun
 from nonlocalnet.checkpoints.metadata import WeightsInfo
 from nonlocalnet.checkpoints.save import save_weights
 from nonlocalnet.cli import main
@@ -159,21 +158,6 @@ def check_equal(one, other):
                 assert cell == other[video][name]
 
 
-def begin(command, **environment):
-    return subprocess.Popen(
-        [sys.executable, "-m", *command],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=os.environ | {"OMP_NUM_THREADS": "1"} | environment,
-    )
-
-
-def torchrun(work, processes, *more):
-    launcher = ["torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
-    return begin([*launcher, "-m", "nonlocalnet", *words(work, *more)])
-
-
 @pytest.fixture
 def many(work, tmp_path):
     """A folder of sixty videos."""
@@ -203,7 +187,7 @@ def check_continues(work, many, out):
 @pytest.mark.slow
 def test_after_the_death_of_a_process_of_torchrun_the_command_continues(work, many, tmp_path):
     out = tmp_path / "p.csv"
-    process = torchrun(work, 2, many, "--out", out)
+    process = torchrun(words(work, many, "--out", out), 2)
     wait_until_both_write(out, process)
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
     (second,) = (c for c in children if b"\0RANK=1\0" in Path(f"/proc/{c}/environ").read_bytes())
@@ -217,18 +201,12 @@ def test_after_the_death_of_a_process_of_torchrun_the_command_continues(work, ma
 @pytest.mark.slow
 def test_a_process_whose_peer_died_computes_its_share_and_says_so(work, many, tmp_path):
     """Started by another program than torchrun, which would end both."""
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        port = str(free.getsockname()[1])
-    place = {"WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": port}
     out = tmp_path / "p.csv"
-    command = ["nonlocalnet", *words(work, many, "--out", out)]
-    first, second = (begin(command, RANK=str(r), LOCAL_RANK=str(r), **place) for r in (0, 1))
-    wait_until_both_write(out, first)
-    second.kill()
-    _, said = first.communicate(timeout=200)
-    second.communicate()
-    assert first.returncode == 2
+    both = Command(words(work, many, "--out", out), processes=2)
+    wait_until_both_write(out, both)
+    os.kill(both.pids[1], signal.SIGKILL)
+    _, said = both.communicate(timeout=200)
+    assert both.returncode == 2
     assert "another process of this run died" in said
     assert f"start all of them again: {out} has the videos that were computed" in said
     assert len(table(out)) == 30
@@ -238,7 +216,7 @@ def test_a_process_whose_peer_died_computes_its_share_and_says_so(work, many, tm
 @pytest.mark.slow
 def test_two_processes_give_what_one_gives(work, tmp_path):
     assert main(words(work, work / "videos", "--out", tmp_path / "one.csv")) == 2
-    process = torchrun(work, 2, work / "videos", "--out", tmp_path / "two.csv")
+    process = torchrun(words(work, work / "videos", "--out", tmp_path / "two.csv"), 2)
     _, said = process.communicate(timeout=200)
     assert said.count("1 of 7 videos could not be read") == 1
     check_equal(tmp_path / "one.csv", tmp_path / "two.csv")

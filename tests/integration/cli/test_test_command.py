@@ -1,16 +1,14 @@
-"""What `nonlocalnet test` prints and writes, alone and under torchrun."""
+"""What `nonlocalnet test` prints and writes, alone and in many processes."""
 
 import csv
 import json
-import os
-import subprocess
-import sys
 
 import numpy as np
 import pytest
 import torch
 
 import nonlocalnet as nl
+from launching import Command
 from nonlocalnet.checkpoints.metadata import WeightsInfo
 from nonlocalnet.checkpoints.save import save_weights
 from nonlocalnet.cli import main
@@ -222,25 +220,12 @@ def test_a_protocol_that_does_not_fit_is_one_sentence(work, capsys):
     assert "a whole frame is one crop" in capsys.readouterr().err
 
 
-def torchrun(work, processes, out):
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-    command += ["--nproc-per-node", str(processes), "-m", "nonlocalnet"]
-    done = subprocess.run(
-        [*command, *words(work, "--out", out)],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=300,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout
-
-
 @pytest.mark.parametrize("processes", [2, pytest.param(3, marks=pytest.mark.slow)])
 def test_many_processes_give_what_one_gives(work, tmp_path, processes):
     assert main(words(work, "--out", tmp_path / "one")) == 0
-    said = torchrun(work, processes, tmp_path / "many")
+    command = Command(words(work, "--out", tmp_path / "many"), processes)
+    said, error = command.communicate(timeout=300)
+    assert command.returncode == 0, error
     assert said.count("unreadable") == 1  # one process speaks
     one, many = rows(tmp_path / "one/predictions.csv"), rows(tmp_path / "many/predictions.csv")
     assert len(many) == 6

@@ -15,6 +15,7 @@ NAMES = [
     "create_model",
     "detect",
     "explain",
+    "export",
     "export_weights",
     "list_models",
     "load",
@@ -24,6 +25,7 @@ NAMES = [
     "predict",
     "remove_non_local",
     "restore",
+    "share_frames",
 ]
 
 

@@ -50,11 +50,10 @@ def coco_sample(coco, tmp_path):
     return folder
 
 
-@pytest.fixture
-def config(shapes, tmp_path):
+def make_config(shapes, out):
     return TrainConfig(
         data=shapes,
-        out=tmp_path / "run",
+        out=out,
         model="mask_rcnn_tiny_fpn_nl1",
         norm="frozen",
         short_side=(48, 80),
@@ -67,6 +66,18 @@ def config(shapes, tmp_path):
         eval_every=2,
         device="cpu",
     )
+
+
+@pytest.fixture
+def config(shapes, tmp_path):
+    return make_config(shapes, tmp_path / "run")
+
+
+@pytest.fixture(scope="module")
+def plain(shapes, tmp_path_factory):
+    """The options and the result of a complete run."""
+    config = make_config(shapes, tmp_path_factory.mktemp("plain") / "run")
+    return config, train(config)
 
 
 def state_of(config):
@@ -90,7 +101,7 @@ def test_a_run_in_parts_equals_an_unbroken_one_bit_for_bit(config, tmp_path, opt
     whole = dataclasses.replace(config, iterations=5, checkpoint_every=1, **options)
     train(whole)
     parts = dataclasses.replace(whole, out=tmp_path / "parts")
-    train(parts)
+    shutil.copytree(whole.out, parts.out)
     for file in Checkpoints(parts.out / "checkpoints", 3).files()[:2]:
         file.unlink()  # as if killed after 3
     train(dataclasses.replace(parts, resume=True))
@@ -102,8 +113,8 @@ def test_a_run_in_parts_equals_an_unbroken_one_bit_for_bit(config, tmp_path, opt
     assert not torch.equal(one["model"]["backbone.body.conv1.weight"], torch.zeros(()))
 
 
-def test_numbers_that_are_written(config):
-    train(config)
+def test_numbers_that_are_written(plain):
+    config, _ = plain
     for line in lines(config, "train"):
         parts = [value for name, value in line.items() if name.startswith("loss_")]
         assert len(parts) == 5
@@ -120,8 +131,8 @@ def test_numbers_that_are_written(config):
     assert (first["iteration"], last["iteration"]) == (2, 4)
 
 
-def test_weights_say_all(config, shapes):
-    result = train(config)
+def test_weights_say_all(plain, shapes):
+    _, result = plain
     network = nl.load(result.weights)
     assert network.info.classes == ["__background__", "person", "N/A", "car"]
     assert (network.info.short_side, network.transform.min_size) == (80, (80,))
@@ -144,8 +155,6 @@ def test_weights_say_all(config, shapes):
 @pytest.mark.slow  # half a minute; tests/integration/training has the mechanism
 def test_two_processes_share_an_update_and_agree_on_scores(config, tmp_path):
     two = dataclasses.replace(config, out=tmp_path / "two")
-    port = ("--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0")
-    launcher = ("-m", "torch.distributed.run", "--nproc-per-node", "2", *port)
     words = {
         "data": two.data,
         "norm": "frozen",
@@ -155,7 +164,7 @@ def test_two_processes_share_an_update_and_agree_on_scores(config, tmp_path):
         "workers": 0,
         "set": " ".join(FEW),
     }
-    process = start_training(two, *launcher, crop=224, clip="8x8", **words)
+    process = start_training(two, processes=2, crop=224, clip="8x8", **words)
     out, err = process.communicate(timeout=200)
     assert process.returncode == 0, err
     assert out.count("weights:") == 1
@@ -179,14 +188,12 @@ def test_two_processes_share_an_update_and_agree_on_scores(config, tmp_path):
 @pytest.mark.parametrize(
     "options", [{"recompute": True}, pytest.param({"accumulate": 2}, marks=pytest.mark.slow)]
 )
-def test_ways_to_save_memory_change_little(config, tmp_path, options):
+def test_ways_to_save_memory_change_little(config, plain, options):
     # each part of an update draws its own proposals, so that accumulation is no equality
-    train(config)
-    other = dataclasses.replace(config, out=tmp_path / "other", **options)
-    train(other)
-    plain, found = ([line["loss"] for line in lines(c, "train")] for c in (config, other))
+    train(dataclasses.replace(config, **options))
+    expected, found = ([line["loss"] for line in lines(c, "train")] for c in (plain[0], config))
     tolerance = 1e-5 if "recompute" in options else 0.5
-    assert found == pytest.approx(plain, rel=tolerance)
+    assert found == pytest.approx(expected, rel=tolerance)
 
 
 def test_precise_norms(config):

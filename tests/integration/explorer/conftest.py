@@ -14,7 +14,7 @@ from nonlocalnet.explorer.library import Library
 from nonlocalnet.networks.video_resnet import VideoResNet
 
 
-@pytest.fixture(scope="package")
+@pytest.fixture(scope="session")
 def network(tmp_path_factory) -> VideoResNet:
     torch.manual_seed(0)
     model = nl.create_model("c2d_tiny_nl2", num_classes=2, clip="8x1", crop=32)
@@ -23,7 +23,7 @@ def network(tmp_path_factory) -> VideoResNet:
     return nl.load(path).eval()
 
 
-@pytest.fixture(scope="package")
+@pytest.fixture(scope="session")
 def video(tmp_path_factory) -> Path:
     path = tmp_path_factory.mktemp("videos") / "squares.mp4"
     write_video(path, generate_same_color(0)[0])
@@ -33,7 +33,8 @@ def video(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def library(network, video, tmp_path_factory):
     """One for all tests of a file: its decoding process takes seconds to start."""
-    odd = video.with_name("b\udce9\u202e\n<b>.mp4")  # a name in Latin-1 on disk
+    folder = tmp_path_factory.mktemp("odd")
+    odd = folder / "b\udce9\u202e\n<b>.mp4"  # a name in Latin-1 on disk
     odd.write_bytes(video.read_bytes())
     library = Library({"tiny": network}, [video, odd], tmp_path_factory.mktemp("store"))
     yield library

@@ -147,7 +147,7 @@ def check_every_dtype():
         (1, 40, 140, 600, 16),  # d over 512: summed in steps
     ]
     for i, size in enumerate(sizes):
-        for j, dtype in enumerate((torch.float32, *HALVES)):
+        for j, dtype in enumerate((torch.float32, HALVES[i % 2])):
             turned = (i + j) % 2 == 0
             print(dtype, size, turned)
             compare(inputs(*size, dtype, turned), scale=size[3] ** -0.5)

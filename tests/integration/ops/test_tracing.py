@@ -117,3 +117,9 @@ def test_formulas_cost_nothing_until_torchs_counter_is_loaded():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["False", "False", "True"]
+
+
+@pytest.mark.parametrize("network", [nl.NonLocalBlock(4), nl.create_model("c2d_tiny", crop=32)])
+def test_scripting_says_what_to_use_instead(network):
+    with pytest.raises(TypeError, match=r"cannot be scripted.*use torch\.export\.export"):
+        torch.jit.script(torch.nn.Sequential(network))

@@ -1,7 +1,11 @@
+import dataclasses
+import shutil
+
 import pytest
 
 from nonlocalnet.data.synthetic import write_same_color
 from nonlocalnet.training.config import TrainConfig
+from nonlocalnet.training.trainer import train
 
 
 @pytest.fixture(scope="session")
@@ -12,12 +16,13 @@ def videos(tmp_path_factory):
     return folder
 
 
-@pytest.fixture
-def config(videos, tmp_path):
-    return TrainConfig(
+@pytest.fixture(scope="session")
+def make_config(videos):
+    """make_config(out): a run of six updates into the folder `out`."""
+    return lambda out: TrainConfig(
         data=videos / "train",
         val=videos / "val",
-        out=tmp_path / "run",
+        out=out,
         model="c2d_tiny_nl2",
         clip="4x2",
         crop=32,
@@ -30,3 +35,24 @@ def config(videos, tmp_path):
         eval_every=3,
         device="cpu",
     )
+
+
+@pytest.fixture
+def config(make_config, tmp_path):
+    return make_config(tmp_path / "run")
+
+
+@pytest.fixture(scope="session")
+def unbroken(make_config, tmp_path_factory):
+    """The options of a run that is complete, with a state and a line of numbers per update."""
+    out = tmp_path_factory.mktemp("unbroken") / "run"
+    config = dataclasses.replace(make_config(out), log_every=1, checkpoint_every=1)
+    train(config)
+    return config
+
+
+@pytest.fixture
+def copied(unbroken, tmp_path):
+    """The same in a folder of its own."""
+    shutil.copytree(unbroken.out, tmp_path / "run")
+    return dataclasses.replace(unbroken, out=tmp_path / "run")

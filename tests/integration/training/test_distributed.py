@@ -1,4 +1,4 @@
-"""Training by several processes, as torchrun starts them, with gloo on the CPU."""
+"""Training by several processes, as torchrun starts them or by torchrun, with gloo on the CPU."""
 
 import dataclasses
 import os
@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import nonlocalnet as nl
-from launching import start_training, wait_for_lines
+from launching import Command, start_training, torchrun, wait_for_lines, words_of
 from nonlocalnet.checkpoints.metadata import WeightsInfo
 from nonlocalnet.checkpoints.save import save_weights
 from nonlocalnet.runtime.log import read_metrics
@@ -19,10 +19,8 @@ from nonlocalnet.training.config import TrainConfig
 from nonlocalnet.training.trainer import train
 
 
-def torchrun(processes, config, **options):
-    port = ("--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0")
-    launcher = ("-m", "torch.distributed.run", "--nproc-per-node", str(processes), *port)
-    return start_training(config, *launcher, **{"lr-steps": 4, "workers": 0} | options)
+def start(processes, config, **options):
+    return start_training(config, processes, **{"lr-steps": 3, "workers": 0} | options)
 
 
 def losses(folder):
@@ -42,9 +40,9 @@ def frozen(config, tmp_path):
         norm="frozen",
         dropout=0.0,
         batch_size=8,
-        iterations=6,
+        iterations=4,
         lr=0.01,
-        lr_steps=(4,),
+        lr_steps=(3,),
         log_every=1,
         val=None,
         init=str(tmp_path / "start.safetensors"),
@@ -71,7 +69,7 @@ def test_two_processes_with_half_the_clips_each_compute_what_one_does(frozen, tm
     train(frozen)
     two = dataclasses.replace(frozen, out=tmp_path / "two")
     given = {"norm": "frozen", "dropout": 0.0, "init": frozen.init} | options
-    out, _ = finish(torchrun(2, two, **given))
+    out, _ = finish(start(2, two, **given))
     assert out.count("weights:") == 1
     assert losses(two.out) == pytest.approx(losses(frozen.out), rel=1e-5)
     one, other = (
@@ -86,16 +84,16 @@ def test_a_run_of_two_goes_on_in_one_and_the_other_way_round(frozen, tmp_path):
     train(frozen)
     two = dataclasses.replace(frozen, out=tmp_path / "two", iterations=2)
     given = {"norm": "frozen", "dropout": 0.0, "init": frozen.init, "parallel": "fsdp"}
-    finish(torchrun(2, two, **given))
-    train(dataclasses.replace(two, iterations=4, resume=True))
-    finish(torchrun(2, dataclasses.replace(two, iterations=6), **given, resume=""))
+    finish(start(2, two, **given))
+    train(dataclasses.replace(two, iterations=3, resume=True))
+    finish(start(2, dataclasses.replace(two, iterations=4), **given, resume=""))
     assert losses(two.out) == pytest.approx(losses(frozen.out), rel=1e-5)
 
 
 @pytest.mark.slow
 def test_processes_validate_together_and_batch_norms_are_averaged(config, tmp_path, videos):
     run = dataclasses.replace(config, out=tmp_path / "two", batch_size=4, iterations=4)
-    _, err = finish(torchrun(2, run, val=videos / "val", **{"eval-every": 2}))
+    _, err = finish(start(2, run, val=videos / "val", **{"eval-every": 2}))
     scores = read_metrics(run.out / "metrics.jsonl", "val")
     assert [line["iteration"] for line in scores] == [2, 4]
     assert err.count("12 training videos") == 1  # the first process speaks
@@ -118,21 +116,26 @@ def children(pid):
     return [int(word) for word in listed.stdout.split()]
 
 
-def test_a_dead_process_ends_the_others_soon_and_resume_goes_on(frozen, tmp_path):
+@pytest.mark.parametrize(
+    "begin",
+    [Command, pytest.param(torchrun, marks=pytest.mark.slow)],  # which ends both itself
+)
+def test_a_dead_process_ends_the_others_soon_and_resume_goes_on(frozen, tmp_path, begin):
     train(frozen)
     run = dataclasses.replace(frozen, out=tmp_path / "two", iterations=100_000)
     given = {"norm": "frozen", "dropout": 0.0, "init": frozen.init, "accumulate": 2}
-    process = torchrun(2, run, **given, **{"checkpoint-every": 2})
-    wait_for_lines(run, 6, process)
-    os.kill(children(process.pid)[1], signal.SIGKILL)
+    options = {"lr-steps": 3, "workers": 0, "checkpoint-every": 2}
+    process = begin(words_of(run, **given, **options), 2)
+    wait_for_lines(run, 4, process)
+    os.kill(process.pids[1] if begin is Command else children(process.pid)[1], signal.SIGKILL)
     started = time.monotonic()
     process.communicate(timeout=100)
     assert process.returncode != 0
     assert time.monotonic() - started < 60
     # until then, each process learned from half of what one learns from
-    assert losses(run.out)[:6] == pytest.approx(losses(frozen.out), rel=1e-5)
+    assert losses(run.out)[:4] == pytest.approx(losses(frozen.out), rel=1e-5)
     saved = Checkpoints(run.out / "checkpoints", 3).load()
-    assert saved["iteration"] >= 4
+    assert saved["iteration"] >= 2
     more = TrainConfig.find(run.out)
     more = dataclasses.replace(more, iterations=saved["iteration"] + 1, resume=True)
     assert train(more).iteration == saved["iteration"] + 1
@@ -141,7 +144,7 @@ def test_a_dead_process_ends_the_others_soon_and_resume_goes_on(frozen, tmp_path
 @pytest.mark.slow
 def test_a_scheduler_ends_all_processes_with_a_checkpoint(config):
     run = dataclasses.replace(config, iterations=100_000, val=None)
-    process = torchrun(2, run)
+    process = torchrun(words_of(run, workers=0), 2)
     wait_for_lines(run, 3, process)
     process.send_signal(signal.SIGTERM)  # torchrun passes it on
     _, err = process.communicate(timeout=100)

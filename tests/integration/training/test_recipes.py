@@ -168,14 +168,11 @@ def coco(tmp_path_factory):
     return write_shapes(folder, 4, seed=0)
 
 
-IN_THE_GATE = {  # every form, extent, family, norm and start
-    "c2d_r50_nl1_gaussian_32x2",
+IN_THE_GATE = {  # an odd form, an odd extent, each family, norm and start
     "c2d_r50_nl1_concatenation_32x2",
     "c2d_r50_nl5_time_32x2",
     "i3d3x3x3_r101_32x2",
     "i3d_r50_nl5_128x1",
-    "run_i3d_nlnet_affine_400k",
-    "run_c2d_nlnet_400k",
     "mask_rcnn_x152_fpn_nl1_1x",
     "keypoint_rcnn_r101_fpn_nl5_s1x",
 }
@@ -208,8 +205,9 @@ def test_smoke_tests(name, videos, coco, tmp_path):
     lines = read_metrics(config.out / "metrics.jsonl", "train")
     assert [line["lr"] for line in lines] == pytest.approx([1e-3, 1e-3, 1e-4, 1e-5])
     model = nl.load(config.out / "best.safetensors")
-    with torch.device("meta"):
-        real = nl.create_model(recipe.options["model"], **clip)
+    with torch.device("meta"):  # a video network of few channels: built in a fifth of the time
+        few = {} if detector else {"widths": (4, 8, 16, 32), "conv1_channels": 4}
+        real = nl.create_model(recipe.options["model"], **clip, **few)
     # the smoke test has the real network's blocks at the real places
     places = [
         [n for n, _ in network.named_modules() if "non_local" in n.rsplit(".", 1)[-1]]

@@ -510,13 +510,6 @@ def test_key_size_is_the_size_of_the_keys(subsample, size, expected):
     assert keys == expected[0] * expected[1] * expected[2]
 
 
-def test_compiles_and_exports():
-    block, x = awake(6, subsample=(1, 2, 2)).eval(), video(2, 4, 4)
-    torch.compiler.reset()
-    same(torch.compile(block, fullgraph=True, backend="eager")(x), block(x))
-    same(torch.export.export(block, (x,)).module()(x), block(x))
-
-
 def test_repr_tells_the_options():
     text = repr(nl.NonLocalBlock(8, 2, "dot_product", subsample=2, subsample_position="after"))
     for word in ("8, dims=2", "'dot_product'", "subsample=(2, 2)", "'after'", "scale=None"):

@@ -63,9 +63,9 @@ class Stages(nn.Module):
 
 
 NETWORKS = {
-    "images": (resnet, ["layer2.1", "layer3"], images(64, 64)),
-    "video": (video_resnet, ["layer2.1", "layer3"], images(4, 32, 32)),
-    "timm": (timm_resnet, ["layer2.0", "layer3"], images(64, 64)),
+    "images": (resnet, ["layer2.1", "layer3"], images(32, 32)),
+    "video": (video_resnet, ["layer2.1", "layer3"], images(2, 16, 16)),
+    "timm": (timm_resnet, ["layer2.0", "layer3"], images(32, 32)),
     "sequences": (sequence, ["0", "1"], images(16, channels=4)),
     "small": (Stages, ["stages.*", "branch"], images(6, 7)),
 }
@@ -122,7 +122,7 @@ def unchanged(network: nn.Module, before) -> None:
 def test_the_network_gives_the_same_until_the_blocks_are_trained(network_after_x, train):
     network, after, x = network_after_x
     plain = copy.deepcopy(network).train(train)
-    add(network, after)
+    add(network, after, example=x)
     network.train(train)
     with torch.no_grad():
         expected = plain(x)
@@ -135,7 +135,7 @@ def test_the_network_gives_the_same_until_the_blocks_are_trained(network_after_x
 def test_blocks_run_where_they_would_run_if_put_there_by_hand(network_after_x):
     network, after, x = network_after_x
     by_hand = copy.deepcopy(network)
-    places = add(network, after)
+    places = add(network, after, example=x)
     wake(network)
     for place in places:
         parent, _, name = place.path.rpartition(".")
@@ -147,7 +147,7 @@ def test_blocks_run_where_they_would_run_if_put_there_by_hand(network_after_x):
 
 def test_gradients_reach_every_block(network_after_x):
     network, after, x = network_after_x
-    add(network, after)
+    add(network, after, example=x)
     network(x).square().sum().backward()
     gates = [m.norm.weight.grad for m in network.modules() if isinstance(m, nl.NonLocalBlock)]
     assert gates
@@ -158,9 +158,9 @@ def test_gradients_reach_every_block(network_after_x):
 
 
 def test_names_of_the_networks_weights_stay(network_after_x):
-    network, after, _ = network_after_x
+    network, after, x = network_after_x
     old = copy.deepcopy(network.state_dict())
-    places = add(network, after)
+    places = add(network, after, example=x)
     new = {f"{place.path}.non_local.{part}" for place in places for part in PARTS}
     assert network.state_dict().keys() - old.keys() == new
     assert old.keys() - network.state_dict().keys() == set()
@@ -174,7 +174,7 @@ def test_removing_brings_back_the_network_as_it_was(network_after_x):
     network, after, x = network_after_x
     before = picture(network)
     expected = copy.deepcopy(network).eval()(x)
-    places = add(network, after)
+    places = add(network, after, example=x)
     wake(network)
     assert nl.remove_non_local(network) == tuple(place.path for place in places)
     unchanged(network, before)

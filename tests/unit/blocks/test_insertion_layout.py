@@ -290,6 +290,7 @@ def test_copied_and_pickled(last):
         assert not any(m._forward_hooks or m._forward_pre_hooks for m in twin.modules())
 
 
+@pytest.mark.slow  # test_exported finds what breaks a graph
 def test_compiled_and_trained(last):
     network, x = last
     network(x).square().sum().backward()

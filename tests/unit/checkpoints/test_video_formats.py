@@ -90,7 +90,7 @@ def test_there_and_back(tmp_path, format, name, options, keys, told):
         told |= {"multi_label": False}
     if format == "pytorch_resnet3d":
         told |= {"mean": (0.45,) * 3, "std": (0.225,) * 3}
-    x = torch.randn(1, 3, 8, 32, 32)
+    x = torch.randn(1, 3, 8, 16, 16)
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # nothing is assumed
         again = nl.load(path, **told)
@@ -169,9 +169,13 @@ def test_an_unknown_share_of_channels_is_assumed_and_told(tmp_path):
     assert "'module.' was taken off its names" in str(plan_load(path, clip="8seg").report)
 
 
+R101 = pytest.mark.slow  # of ResNet-101, the names of ResNet-50 with larger numbers
 RELEASES = [
     *(("mmaction2", r) for r in mmaction2_releases.rows() if "i3d" not in r.name and not r.boxes),
-    *(("gluoncv", r) for r in gluoncv_releases.rows()),
+    *(
+        pytest.param("gluoncv", r, marks=R101 if "101" in r.name else ())
+        for r in gluoncv_releases.rows()
+    ),
     *(("tsm", r) for r in tsm_releases.rows()),
 ]
 

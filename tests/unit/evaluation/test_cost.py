@@ -43,7 +43,14 @@ OTHER_CLIPS = [
 TABLE_2E = {"i3d3x3x3_r101": (1.5, 1.8), "i3d_r101": (1.2, 1.5), "c2d_r101_nl5": (1.2, 1.2)}
 
 
-@pytest.mark.parametrize("name", TABLE_32X2)
+def gate(cases, slow):
+    """Mark cases slow that differ from others in one number alone."""
+    return [pytest.param(*c, marks=pytest.mark.slow if c[0] in slow else ()) for c in cases]
+
+
+@pytest.mark.parametrize(
+    "name", gate(zip(TABLE_32X2), {"c2d_r101_nl1", "c2d_r50_nl10", "c2d_r101_nl10"})
+)
 def test_cost_of_a_32x2_clip(name):
     millions, billions = TABLE_32X2[name]
     given = count(name, clip="32x2")
@@ -51,7 +58,13 @@ def test_cost_of_a_32x2_clip(name):
     assert round(given.multiply_adds / 1e9, 2) == billions
 
 
-@pytest.mark.parametrize(("name", "clip", "options", "billions"), OTHER_CLIPS)
+@pytest.mark.parametrize(
+    ("name", "clip", "options", "billions"),
+    [
+        pytest.param(*case, marks=pytest.mark.slow if case in OTHER_CLIPS[1:6:2] else ())
+        for case in OTHER_CLIPS
+    ],
+)
 def test_cost_of_other_clips(name, clip, options, billions):
     digits = 1 if billions > 100 else 2
     assert round(count(name, clip=clip, **options).multiply_adds / 1e9, digits) == billions
@@ -114,7 +127,9 @@ PEERS = [
 ]
 
 
-@pytest.mark.parametrize(("name", "options", "millions", "without_bias"), PEERS)
+@pytest.mark.parametrize(
+    ("name", "options", "millions", "without_bias"), gate(PEERS, {"i3d_r101_nl5", "i3d_r101_nl10"})
+)
 def test_parameters_are_those_of_the_peers(name, options, millions, without_bias):
     with meta_device():
         model = nl.create_model(name, **options)

@@ -5,8 +5,6 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sklearn.metrics import average_precision_score, balanced_accuracy_score, top_k_accuracy_score
-from sklearn.metrics import confusion_matrix as sklearn_confusion
 
 from nonlocalnet.evaluation.metrics import (
     Metric,
@@ -18,6 +16,13 @@ from nonlocalnet.evaluation.metrics import (
 )
 
 
+def sklearn():
+    """scikit-learn's metrics; its import takes seconds, which every worker would spend."""
+    import sklearn.metrics
+
+    return sklearn.metrics
+
+
 @settings(max_examples=50, deadline=None)
 @given(st.integers(0, 10_000), st.booleans())
 def test_average_precision_is_scikit_learns_with_ties_too(seed, ties):
@@ -26,7 +31,7 @@ def test_average_precision_is_scikit_learns_with_ties_too(seed, ties):
     scores = (scores * 5).round() if ties else scores
     target = (torch.rand(40, generator=generator) < 0.3).long()
     target[seed % 40] = 1
-    expected = average_precision_score(target.numpy(), scores.numpy())
+    expected = sklearn().average_precision_score(target.numpy(), scores.numpy())
     assert average_precision(scores, target) == pytest.approx(expected, rel=1e-12)
 
 
@@ -35,7 +40,7 @@ def test_mean_average_precision_leaves_out_classes_without_positives():
     target = (torch.rand(30, 4, generator=torch.Generator().manual_seed(2)) < 0.4).long()
     target[:, 2] = 0
     kept = [0, 1, 3]
-    expected = average_precision_score(target[:, kept].numpy(), scores[:, kept].numpy())
+    expected = sklearn().average_precision_score(target[:, kept].numpy(), scores[:, kept].numpy())
     assert mean_average_precision(scores, target) == pytest.approx(expected, rel=1e-6)
     assert math.isnan(mean_average_precision(scores, torch.zeros(30, 4)))
 
@@ -44,7 +49,7 @@ def test_mean_average_precision_leaves_out_classes_without_positives():
 def test_top_k_is_scikit_learns(k):
     scores = torch.rand(50, 6, generator=torch.Generator().manual_seed(k))
     target = torch.arange(50) % 6
-    expected = top_k_accuracy_score(target.numpy(), scores.numpy(), k=k)
+    expected = sklearn().top_k_accuracy_score(target.numpy(), scores.numpy(), k=k)
     assert top_k_accuracy(scores, target, k) == pytest.approx(expected)
 
 
@@ -55,7 +60,7 @@ def test_more_than_all_classes_is_all():
 def test_mean_class_accuracy_is_scikit_learns():
     scores = torch.rand(60, 4, generator=torch.Generator().manual_seed(0))
     target = torch.randint(4, (60,), generator=torch.Generator().manual_seed(3))
-    expected = balanced_accuracy_score(target.numpy(), scores.argmax(1).numpy())
+    expected = sklearn().balanced_accuracy_score(target.numpy(), scores.argmax(1).numpy())
     assert mean_class_accuracy(scores, target) == pytest.approx(expected)
 
 
@@ -78,7 +83,7 @@ def test_mean_average_precision_is_that_of_the_official_script_of_charades(seed)
     expected = official_charades(scores, target)
     found = mean_average_precision(torch.tensor(scores), torch.tensor(target))
     assert found == pytest.approx(expected.mean(), rel=1e-12)
-    assert found == pytest.approx(average_precision_score(target, scores), rel=1e-12)
+    assert found == pytest.approx(sklearn().average_precision_score(target, scores), rel=1e-12)
 
 
 def test_videos_without_a_label_count_as_negatives():
@@ -98,7 +103,7 @@ def test_equal_scores_do_not_depend_on_the_order_of_the_videos():
 def test_the_confusion_matrix_is_scikit_learns():
     scores = torch.rand(70, 5, generator=torch.Generator().manual_seed(0))
     target = torch.randint(4, (70,), generator=torch.Generator().manual_seed(1))  # 4 never occurs
-    expected = sklearn_confusion(target.numpy(), scores.argmax(1).numpy(), labels=range(5))
+    expected = sklearn().confusion_matrix(target.numpy(), scores.argmax(1).numpy(), labels=range(5))
     assert confusion_matrix(scores, target).tolist() == expected.tolist()
 
 

@@ -89,7 +89,7 @@ LAYOUTS = [
 
 
 @pytest.mark.parametrize(("pairwise", "implementation"), FAST)
-@settings(max_examples=100, deadline=None, derandomize=True)
+@settings(max_examples=50, deadline=None, derandomize=True)
 @given(
     sizes=st.fixed_dictionaries(
         {

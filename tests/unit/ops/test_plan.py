@@ -59,7 +59,7 @@ sizes = st.tuples(
 budgets = st.none() | st.integers(1, 2**36)
 
 
-@settings(max_examples=500, deadline=None, derandomize=True)
+@settings(max_examples=150, deadline=None, derandomize=True)
 @given(
     pairwise=st.sampled_from(FORMS),
     size=sizes,
@@ -84,7 +84,7 @@ def test_a_matrix_is_made_only_where_it_fits_the_budget(
         assert chosen.matrix_bytes <= (budget or plan.BUDGET)
 
 
-@settings(max_examples=500, deadline=None, derandomize=True)
+@settings(max_examples=150, deadline=None, derandomize=True)
 @given(
     size=sizes,
     dtype=st.sampled_from(DTYPES),

@@ -1,0 +1,1 @@
+"""Networks outside of PyTorch: ONNX and torch.export programs, and int8."""
