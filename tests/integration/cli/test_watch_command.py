@@ -128,7 +128,6 @@ def test_a_slow_network_drops_clips(work, tmp_path, monkeypatch, capsys):
     assert {round(25 * row["time"]) for row in found} <= ends
     assert found[-1]["dropped_clips"] + len(found) == len(ends)
     assert round(25 * found[-1]["time"]) == max(ends)
-    assert max(row["latency"] for row in found) < 2  # one clip waits at most
     assert "clips dropped" in capsys.readouterr().err
 
 
