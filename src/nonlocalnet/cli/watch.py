@@ -186,5 +186,5 @@ def _lost(prediction: Prediction) -> str:
         "frames damaged": prediction.damaged_frames,
         "connections lost": prediction.losses,
     }
-    told = [f"{count} {name}" for name, count in counts.items() if count]
+    told = [f"{name}: {count}" for name, count in counts.items() if count]
     return ", ".join(told) or "nothing dropped"

@@ -20,7 +20,7 @@ from nonlocalnet.blocks import NonLocalBlock
 from nonlocalnet.blocks.streaming import Stream
 from nonlocalnet.clips import ClipSpec
 from nonlocalnet.data.transforms import TestTransform
-from nonlocalnet.data.video.live import Handover, LiveFrame, LiveReader
+from nonlocalnet.data.video.live import LiveFrame, LiveReader
 from nonlocalnet.data.video.source import Source
 from nonlocalnet.errors import option
 from nonlocalnet.evaluation.multiview import Forward
@@ -29,6 +29,7 @@ from nonlocalnet.evaluation.timeline import EPSILON, MAX_BYTES, window_frames
 from nonlocalnet.evaluation.views import Crop
 from nonlocalnet.networks.registry import Network
 from nonlocalnet.networks.video_resnet import VideoResNet
+from nonlocalnet.runtime.handover import Handover
 
 EVERY = 1.0  # seconds between two rolling clips
 FRAMES_WAITING = 8  # frames that may wait for the network

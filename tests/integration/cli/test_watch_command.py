@@ -103,7 +103,7 @@ def test_every_frame_of_a_server_that_comes_back(work, monkeypatch, capsys):
     assert times == sorted(times)
     assert "a result for every frame, from the last 8 frames" in said.err
     assert "connected again" in said.err
-    assert "lost, and 1 attempts to connect again failed" in said.err
+    assert "lost, and not found again (attempts: 1)" in said.err
     assert "secret" not in said.out + said.err
 
 

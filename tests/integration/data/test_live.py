@@ -100,7 +100,7 @@ def test_a_connection_that_breaks_is_made_again(video, soon):
     assert after[0].time >= before[-1].time  # the time without frames counts
     check_same(after, images, first=after[0].time)
     assert reader.counts.losses == 2  # the last one for good
-    assert "and 3 attempts to connect again failed" in str(error)
+    assert "lost, and not found again (attempts: 3)" in str(error)
     assert [line for line in said if "connected again" in line] == [said[2]]
     waits = [line.split("again in ")[1].split(" s")[0] for line in said if "again in" in line]
     assert waits == ["0.02", "0.04", "0.02", "0.04", "0.08"]

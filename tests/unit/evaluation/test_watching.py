@@ -10,10 +10,11 @@ import torch
 import nonlocalnet as nl
 from nonlocalnet.checkpoints.metadata import WeightsInfo
 from nonlocalnet.clips import ClipSpec
-from nonlocalnet.data.video.live import Handover, LiveFrame
+from nonlocalnet.data.video.live import LiveFrame
 from nonlocalnet.data.video.source import Source
 from nonlocalnet.evaluation import watching
 from nonlocalnet.evaluation.watching import EveryFrame, RollingClips, choose_mode, watch
+from nonlocalnet.runtime.handover import Handover
 
 
 def frames(times, part=0):

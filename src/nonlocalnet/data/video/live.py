@@ -13,12 +13,11 @@ import os
 import select
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, BinaryIO, Generic, NamedTuple, TypeVar, cast
+from typing import Any, BinaryIO, NamedTuple, cast
 
 import av
 import numpy as np
@@ -28,6 +27,7 @@ from nonlocalnet.data.sampling import limit_short_side
 from nonlocalnet.data.video.open import VideoError, best_stream
 from nonlocalnet.data.video.rotation import display_matrix, turn
 from nonlocalnet.data.video.source import Source
+from nonlocalnet.runtime.handover import Handover
 
 MAX_WAIT = 2.0  # seconds that a packet may wait to be decoded
 MAX_BYTES = 2**26  # of packets that wait
@@ -37,61 +37,6 @@ LOOK = 0.05  # seconds between two looks at a file that does not grow
 REORDERED = 64  # packets of which a decoder may still give the frames
 # what an address may lead to: never to a file of this machine
 PROTOCOLS = "rtsp,rtp,srtp,rtmp,rtmps,rtmpt,http,https,httpproxy,udp,tcp,tls,crypto,data"
-
-Item = TypeVar("Item")
-
-
-class Handover(Generic[Item]):
-    """Hand items from one thread to another, the oldest first, until the end or an error."""
-
-    def __init__(self) -> None:
-        self._items: deque[Item] = deque()
-        self._changed = threading.Condition()
-        self._over = False
-        self._error: BaseException | None = None
-
-    def put(self, item: Item, most: int | None = None) -> int:
-        """Add an item; if more than `most` wait, drop the oldest. Return how many were dropped."""
-        with self._changed:
-            self._items.append(item)
-            dropped = 0
-            while most is not None and len(self._items) > most:
-                self._items.popleft()
-                dropped += 1
-            self._changed.notify()
-            return dropped
-
-    def end(self, error: BaseException | None = None) -> None:
-        """Say that nothing follows; the other thread gets an error after all items."""
-        with self._changed:
-            self._over, self._error = True, error
-            self._changed.notify()
-
-    def oldest(self) -> Item | None:
-        """Look at the item that waits longest."""
-        with self._changed:
-            return self._items[0] if self._items else None
-
-    def clear(self) -> list[Item]:
-        """Drop all that waits, and return it."""
-        with self._changed:
-            dropped = list(self._items)
-            self._items.clear()
-            return dropped
-
-    def get(self, timeout: float | None = None) -> Item | None:
-        """Wait for the next item and take it; None if none comes in `timeout` seconds.
-
-        Raises:
-            EOFError: nothing follows. If the other thread ended with an error, that is raised.
-        """
-        with self._changed:
-            self._changed.wait_for(lambda: self._items or self._over, timeout)
-            if self._items:
-                return self._items.popleft()
-            if self._over:
-                raise self._error or EOFError
-            return None
 
 
 class LiveFrame(NamedTuple):
@@ -268,7 +213,7 @@ class LiveReader:
             self._failures = 0
             gc.collect()  # PyAV's objects refer to each other, and Python does not see their size
         if self._failures == self.retries:
-            tried = f", and {self._failures} attempts to connect again failed" * (self.retries > 0)
+            tried = f", and not found again (attempts: {self.retries})" if self.retries else ""
             raise VideoError(self.source.name, f"lost{tried} ({reason})")
         self._failures += 1
         self._tell(
