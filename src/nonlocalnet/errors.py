@@ -144,7 +144,7 @@ class FileError(ValueError):
         # a DataLoader rebuilds a worker's error from its text alone: then there is no reason
         if not self.reason:
             return str(self.args[0])
-        return f"{printable(self.path, PATH_LIMIT)}: {printable(self.reason)}"
+        return f"{printable(self.args[0], PATH_LIMIT)}: {printable(self.reason)}"
 
 
 @contextlib.contextmanager

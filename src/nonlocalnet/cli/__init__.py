@@ -22,6 +22,7 @@ COMMANDS = {
     "recipes": "list the training runs of the paper, with commands and scores",
     "test": "test a network on labeled videos, or a detector on COCO",
     "predict": "classify videos",
+    "watch": "classify a camera, a stream or a growing file while it arrives",
     "detect": "find objects in images",
     "look": "show what a point of a video attends to",
     "explore": "show what any point of a video attends to, in the browser",

@@ -34,7 +34,7 @@ class VideoResNet(nn.Module, SharesFrames):
         conv1_channels: channels of the stem.
         conv1_kernel: (time, space).
         temporal_stride: of conv1 and of pool1 each: 1 for sparse clips (8x8, 32x4), 2 for dense
-            ones (32x2, 128x1).
+            ones (32x2, 128x1); by name, 1 with frame-causal blocks, as `pool2_time`.
         stem_padding: of pool1 in space: 0 as in the official code, 1 as in torchvision.
         pool1_time: frames that pool1 takes the maximum of; None is its stride, as officially.
         pool2_time: the same of pool2, and its stride; 1 is no pool2.
