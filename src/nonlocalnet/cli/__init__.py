@@ -26,6 +26,7 @@ COMMANDS = {
     "detect": "find objects in images",
     "look": "show what a point of a video attends to",
     "explore": "show what any point of a video attends to, in the browser",
+    "follow": "follow points through a video, by attention from frame to frame",
     "runs": "compare training runs in a table",
     "plot": "plot loss and validation score of training runs",
     "convert": "convert weights between this and other code bases",

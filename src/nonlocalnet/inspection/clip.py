@@ -36,6 +36,7 @@ def look_at(
     title: str = "",
     moment: float | str = 0.5,
     crop: bool = False,
+    each_frame: bool = False,
 ) -> Scene:
     """Build the scene of a video file or of the network's input: see `nl.look`.
 
@@ -55,7 +56,8 @@ def look_at(
             raise ValueError("this model does not know its clip: load it with nl.load")
         title = title or Path(clip).name
         clip, view = read_clip(clip, info, moment=moment, crop=crop)
-    return look_at_clip(model, clip, view, at=at, block=block, head=head, top=top, title=title)
+    shown = {"top": top, "title": title, "each_frame": each_frame}
+    return look_at_clip(model, clip, view, at=at, block=block, head=head, **shown)
 
 
 def look_at_clip(
@@ -68,6 +70,7 @@ def look_at_clip(
     head: int | None = None,
     top: int = 20,
     title: str = "",
+    each_frame: bool = False,
 ) -> Scene:
     """Build the scene of a clip in memory; `view` says how it was made from a video.
 
@@ -76,21 +79,29 @@ def look_at_clip(
     """
     info = getattr(model, "info", None)
     frames, given = _pictures(clip, info)
+    if each_frame and clip.ndim != 4:
+        raise ValueError(f"each_frame is for videos (3, T, H, W); got {tuple(clip.shape)}")
     inner = None if at is None else place_point(at, given.shape[1:], view)
     multi_label = info is not None and info.multi_label
     forward: Callable[[Tensor], Tensor] | None = None
+    classifies = isinstance(model, VideoResNet) and model.fc is not None
     if isinstance(model, VideoResNet):
-        forward = partial(model.probabilities, multi_label=multi_label)
+        forward = model.features
+        if classifies:
+            forward = partial(model.probabilities, multi_label=multi_label)
     analysis = analyze(model, given, forward=forward, head=head)
     analysis.block(block)  # raises if there is no such block
     prediction = []
-    if info is not None and forward is not None:
+    if info is not None and classifies:
         best = analysis.output[0].float().cpu().topk(min(TOP, analysis.output.shape[1]))
         prediction = [
             (info.class_name(int(label)), float(p))
             for p, label in zip(best.values, best.indices, strict=True)
         ]
-    return Scene(frames, analysis, title, inner, block, top, prediction, view, multi_label)
+    return Scene(
+        *(frames, analysis, title, inner, block, top, prediction, view, multi_label),
+        each_frame=each_frame,
+    )
 
 
 def read_clip(

@@ -23,6 +23,7 @@ NAMES = [
     "look",
     "non_local",
     "predict",
+    "propagate",
     "remove_non_local",
     "restore",
     "share_frames",
