@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from nonlocalnet.deployment.export import export as export
     from nonlocalnet.detection.detect import detect as detect
     from nonlocalnet.evaluation.prediction import predict as predict
+    from nonlocalnet.inspection.clip import read_clip as read_clip
     from nonlocalnet.inspection.look import look as look
     from nonlocalnet.networks import create_model as create_model
     from nonlocalnet.networks import list_models as list_models
@@ -47,6 +48,7 @@ _MODULES = {
     "look": "inspection.look",
     "non_local": "ops",
     "predict": "evaluation.prediction",
+    "read_clip": "inspection.clip",
     "remove_non_local": "blocks.insertion",
     "restore": "acceleration.network",
     "share_frames": "blocks.sharing",

@@ -23,6 +23,7 @@ NAMES = [
     "look",
     "non_local",
     "predict",
+    "read_clip",
     "remove_non_local",
     "restore",
     "share_frames",
