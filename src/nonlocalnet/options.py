@@ -6,14 +6,16 @@ A command line is checked with this module before torch is imported: nothing hea
 from __future__ import annotations
 
 import dataclasses
+import numbers
 import operator
+import sys
 import types
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
-from nonlocalnet.errors import check_choice, option
+from nonlocalnet.errors import check_choice, option, shown
 
 Pairwise = Literal["gaussian", "embedded_gaussian", "dot_product", "concatenation"]
 Extent = Literal["spacetime", "space", "time", "causal"]
@@ -100,8 +102,43 @@ def types_of(kind: type) -> dict[str, tuple[Any, ...]]:
     return {name: get_args(h) if get_origin(h) in unions else (h,) for name, h in hints}
 
 
+WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
+
+
+def _fits(value: Any, kind: Any) -> bool:
+    """Tell whether a value is of a type that an option takes."""
+    if get_origin(kind) is Literal:
+        return value in get_args(kind)
+    if get_origin(kind) is tuple:
+        if not isinstance(value, tuple | list):
+            return False
+        kinds = get_args(kind)
+        kinds = kinds[:1] * len(value) if kinds[-1] is Ellipsis else kinds
+        return len(kinds) == len(value) and all(map(_fits, value, kinds))
+    if kind is int:
+        return isinstance(value, numbers.Integral) and not isinstance(value, bool)
+    if kind is float:
+        if isinstance(value, bool) or not isinstance(value, numbers.Real):
+            return False
+        return not (isinstance(value, int) and abs(int(value)) > sys.float_info.max)
+    if kind in (bool, str, types.NoneType):
+        return isinstance(value, kind)
+    # of paths, the parser of a command line has placeholders
+    return value is not None and not isinstance(value, numbers.Number | list | tuple | dict)
+
+
+def _describe(kind: Any) -> str:
+    if get_origin(kind) is Literal:
+        return ", ".join(map(repr, get_args(kind)))
+    if get_origin(kind) is tuple:
+        inner, *more = get_args(kind)
+        many = "any number" if more == [Ellipsis] else str(1 + len(more))
+        return f"{many} of {_describe(inner)}"
+    return "nothing" if kind is types.NoneType else WORDS.get(kind, "a path")
+
+
 def check_values(options: Any) -> None:
-    """Check every value: range of numbers, choices, and form.
+    """Check every value: type, range of numbers, choices, and form.
 
     Raises:
         ValueError: it names the option, what is allowed and what was given.
@@ -111,6 +148,9 @@ def check_values(options: Any) -> None:
         value, rule = getattr(options, name), rules[name]
         if len(kinds) == 1 and get_origin(kinds[0]) is Literal:
             check_choice(name, value, get_args(kinds[0]))
+        if not any(_fits(value, kind) for kind in kinds):
+            allowed = " or ".join(map(_describe, kinds))
+            raise ValueError(f"{option(name)} must be {allowed}; got {shown(value)}")
         if value is not None and rule.parse is not None:
             rule.parse(value)
         for number in value if isinstance(value, tuple) else (value,):

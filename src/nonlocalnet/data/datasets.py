@@ -16,7 +16,9 @@ from nonlocalnet.data.classes import (
 from nonlocalnet.data.find_videos import plain
 from nonlocalnet.data.formats import read_annotations
 from nonlocalnet.data.formats.base import Entry, Source
-from nonlocalnet.errors import option
+from nonlocalnet.errors import option, printable, shown
+
+MAX_CLASSES = 1_000_000  # of a list of numbers: the last one may be a time or an id
 
 
 @dataclass(frozen=True)
@@ -48,7 +50,7 @@ class VideoSplits:
             of Something-Something do.
         absent: names of the listed videos that do not exist; they are left out.
         notes: sentences about what else was left out and what looks wrong.
-        faults: sentences about classes that only one split has.
+        faults: sentences about classes that only one split has, or that are splits themselves.
         test: files of a further split, which no command uses.
         walked: the notes cover all files of the folder.
     """
@@ -75,7 +77,7 @@ class VideoSplits:
         return {"train": self.train} | ({} if self.val is None else {"val": self.val})
 
     def check_classes(self) -> None:
-        """Refuse classes that only one split has.
+        """Refuse classes that only one split has, and splits taken for classes.
 
         Raises:
             ValueError: there are such classes; the message names them and those that may be meant.
@@ -121,8 +123,7 @@ def read_dataset(
         notes += [f"{Path(val).name}: {note}" for note in other.notes]
         names = names or other.classes
     if names is None:
-        numbers = [int(n) for entry in train + held_out for n in entry.label]
-        names = [found.pattern.format(n) for n in range(max(numbers, default=-1) + 1)]
+        names = [found.pattern.format(n) for n in range(_count_classes(train + held_out))]
     names = list(names)
     listed = [_number(part, names) for part in (train, held_out)]
     training, validation = (
@@ -146,9 +147,10 @@ def read_dataset(
         notes += note_alike(names)
     elif not found.multi_label:
         notes += note_starts_at_one(of_train | of_val)
-    faults: list[str] = []
+    faults = list(found.faults)
     if held_out and not multi_label:
-        faults, more = compare(names, of_train, of_val, strict=named)
+        lonely, more = compare(names, of_train, of_val, strict=named)
+        faults += lonely
         notes += more
     if not multi_label:
         notes += note_empty(names, {n for record in training for n in record.labels})
@@ -164,6 +166,18 @@ def read_dataset(
         tuple(entry.path for entry in found.test if entry.path is not None),
         found.walked,
     )
+
+
+def _count_classes(entries: Sequence[Entry]) -> int:
+    """Return the highest label of a list without class names, plus 1."""
+    highest = max(entries, key=lambda entry: max(entry.label, default=-1), default=None)
+    count = 1 + (-1 if highest is None else max(map(int, highest.label), default=-1))
+    if highest is not None and count > MAX_CLASSES:
+        raise ValueError(
+            f"{highest.where}: label {printable(str(count - 1))} is beyond {MAX_CLASSES - 1:,}; "
+            "labels number the classes from 0: check that this column is the label"
+        )
+    return count
 
 
 def _number(entries: Sequence[Entry], classes: Sequence[str]) -> list[tuple[int, ...]]:
@@ -188,8 +202,8 @@ def _number(entries: Sequence[Entry], classes: Sequence[str]) -> list[tuple[int,
             label = number.get(entry.label, number.get(plain(entry.label)))
             if label is None:
                 raise ValueError(
-                    f"{entry.where}: class {entry.label!r} is none of the {len(classes)} classes "
-                    f"({', '.join(classes[:3])}, ...){find_nearest(entry.label, classes)}"
+                    f"{entry.where}: class {shown(entry.label)} is none of the {len(classes)} "
+                    f"classes ({', '.join(classes[:3])}, ...){find_nearest(entry.label, classes)}"
                 )
             found = (label,)
         labels.append(found)

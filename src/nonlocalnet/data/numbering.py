@@ -58,8 +58,8 @@ def numbered(files: Iterable[Path], *, asked: bool = False) -> Series | None:
         asked: the folder was named as a video: then one picture with a number is enough.
 
     Returns:
-        None where pictures are no series: there is only one, more have no number than have one, or
-        more numbers are missing than present, as with photographs.
+        None where pictures are no series: there is only one, more have no number than have one,
+        more numbers are missing than present, as with photographs, or all are optical flow.
     """
     groups: defaultdict[tuple[str, str], list[tuple[int, Path]]] = defaultdict(list)
     unnumbered = 0
@@ -82,5 +82,5 @@ def numbered(files: Iterable[Path], *, asked: bool = False) -> Series | None:
     numbers = tuple(number for number, _ in group)
     series = Series(tuple(path for _, path in group), numbers, others, tuple(flow))
     steps = (series.numbers[-1] - series.numbers[0]) // series.step + 1
-    sure = len(group) > max(1, unnumbered) and steps <= 2 * len(group)
+    sure = pictures and len(group) > max(1, unnumbered) and steps <= 2 * len(group)
     return series if asked or sure else None

@@ -6,11 +6,15 @@ import glob
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from nonlocalnet.data.find_videos import find_videos
-from nonlocalnet.data.suffixes import is_video_file
+from nonlocalnet.data.suffixes import is_video, is_video_file
 
-LIST = ".txt"  # the suffix of a list of paths
+if TYPE_CHECKING:
+    from nonlocalnet.data.formats.rows import Row
+
+LISTS = (".txt", ".csv")  # suffixes of lists of paths
 
 
 def expand_paths(paths: Sequence[Path]) -> tuple[list[Path], list[str]]:
@@ -20,7 +24,8 @@ def expand_paths(paths: Sequence[Path]) -> tuple[list[Path], list[str]]:
 
     - a video file, or a folder of numbered pictures;
     - a folder: the videos in it at any depth (`find_videos`);
-    - a list, which is a .txt file of paths, one per line; relative ones start at its folder;
+    - a list, which is a .txt or .csv file of paths, one per line, with or without labels;
+      relative ones start at its folder;
     - a pattern such as "clips/**/*.mp4": the videos and folders that match.
 
     Files that do not exist are returned, too, so that reading them gives an error for each.
@@ -45,13 +50,13 @@ def _videos_of(path: Path, notes: list[str]) -> Iterator[Path]:
         found = find_videos(path)
         notes += [f"{path}: {note}" for note in found.notes()]
         yield from found.videos or [path]  # a folder without any is told of when it is read
-    elif path.suffix.lower() == LIST and path.is_file():
-        from nonlocalnet.data.formats.text import read_names
+    elif path.suffix.lower() in LISTS and path.is_file():
+        from nonlocalnet.data.formats.rows import read_rows
 
-        names = read_names(path)
-        if not names:
+        rows = read_rows(path)
+        if not rows:
             raise ValueError(f"{path} is an empty list: write one path per line")
-        yield from (path.parent / name for name in names)
+        yield from (_listed(row, path.parent) for row in rows)
     elif glob.has_magic(str(path)) and not path.exists():
         matches = list(map(Path, sorted(glob.glob(str(path), recursive=True))))
         videos = [match for match in matches if match.is_dir() or is_video_file(match)]
@@ -61,3 +66,11 @@ def _videos_of(path: Path, notes: list[str]) -> Iterator[Path]:
             yield from _videos_of(video, notes) if video.is_dir() else [video]
     else:
         yield path
+
+
+def _listed(row: Row, folder: Path) -> Path:
+    """Return the video that a line names: all of it, or without a label and a number of frames."""
+    names = [row.text, row.path, *(row.folder or ())[:1]]
+    paths = [folder / name for name in names if name]
+    named = (path for path in paths if is_video(path.name))
+    return next((path for path in paths if path.exists()), None) or next(named, paths[0])

@@ -15,7 +15,7 @@ from nonlocalnet.data.datasets import VideoRecord, VideoSplits, read_dataset
 from nonlocalnet.data.find_videos import plain, same_names
 from nonlocalnet.data.suffixes import is_video
 from nonlocalnet.data.transforms import TestTransform
-from nonlocalnet.errors import option
+from nonlocalnet.errors import option, shown
 from nonlocalnet.evaluation.metrics import compute_metrics, confusion_matrix
 from nonlocalnet.evaluation.multiview import Predictions, evaluate
 from nonlocalnet.evaluation.results import (
@@ -114,7 +114,8 @@ def _read(options: Any, info: WeightsInfo) -> VideoSplits:
         return found
     if not set(map(plain, found.classes)) <= set(map(plain, known)):
         raise ValueError(
-            f"{data} has the classes {found.classes[:5]}, {options.weights} is for {known[:5]}"
+            f"{data} has the classes {shown(found.classes[:5])}, {options.weights} is for "
+            f"{shown(known[:5])}"
         )
     count = f"{len(found.classes)} of the {len(known)} classes"
     status.print(f"{data} has {count} that {options.weights} is for", soft_wrap=True)

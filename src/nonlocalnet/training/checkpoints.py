@@ -6,7 +6,7 @@ import contextlib
 import os
 import shutil
 import zipfile
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -64,10 +64,16 @@ def _check_records(path: Path) -> None:
 
 
 class Checkpoints:
-    """Keep the newest states of a run: FOLDER/00001000.pt, the iteration as the name."""
+    """Keep the newest states of a run: FOLDER/00001000.pt, the iteration as the name.
 
-    def __init__(self, folder: Path, keep: int) -> None:
-        self.folder, self.keep = folder, keep
+    Args:
+        folder: where they are.
+        keep: how many of them to keep.
+        entries: what each of them must have.
+    """
+
+    def __init__(self, folder: Path, keep: int, entries: Sequence[str] = ()) -> None:
+        self.folder, self.keep, self.entries = folder, keep, entries
 
     def files(self) -> list[Path]:
         """List the files, newest first."""
@@ -99,7 +105,10 @@ class Checkpoints:
         files, reasons = self.files(), []
         for path in files:
             try:
-                return load_checkpoint(path)
+                state = load_checkpoint(path)
+                if missing := [name for name in self.entries if name not in state]:
+                    raise ValueError(f"{path} is no state of a training run: it lacks {missing[0]}")
+                return state
             except ValueError as error:
                 reasons.append(str(error))
                 if not quiet:

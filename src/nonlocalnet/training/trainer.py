@@ -131,7 +131,8 @@ class Trainer:
             warmup=config.warmup,
             cosine=config.iterations if config.schedule == "cosine" else None,
         )
-        self.checkpoints = Checkpoints(config.out / "checkpoints", config.keep)
+        entries = ("model", "optimizer", "scaler", "ema", "input", "videos", *self.KEPT)
+        self.checkpoints = Checkpoints(config.out / "checkpoints", config.keep, entries)
         run = set_up(config, self.checkpoints)
         self.task, self.start = run.task, run.start
         self.progress = Progress(run.task, config.batch_size, device)

@@ -177,6 +177,21 @@ def test_videos_cut_from_a_stream(tmp_path, encode, in_order, scene, name, codec
     check(path, in_order(path))
 
 
+@pytest.mark.parametrize("later", [0, 500])
+def test_streams_that_were_joined(tmp_path, encode, in_order, moving, later):
+    # at the seam FFmpeg marks a whole packet as corrupt, since the packets' counter starts again
+    options = {"x264-params": H264["closed"]}
+    parts = [
+        encode(tmp_path / f"{i}.ts", moving[i : i + 13], options=options, pts=range(at, at + 13))
+        for i, at in ((0, later), (13, 0))
+    ]
+    path = tmp_path / "joined.ts"
+    path.write_bytes(b"".join(part.read_bytes() for part in parts))
+    whole = in_order(path)
+    assert len(whole) == 26
+    check(path, whole)
+
+
 @pytest.mark.parametrize(
     ("codec", "options"),
     [

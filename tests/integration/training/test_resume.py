@@ -306,6 +306,16 @@ def test_an_error_ends_the_run_though_processes_decode(config, tmp_path, bad_vid
     assert ("cannot be read, more than" if bad_videos else "the loss is") in err
 
 
+def test_a_file_that_is_no_state_of_a_run_is_not_taken_for_one(config, capsys):
+    run = dataclasses.replace(config, iterations=1, val=None)
+    train(run)
+    save_checkpoint(config.out / "checkpoints" / "00000009.pt", {"model": {}})
+    train(dataclasses.replace(run, iterations=2, resume=True))
+    said = " ".join(capsys.readouterr().err.split())
+    assert "00000009.pt is no state of a training run: it lacks optimizer; trying the one" in said
+    assert "resumed at iteration 1" in said
+
+
 def test_a_run_without_an_intact_state_is_not_gone_on_with(config):
     run = dataclasses.replace(config, iterations=1, val=None)
     train(run)

@@ -147,6 +147,7 @@ def test_the_usual_suffix_wins(tmp_path):
         (["img_8.PNG", "img_9.png", "img_10.png"], True),
         (["a-0.jpg", "a-5.jpg", "a-10.jpg", "Thumbs.db", "cover.jpg"], True),  # every fifth
         (["img_1.jpg", "img_2.jpg", "flow_x_1.jpg", "flow_x_2.jpg", "flow_y_1.jpg"], True),
+        (["flow_x_1.jpg", "flow_x_2.jpg", "flow_y_1.jpg", "flow_y_2.jpg"], False),
         (["1.jpg", "2.jpg", "video.mp4"], False),  # thumbnails beside a video
         (["1.jpg"], False),
         (["one.jpg", "two.jpg"], False),

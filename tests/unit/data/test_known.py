@@ -407,5 +407,9 @@ def test_splits_taken_for_classes_are_told(tmp_path):
     touch(*(tmp_path / part / name / "1.mp4" for part in ("train", "test") for name in "ab"))
     data = read_dataset(tmp_path)
     assert data.classes == ["test", "train"]
-    (note,) = data.notes
+    with pytest.raises(ValueError, match="2 classes have the names of a split: test, train; name"):
+        data.check_classes()
+    touch(tmp_path / "other" / "1.mp4")
+    (note,) = read_dataset(tmp_path).notes
     assert note.startswith("2 classes have the names of a split: test, train; name two folders")
+    read_dataset(tmp_path).check_classes()

@@ -82,6 +82,15 @@ def test_a_label_beyond_the_classes(tmp_path):
         read_dataset(file, classes=["a", "b"])
 
 
+def test_a_column_that_is_no_label_is_refused(tmp_path):
+    # a class for each number up to it would need all memory
+    for number in ("1764247752", "1" + "0" * 20, "1" * 5000):
+        (tmp_path / "train.txt").write_text(f"ok.mp4 1\nbad.mp4 {number}\n")
+        with pytest.raises(ValueError, match=r"train\.txt:2: ") as caught:
+            read_dataset(tmp_path / "train.txt")
+        assert len(str(caught.value)) < 400
+
+
 def test_an_empty_list(tmp_path):
     (tmp_path / "a.txt").write_text("\n\n")
     (tmp_path / "a.csv").write_text("id,actions\n")

@@ -50,6 +50,23 @@ def test_folders_of_pictures_and_folders_without_videos_are_left_to_the_reader(f
     assert expand(folder, "frames", "empty")[0] == ["frames", "empty"]
 
 
+def test_lists_with_labels_are_lists_of_videos(folder):
+    (folder / "f/one two").mkdir(parents=True)
+    (folder / "clips/d 5.mp4").touch()
+    lines = [
+        "clips/a.mp4 -",
+        "clips/b.mp4 0",
+        "clips/d 5.mp4",
+        "clips/inner/c.avi 1,5",
+        "x y.mp4 7",
+    ]
+    (folder / "l.txt").write_text("\n".join([*lines, "f/one two 29 1"]))
+    paths = ["clips/a.mp4", "clips/b.mp4", "clips/d 5.mp4", "clips/inner/c.avi", "x y.mp4"]
+    assert expand(folder, "l.txt")[0] == [*paths, "f/one two"]
+    (folder / "l.csv").write_text("label,path\n3,clips/a.mp4\n,clips/d 5.mp4\n")
+    assert expand(folder, "l.csv")[0] == ["clips/a.mp4", "clips/d 5.mp4"]
+
+
 def test_a_list_or_pattern_without_videos_is_an_error(folder):
     (folder / "empty.txt").write_text("\n")
     with pytest.raises(ValueError, match=r"empty\.txt is an empty list"):

@@ -53,6 +53,7 @@ def test_dialects(tmp_path, name, text, encoded):
         ('a.mp4,"1,5"', "a.mp4", (1, 5)),
         ("a.mp4,1 5", "a.mp4", (1, 5)),
         ("a.mp4 1, 5", "a.mp4", (1, 5)),
+        ("a b.mp4 1 5 7", "a b.mp4", (1, 5, 7)),
         ("a.mp4, -", "a.mp4", ()),
         ("smith, john, take 2.mp4, 4", "smith, john, take 2.mp4", (4,)),
         ('"smith, john.mp4", 4', "smith, john.mp4", (4,)),

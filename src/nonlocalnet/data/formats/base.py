@@ -42,6 +42,7 @@ class Annotations:
         multi_label: videos may have several labels or none.
         mirrored: a mirrored video keeps its label; False where labels say left and right.
         notes: sentences about what was left out and what looks wrong.
+        faults: sentences about classes that cannot be meant: the data can be read, not trained on.
         test: the videos of a further split, which no command uses: `data check` does not take them
             for unlisted ones.
         walked: the notes already cover all files of the folder.
@@ -54,6 +55,7 @@ class Annotations:
     multi_label: bool = False
     mirrored: bool = True
     notes: tuple[str, ...] = ()
+    faults: tuple[str, ...] = ()
     test: list[Entry] = field(default_factory=list)
     walked: bool = False
 

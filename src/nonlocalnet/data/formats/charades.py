@@ -8,6 +8,7 @@ from pathlib import Path
 from nonlocalnet.data.formats.base import Annotations, Entry, Source
 from nonlocalnet.data.formats.rows import PATH_COLUMNS
 from nonlocalnet.data.formats.text import open_table, read_columns, read_lines
+from nonlocalnet.errors import shown
 
 COLUMNS = {"id", "actions"}
 NUM_CLASSES = 157
@@ -69,7 +70,7 @@ def _read_table(file: Path, source: Source) -> list[Entry]:
         if not all(code[0] == "c" and code[1:].isascii() and code[1:].isdigit() for code in codes):
             raise ValueError(
                 f'{where}: expected actions such as "c092 11.90 21.20;c147 0.00 12.60", '
-                f"got {actions!r}"
+                f"got {shown(actions)}"
             )
         labels = tuple(sorted({int(code[1:]) for code in codes}))
         entries.append(Entry(name, labels, source.videos.find(name), where))
@@ -81,7 +82,7 @@ def _read_classes(file: Path) -> list[str]:
         for i, (where, line) in enumerate(read_lines(file)):
             code, _, name = line.partition(" ")
             if code != f"c{i:03d}" or not name:
-                raise ValueError(f'{where}: expected "c{i:03d} NAME", got {line!r}')
+                raise ValueError(f'{where}: expected "c{i:03d} NAME", got {shown(line)}')
             yield name.strip()
 
     return list(names())

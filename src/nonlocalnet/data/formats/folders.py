@@ -68,12 +68,14 @@ def _read_classes(source: Source) -> Annotations:
     if empty := sorted(folders - set(found) - set(loose)):
         notes.append(name_some("{} class folder{s} {has} no video, and {is} no class{es}", empty))
     classes = sorted(found)
+    faults = []
     if splits := [name for name in classes if plain(name) in SPLITS]:
         text = "{} class{es} {has} the name{s} of a split"
-        notes.append(name_some(text, splits) + "; name two folders if they are (--data, --val)")
+        told = name_some(text, splits) + "; name two folders if they are (--data, --val)"
+        (faults if splits == classes else notes).append(told)
     entries = [
         Entry(path.relative_to(root).as_posix(), name, path, str(path))
         for name in classes
         for path in sorted(found[name])
     ]
-    return Annotations(entries, [], classes, notes=tuple(notes), walked=True)
+    return Annotations(entries, [], classes, notes=tuple(notes), faults=tuple(faults), walked=True)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from nonlocalnet.data.formats.base import Annotations, Entry, Source
 from nonlocalnet.data.formats.text import read_lines
+from nonlocalnet.errors import shown
 
 
 def matches(source: Source) -> bool:
@@ -28,7 +29,7 @@ def read(source: Source) -> Annotations:
         for where, line in read_lines(first.with_name(label + ending)):
             name, *use = line.rsplit(maxsplit=1)
             if use not in (["0"], ["1"], ["2"]):
-                raise ValueError(f'{where}: expected "VIDEO 0", 1 or 2, got {line!r}')
+                raise ValueError(f'{where}: expected "VIDEO 0", 1 or 2, got {shown(line)}')
             path = source.videos.find(Path(name).stem, label)
             parts[use[0]].append(Entry(name, label, path, where))
     return Annotations(parts["1"], parts["2"], classes)

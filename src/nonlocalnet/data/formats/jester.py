@@ -6,6 +6,7 @@ from pathlib import Path
 
 from nonlocalnet.data.formats.base import Annotations, Entry, Source
 from nonlocalnet.data.formats.text import read_lines, read_names
+from nonlocalnet.errors import shown
 
 
 def matches(source: Source) -> bool:
@@ -39,6 +40,6 @@ def _read_list(file: Path, source: Source) -> list[Entry]:
     for where, line in read_lines(file):
         name, mark, label = line.partition(";")
         if not mark or not name:
-            raise ValueError(f'{where}: expected "ID;LABEL", got {line!r}')
+            raise ValueError(f'{where}: expected "ID;LABEL", got {shown(line)}')
         entries.append(Entry(name, label.strip(), source.videos.find(name), where))
     return entries

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from nonlocalnet.data.formats.base import Annotations, Entry, Source
 from nonlocalnet.data.formats.text import open_table, read_columns
+from nonlocalnet.errors import shown
 
 TIMES = {"youtube_id", "time_start", "time_end"}
 SPLITS = ("train", "val", "test")
@@ -36,7 +37,7 @@ def read(source: Source) -> Annotations:
             split = next((split for split in SPLITS if split in text.lower()), None)
             if split is None:
                 raise ValueError(
-                    f"{where}: the split must be train, val(idate) or test, got {text!r}"
+                    f"{where}: the split must be train, val(idate) or test, got {shown(text)}"
                 )
             splits[split].append(_entry(row, split, where, source))
     train, val, test = splits.values()
@@ -64,7 +65,7 @@ def _entry(row: dict[str, str], split: str, where: str, source: Source) -> Entry
     except (TypeError, ValueError):
         raise ValueError(
             f"{where}: time_start and time_end must be seconds, got "
-            f"{row['time_start']!r} and {row['time_end']!r}"
+            f"{shown(row['time_start'])} and {shown(row['time_end'])}"
         ) from None
     clip = f"{name}_{start:06d}_{end:06d}"
     folders = [label, split] + ["validate", "validation"] * (split == "val")

@@ -12,9 +12,11 @@ from nonlocalnet.data.formats.base import Annotations, Entry, Source
 from nonlocalnet.data.formats.rows import Row, read_rows
 from nonlocalnet.data.formats.text import read_names
 from nonlocalnet.data.suffixes import is_video
+from nonlocalnet.errors import shown
 
 TRAIN = ("train", "trainlist")
 VAL = ("val", "vallist", "validation", "validate")
+MOST_DIGITS = 19  # of a label
 
 
 def matches(source: Source) -> bool:
@@ -26,7 +28,8 @@ def read(source: Source) -> Annotations:
     """Read one list, or train.txt, val.txt and classes.txt; either list may be a Charades table.
 
     A line is "PATH LABEL", as the official code's, or "DIR NUM_FRAMES LABEL". LABEL is the last
-    word, so PATH may hold spaces; "1,5,7" gives several labels, "-" none. Columns may be separated
+    word, so PATH may hold spaces; "1,5,7" gives several labels, "-" none, and after the suffix of
+    a video "1 5 7" does, too. Columns may be separated
     by commas, semicolons or tabs, fields may be quoted, and a first line may name the columns. A
     relative path starts at the root, by default the list's folder.
 
@@ -78,7 +81,7 @@ def _read_list(source: Source) -> Annotations:
         if labels is None or not row.path:
             raise ValueError(
                 f'{row.where}: expected "PATH LABEL" with a whole number, or several joined by '
-                f'commas, or "DIR NUM_FRAMES LABEL", got {row.text!r}'
+                f'commas, or "DIR NUM_FRAMES LABEL", got {shown(row.text)}'
             )
         name, count = row.path, None
         if counts_frames and row.folder is not None:
@@ -98,6 +101,6 @@ def _counts_frames(rows: Sequence[Row], base: Path) -> bool:
 def _read_labels(words: Sequence[str]) -> tuple[int, ...] | None:
     if list(words) == ["-"]:
         return ()
-    if not all(word.isascii() and word.isdigit() for word in words):
+    if not all(word.isascii() and word.isdigit() and len(word) < MOST_DIGITS for word in words):
         return None
     return tuple(sorted({int(word) for word in words}))

@@ -58,6 +58,9 @@ def _row(where: str, line: str, delimiter: str) -> Row:
     fields = _fields(line, delimiter)
     if len(fields) == 2 and is_video(fields[0]) and all(map(_is_label, _split(fields[1]))):
         return Row(where, line, fields[0], _split(fields[1]))
+    several = re.fullmatch(r"(.*?\S)((?:\s+[0-9]+){2,})", line)  # MMAction2's: "a.mp4 1 5"
+    if several and is_video(several[1]):
+        return Row(where, line, several[1], _split(several[2]))
     *path, last = line.rsplit(maxsplit=1)
     labels = tuple(last.split(","))
     if path and all(map(_is_label, labels)) and path[0][-1] not in ',;"':

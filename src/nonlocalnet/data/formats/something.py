@@ -6,6 +6,7 @@ from pathlib import Path
 
 from nonlocalnet.data.formats.base import Annotations, Entry, Source
 from nonlocalnet.data.formats.text import read_json
+from nonlocalnet.errors import shown
 
 
 def matches(source: Source) -> bool:
@@ -40,7 +41,7 @@ def _read_list(file: Path, source: Source) -> list[Entry]:
     for number, entry in enumerate(read_json(file, list), 1):
         where = f"{file}: entry {number}"
         if not isinstance(entry, dict) or not {"id", "template"} <= set(entry):
-            raise ValueError(f"{where}: expected id and template, got {entry!r}")
+            raise ValueError(f"{where}: expected id and template, got {shown(entry)}")
         label = entry["template"].replace("[", "").replace("]", "")
         name = str(entry["id"])
         entries.append(Entry(name, label, source.videos.find(name), where))

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from nonlocalnet.data.formats.base import Annotations, Entry, Source
 from nonlocalnet.data.formats.text import read_lines
+from nonlocalnet.errors import shown
 
 
 def matches(source: Source) -> bool:
@@ -33,7 +34,7 @@ def read(source: Source) -> Annotations:
         number, _, name = line.partition(" ")
         classes.append(name.strip())
         if number != str(len(classes)) or not name:
-            raise ValueError(f'{where}: expected "{len(classes)} CLASS", got {line!r}')
+            raise ValueError(f'{where}: expected "{len(classes)} CLASS", got {shown(line)}')
 
     def read_list(file: Path) -> list[Entry]:
         entries = []
@@ -42,7 +43,7 @@ def read(source: Source) -> Annotations:
             video = Path(name)
             known = video.parent.name
             if not known or len(label) > 1:
-                raise ValueError(f'{where}: expected "CLASS/VIDEO LABEL", got {line!r}')
+                raise ValueError(f'{where}: expected "CLASS/VIDEO LABEL", got {shown(line)}')
             if label and (known, label[0]) not in labels:
                 raise ValueError(f"{where}: label {label[0]} is not that of {known!r} in {index}")
             entries.append(Entry(name, known, source.videos.find(video.stem, known), where))

@@ -114,11 +114,20 @@ def _decoded_before(stop: int | None, path: Path, unusable: int) -> Set[int | No
 def whole_packets(
     container: av.container.InputContainer, stream: av.VideoStream
 ) -> Iterator[av.Packet]:
-    """Read the packets of a stream, without one that the end of the file cuts off.
+    """Read the packets of a stream, without a last one that the end of the file cuts off.
 
+    Damage before the end stays: players show it, and where streams were joined, the mark is wrong.
     The last packet is empty: it makes a decoder output its delayed frames.
     """
-    return (packet for packet in container.demux(stream) if not packet.is_corrupt)
+    held = None
+    for packet in container.demux(stream):
+        if held is not None and packet.size:
+            yield held
+            held = None
+        if packet.is_corrupt:
+            held = packet
+        else:
+            yield packet
 
 
 def decode_in_order(
