@@ -63,9 +63,9 @@ def read_blocks(text: str) -> list[Block]:
             continue
         note = "skip it" if match["language"] == "py" else match["note"] or ""
         skip = note.removeprefix("skip ") if note.startswith("skip ") else ""
-        slow = note == "slow"
-        pairs = [] if skip or slow or not note else note.split("; ")
-        changes = dict(pair.split(" -> ") for pair in pairs)
+        parts = [] if skip or not note else note.split("; ")
+        slow = "slow" in parts
+        changes = dict(part.split(" -> ") for part in parts if part != "slow")
         line = text.count("\n", 0, match.start("code")) + 1
         block = language, match["code"], line, match["printed"], skip, slow, changes
         found.append(Block(*block))

@@ -52,12 +52,13 @@ def test_blocks_are_read_with_their_notes():
     text = (
         "```python\nx = 1\n```\n\n<!-- test: 1 -> 2; 3 -> 4 -->\n```python\nprint(1, 3)\n```\n\n"
         "```text\n2 ...\n```\n<!-- test: skip why -->\n```bash\nrm\n```\n```py\n1 / 0\n```\n"
-        "<!-- test: slow -->\n\n```python\ny = 1\n```\n```console\nls\n```\n"
+        "<!-- test: slow; 1 -> 3 -->\n\n```python\ny = 1\n```\n```console\nls\n```\n"
     )
     blocks = read_blocks(text)
     assert [block.line for block in blocks] == [2, 7, 15, 18, 23]
     assert [block.printed for block in blocks] == [None, "2 ...\n", None, None, None]
     assert blocks[1].fast() == "print(2, 4)\n"
+    assert blocks[4].fast() == "y = 3\n"
     assert [block.skip for block in blocks] == ["", "", "why", "it", ""]
     assert [block.slow for block in blocks] == [False] * 4 + [True]
 
