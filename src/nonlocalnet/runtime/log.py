@@ -26,7 +26,7 @@ class _SafeConsole(Console):
     @property
     def is_terminal(self) -> bool:
         """Whether bars can be drawn: not in a pipe, even if FORCE_COLOR is set, as in notebooks."""
-        return self.is_jupyter or self.file.isatty()
+        return self.is_jupyter or (not self.file.closed and self.file.isatty())
 
     def render_str(self, text: str, **options: Any) -> Text:
         lines = (printable(line, PATH_LIMIT) for line in text.split("\n"))
