@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from nonlocalnet.deployment.export import export as export
     from nonlocalnet.detection.detect import detect as detect
     from nonlocalnet.evaluation.prediction import predict as predict
+    from nonlocalnet.inspection.clip import read_clip as read_clip
     from nonlocalnet.inspection.look import look as look
     from nonlocalnet.inspection.propagation import propagate as propagate
     from nonlocalnet.networks import create_model as create_model
@@ -49,6 +50,7 @@ _MODULES = {
     "non_local": "ops",
     "predict": "evaluation.prediction",
     "propagate": "inspection.propagation",
+    "read_clip": "inspection.clip",
     "remove_non_local": "blocks.insertion",
     "restore": "acceleration.network",
     "share_frames": "blocks.sharing",

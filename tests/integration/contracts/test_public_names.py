@@ -24,6 +24,7 @@ NAMES = [
     "non_local",
     "predict",
     "propagate",
+    "read_clip",
     "remove_non_local",
     "restore",
     "share_frames",

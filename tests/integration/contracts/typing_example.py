@@ -47,6 +47,7 @@ def use(model: VideoResNet, video: Path) -> None:
     assert_type(nl.load_weights(model, video, new_blocks=True), LoadReport)
     assert_type(nl.export_weights(model, video, "caffe2"), list[str])
     assert_type(nl.export(model, video, any_size=True), Exported)
+    assert_type(nl.read_clip(video, model, moment="1s", crop="whole"), Tensor)
     assert_type(nl.predict(model, video, top=1, crop="whole"), list[tuple[str, float]])
     for _, found in nl.predict(model, [video, "b.mp4"], top=1):
         assert_type(found, list[tuple[str, float]] | VideoError)
