@@ -4,7 +4,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-unit test-all test-peers test-wheel lowest lint check format clean
+.PHONY: help setup demo test test-unit test-all test-peers test-wheel lowest docs docs-notebooks lint check format clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -40,6 +40,15 @@ test-peers: setup  ## tests with the packages whose blocks nl.accelerate knows
 test-wheel: setup  ## build the sdist and the wheel, and try them in empty environments
 	$(BIN)/python -m pytest -o addopts= -q tests/packaging
 
+docs: setup  ## build the documentation: docs/_build/html/index.html
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --group docs
+	$(BIN)/python -m sphinx --fail-on-warning --keep-going --quiet -b html docs docs/_build/html
+
+docs-notebooks: setup  ## run the tutorials as notebooks, in their order, in docs/_build/run
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --group docs
+	rm -rf docs/_build/run
+	$(BIN)/python docs/notebooks.py docs/_build/run
+
 LOWEST := .lowest/bin
 lowest: setup  ## tests and commands with the lowest versions that pyproject.toml allows
 	$(BIN)/uv venv --quiet --clear --python $(BIN)/python .lowest
@@ -69,4 +78,4 @@ format: setup  ## rewrite the code in the house style
 	$(BIN)/ruff format .
 
 clean:  ## remove what was built; your runs/ stay
-	rm -rf .venv .lowest .peers demo dist .pytest_cache .ruff_cache
+	rm -rf .venv .lowest .peers docs/_build demo dist .pytest_cache .ruff_cache

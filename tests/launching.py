@@ -66,6 +66,7 @@ class Command:
 def _run(words, folder, environment):
     from nonlocalnet.cli import main
 
+    multiprocessing.set_start_method(None, force=True)  # that of an ordinary interpreter
     os.setsid()
     os.environ.update(environment)
     for number, name in enumerate(STREAMS, start=1):

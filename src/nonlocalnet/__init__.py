@@ -21,7 +21,9 @@ if TYPE_CHECKING:
     from nonlocalnet.deployment.export import export as export
     from nonlocalnet.detection.detect import detect as detect
     from nonlocalnet.evaluation.prediction import predict as predict
+    from nonlocalnet.inspection.clip import read_clip as read_clip
     from nonlocalnet.inspection.look import look as look
+    from nonlocalnet.inspection.propagation import propagate as propagate
     from nonlocalnet.networks import create_model as create_model
     from nonlocalnet.networks import list_models as list_models
     from nonlocalnet.ops import non_local as non_local
@@ -47,6 +49,8 @@ _MODULES = {
     "look": "inspection.look",
     "non_local": "ops",
     "predict": "evaluation.prediction",
+    "propagate": "inspection.propagation",
+    "read_clip": "inspection.clip",
     "remove_non_local": "blocks.insertion",
     "restore": "acceleration.network",
     "share_frames": "blocks.sharing",

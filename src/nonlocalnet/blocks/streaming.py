@@ -46,8 +46,8 @@ class Stream:
 
     Args:
         module: a `NonLocalBlock` of extent "causal" or "space", a C2D network with such blocks
-            (`create_model("c2d_r50_nl5", extent="causal", pool2_time=1, clip="8x8")`), or your
-            own. It is not changed: one network may have many streams, and be called without them.
+            (`create_model("c2d_r50_nl5", extent="causal")`), or your own. It is not changed: one
+            network may have many streams, and be called without them.
         window: the number of frames that a query of a causal block sees, its own and those before,
             and that the classifier averages. It bounds the memory of every form, and the result
             equals that for the whole video up to so many frames. After that, a block computes each
@@ -57,8 +57,7 @@ class Stream:
         ValueError: a module computes frames together, or is in training mode.
 
     >>> import torch, nonlocalnet as nl
-    >>> options = {"extent": "causal", "pool2_time": 1, "clip": "8x8"}
-    >>> network = nl.create_model("c2d_tiny_nl2", num_classes=5, **options).eval()
+    >>> network = nl.create_model("c2d_tiny_nl2", num_classes=5, extent="causal").eval()
     >>> video = torch.randn(1, 3, 8, 64, 64)
     >>> stream = nl.Stream(network)
     >>> for frames in video.split(2, dim=2):

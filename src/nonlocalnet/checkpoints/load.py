@@ -33,6 +33,8 @@ def load(path: str | os.PathLike, *, clip: str | None = None, **options: Any) ->
         options: arguments of `create_model` that the file does not say or that are to be changed;
             mean, std and multi_label of the input, if the file does not say them; `classes`, their
             names; `release`, the name of the release that it is, if its own name does not say it.
+            An image classifier needs num_classes=0: the network then compares positions by its
+            features (`checkpoints.features`), and predicts nothing.
 
     Returns:
         The network, in evaluation mode. Its `.info` is the `WeightsInfo` of the file: where it
@@ -94,7 +96,17 @@ def plan_load(path: str | os.PathLike, *, clip: str | None = None, **options: An
         info, assumptions = resolve_network(path, translated, clip=clip, **options)
         with meta_device():
             model = create_model(**info.config)
-        return LoadPlan(path, translated, info, compare(model, translated), assumptions)
+        report = compare(model, translated, new_blocks=translated.flat)
+        return LoadPlan(path, translated, info, report, assumptions)
+
+
+def is_image_classifier(path: str | os.PathLike) -> bool:
+    """Tell whether a file is an image classifier, from which `load` needs num_classes=0.
+
+    Raises:
+        FileNotFoundError, ValueError: as `load_weights`.
+    """
+    return translate(read_checkpoint(Path(path))).flat
 
 
 def load_weights(

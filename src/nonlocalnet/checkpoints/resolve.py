@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from nonlocalnet.checkpoints.features import describe_features
 from nonlocalnet.checkpoints.metadata import WeightsInfo, kinetics_classes
 from nonlocalnet.checkpoints.report import differ
 from nonlocalnet.checkpoints.translate import Translated
@@ -89,10 +90,7 @@ def describe(
         given: what the user passed about the input.
     """
     if translated.flat:
-        raise ValueError(
-            "it is an image classifier; start a video network from it with "
-            "load_weights(model, file, new_classifier=True) or `nonlocalnet train --init`"
-        )
+        return describe_features(path, translated, clip=clip, **options)
     if not translated.fields:
         raise ValueError(
             "it has our names but no description of its network; build the network with "
@@ -264,4 +262,5 @@ def _list_assumptions(info: WeightsInfo, translated: Translated) -> list[str]:
         for name in ("depths", "non_local")
         if name in info.config and name not in translated.stated
     ]
-    return notes + [f"{prefix}* is new: {why}" for prefix, why in translated.left.items()]
+    notes += [f"{prefix}* is new: {why}" for prefix, why in translated.left.items()]
+    return notes + (translated.notes if translated.flat else [])

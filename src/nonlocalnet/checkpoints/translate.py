@@ -117,10 +117,16 @@ class Translated:
 
     def leave_classifier(self, why: str) -> None:
         """Use the backbone alone: the classifier is for something else than clips."""
-        for name in [name for name in self.tensors if name.startswith("fc.")]:
+        if self.leave("fc.", why):
+            self.left["fc."] = why
+
+    def leave(self, prefix: str, why: str) -> list[str]:
+        """Use no tensor of ours whose name starts with a prefix; return their names."""
+        names = [name for name in self.tensors if name.startswith(prefix)]
+        for name in names:
             del self.tensors[name]
             self.ignored[self.names.pop(name, name)] = why
-            self.left["fc."] = why
+        return names
 
     def swap_colors(self) -> None:
         """Turn stems that read blue, green, red into ones that read red, green, blue."""

@@ -62,6 +62,9 @@ class Options(VideoNetworkOptions):
     the clip whose middle is nearest to that."""
     crop: bool = False
     """Look at the center crop used in testing, instead of whole frames."""
+    each_frame: bool = False
+    """Make brightness and arrows relative to each frame: where in every frame the point attends to,
+    also where its own frame has nearly all of the attention."""
     top: int = setting(20, least=1)
     """Number of arrows."""
     out: tuple[Path, ...] = (Path("look.html"),)
@@ -91,7 +94,7 @@ def command(options: Options) -> int:
     from nonlocalnet.networks.registry import family_of
     from nonlocalnet.runtime.log import status
 
-    model = load_network(options.weights, options.clip, options.set, options.device)
+    model = load_network(options.weights, options.clip, options.set, options.device, compares=True)
     takes = family_of(model).takes
     at = None if options.at is None else parse_point(options.at)
     if at is not None and len(at) != {"videos": 3, "images": 2}[takes]:
@@ -109,6 +112,7 @@ def command(options: Options) -> int:
         top=options.top,
         moment=parse_moment(options.moment),
         crop=options.crop,
+        each_frame=options.each_frame,
     )
     for path in options.out:
         check_path(found, path)

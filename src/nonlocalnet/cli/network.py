@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,10 +47,13 @@ def check_weights(weights: Path) -> None:
     Raises:
         FileNotFoundError: they are neither.
     """
-    if weights.is_file() or any(str(weights) == release.name for release in list_releases()):
+    names = [release.name for release in list_releases()]
+    if weights.is_file() or str(weights) in names:
         return
     best = weights / "best.safetensors"
+    near = difflib.get_close_matches(str(weights), names, n=1)
     hint = ", and no release has that name (nonlocalnet zoo)"
+    hint += f"; did you mean {near[0]}?" if near else ""
     if best.is_file():
         hint = f": it is a run, its weights are {best}"
     raise FileNotFoundError(f"no weights file at {weights}{hint}")
@@ -62,15 +66,23 @@ def load_network(
     device: str | torch.device = "auto",
     *,
     takes: Takes | None = None,
+    compares: bool = False,
 ) -> Network:
     """Load a file or a release to a device; print on stderr what was assumed.
+
+    Args:
+        weights: the file or the release.
+        clip, options: of the network.
+        device: where to.
+        takes: what the network must take.
+        compares: whether a network without classifier will do, made of an image classifier.
 
     Raises:
         ValueError, FileNotFoundError: as `nl.load`; or the network takes something else.
     """
     import warnings
 
-    from nonlocalnet.checkpoints.load import load
+    from nonlocalnet.checkpoints.load import is_image_classifier, load
     from nonlocalnet.checkpoints.zoo import find_weights
     from nonlocalnet.networks.registry import family_of
     from nonlocalnet.runtime.device import pick_device
@@ -80,9 +92,12 @@ def load_network(
     if weights.suffix == ".onnx":
         return _load_onnx(weights, clip, options)
     path = weights if weights.is_file() else find_weights(weights)
+    given = parse_options(options)
+    if compares and is_image_classifier(path):
+        given = {"num_classes": 0, **given}
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", UserWarning)
-        model = load(path, clip=clip, **parse_options(options))
+        model = load(path, clip=clip, **given)
     for warning in caught:
         status.print(f"note: {warning.message}", soft_wrap=True)
     family = family_of(model)
@@ -111,7 +126,7 @@ def _load_onnx(weights: Path, clip: str | None, options: Sequence[str]) -> Netwo
 
 def ask_for_classes(info: WeightsInfo) -> list[str]:
     """Tell how to name the classes of a file from another code base that does not name them."""
-    if info.classes or "origin" not in info.facts:
+    if info.classes or "origin" not in info.facts or info.config.get("num_classes") == 0:
         return []
     return [
         "the file does not name its classes, so they are numbers: name them with "

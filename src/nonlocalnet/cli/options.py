@@ -53,6 +53,11 @@ def check_names(command: str, kind: Any, args: Sequence[str]) -> None:
     Raises:
         ValueError: an unknown option; the message has the nearest one.
     """
+    parts = _parts(kind)
+    if parts and args and not args[0].startswith("-") and args[0] not in parts:
+        near = difflib.get_close_matches(args[0], parts, n=1)
+        hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(parts)}"
+        raise ValueError(f"{command} has no command {args[0]!r}; {hint}")
     known = {"--help", *_names(kind)}
     for arg in args:
         word = arg.partition("=")[0]
@@ -60,6 +65,17 @@ def check_names(command: str, kind: Any, args: Sequence[str]) -> None:
             near = difflib.get_close_matches(word, known, n=1)
             hint = f"did you mean {near[0]}?" if near else f"nonlocalnet {command} --help lists all"
             raise ValueError(f"{command} has no option {word}; {hint}")
+
+
+def _parts(kind: Any) -> list[str]:
+    """List the names of a union's commands, such as check and resize of `data`."""
+    kinds = [] if isinstance(kind, type) else get_args(kind)
+    return [
+        note.name
+        for inner in kinds
+        for note in getattr(inner, "__metadata__", ())
+        if isinstance(getattr(note, "name", None), str)
+    ]
 
 
 def _names(kind: Any) -> Iterator[str]:

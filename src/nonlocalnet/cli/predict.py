@@ -44,7 +44,8 @@ class Options(VideoNetworkOptions):
 
     videos: tyro.conf.Positional[tuple[Path, ...]]
     """Video files; folders, in which videos are found at any depth; packed data (a folder or an
-    address, docs/data.md); lists, which are .txt files of one path per line; or patterns such as
+    address, docs/data.md); lists, which are .txt or .csv files of one path per line, with or
+    without labels; or patterns such as
     "clips/**/*.mp4"."""
     top: int = setting(5, least=1)
     """Number of classes to print or write; the table for several videos has two of each."""

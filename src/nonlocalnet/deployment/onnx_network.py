@@ -77,7 +77,7 @@ class OnnxNetwork(nn.Module):
         """Compute the output of that name, (B, K), of clips (B, 3, T, H, W)."""
         if output != self.output:
             raise ValueError(
-                f"the file gives {self.output}: export it again with --output {output}"
+                f"the file gives {self.output}: export it again with output={output!r}"
             )
         (clips,) = self.session.get_inputs()
         wanted = clips.shape
@@ -87,8 +87,8 @@ class OnnxNetwork(nn.Module):
             _, _, frames, height, width = wanted
             raise ValueError(
                 f"the file takes clips of {frames} frames of {height} x {width}; got {x.shape[2]} "
-                f"of {x.shape[3]} x {x.shape[4]}: export it with --any-size, or leave out --side "
-                "and --crop"
+                f"of {x.shape[3]} x {x.shape[4]}: export it for any size, or give it views "
+                "of this size"
             )
         (scores,) = self.session.run([output], {clips.name: x.float().cpu().numpy()})
         return torch.from_numpy(scores)

@@ -40,6 +40,7 @@ def look_at(
     title: str = "",
     moment: float | str = 0.5,
     crop: bool = False,
+    each_frame: bool = False,
 ) -> Scene:
     """Build the scene of an image as a detector sees it: resized, normalized and padded.
 
@@ -55,15 +56,17 @@ def look_at(
         image: a file, or (3, H, W), uint8 or float from 0 to 1.
         at: (x, y), a pixel of the image.
         block, head, top, title: as in `nl.look`.
-        moment, crop: for videos only: must be left at their defaults.
+        moment, crop, each_frame: for videos only: must be left at their defaults.
 
     Raises:
         ValueError: as `nl.look`; or only blocks of the keypoint head are requested, and there is no
             detection at the point.
         CocoError: the file cannot be read.
     """
-    if crop or moment != 0.5:
-        raise ValueError("a detector looks at whole images: leave out moment and crop")
+    if crop or each_frame or moment != 0.5:
+        raise ValueError(
+            "a detector looks at whole images: leave out moment and crop, and each_frame"
+        )
     if not isinstance(image, Tensor):
         title = title or Path(image).name
         image = read_picture(image)

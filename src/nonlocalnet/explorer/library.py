@@ -15,7 +15,7 @@ from typing import TypeVar
 from nonlocalnet.data.find_videos import find_videos
 from nonlocalnet.data.suffixes import SUFFIXES
 from nonlocalnet.data.video.reader import VideoError, probe
-from nonlocalnet.inspection.clip import look_at_clip, read_clip
+from nonlocalnet.inspection.clip import decode_clip, look_at_clip
 from nonlocalnet.inspection.scene import Scene
 from nonlocalnet.networks.video_resnet import VideoResNet
 from nonlocalnet.runtime.isolated import Failure, IsolatedCall
@@ -70,7 +70,7 @@ class Library:
         self._scenes: OrderedDict[tuple[str, str, float], Scene] = OrderedDict()
         self._looking, self._changing = threading.Lock(), threading.Lock()
         self._decode = IsolatedCall(
-            time_limit=DECODING, memory_limit=MEMORY, modules=[read_clip.__module__]
+            time_limit=DECODING, memory_limit=MEMORY, modules=[decode_clip.__module__]
         )
         # starting takes seconds: begin now, so that the first video does not wait
         threading.Thread(target=self._decode, args=(int,), daemon=True).start()
@@ -140,7 +140,7 @@ class Library:
             if key not in self._scenes:
                 model = self.networks[network]
                 clip, view = self._isolated(
-                    partial(read_clip, info=model.info, moment=moment), found.path, found.name
+                    partial(decode_clip, info=model.info, moment=moment), found.path, found.name
                 )
                 scene = look_at_clip(model, clip, view, title=found.name)
                 _ = scene.summaries  # computed here, while the lock is held

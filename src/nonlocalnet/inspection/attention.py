@@ -69,6 +69,7 @@ class Attention:
         pairwise: the block's pairwise function.
         size: length of each axis of the clip.
         seen: number of keys that the query sees; None for all.
+        each_frame: whether brightness is relative to the frame of the key (`light`).
     """
 
     block: str
@@ -79,6 +80,7 @@ class Attention:
     pairwise: Pairwise
     size: tuple[float, ...]
     seen: int | None = None
+    each_frame: bool = False
 
     @property
     def normalized(self) -> bool:
@@ -100,10 +102,19 @@ class Attention:
     def light(self) -> Tensor:
         """Brightness of each key, from -1 to 1: its excess over an even share, largest is ±1.
 
-        0 for keys with at most an even share, and everywhere if the row is even.
+        0 for keys with at most an even share, and everywhere if the row is even. With
+        `each_frame`, even shares and the largest excess are those of the key's frame, whatever the
+        frame's share of the attention.
         """
-        beyond = excess(self.weights.flatten(), self.count).view_as(self.weights)
-        return beyond * (not self.attends_evenly) / beyond.abs().max().clamp(min=1e-30)
+        if self.each_frame:
+            rows = self.weights.flatten(1)
+            beyond = excess(rows, rows.shape[1])
+            most = beyond.abs().amax(1, keepdim=True)
+        else:
+            beyond = excess(self.weights.flatten(), self.count)
+            most = beyond.abs().max()
+        shown = beyond * (not self.attends_evenly) / most.clamp(min=1e-30)
+        return shown.view_as(self.weights)
 
     @property
     def count(self) -> int:

@@ -185,6 +185,7 @@ def _draw_legend(figure: Figure, attention: Attention, many: bool) -> None:
     """Draw the color bar, and explain it: how many times an even share a place gets."""
     width, height = figure.get_size_inches()
     share = 1 / attention.count
+    relative = attention.each_frame
     if attention.attends_evenly:
         text = f"all {attention.count} places get about the same: there is nothing to see"
         if not attention.normalized:
@@ -193,17 +194,18 @@ def _draw_legend(figure: Figure, attention: Attention, many: bool) -> None:
         return
     signed = attention.pairwise == "dot_product"
     largest = float(attention.shares.max()) / share
+    most = "most in the frame" if relative else f"{largest:.3g} x"
     left = 0.012 + 0.25 / width  # space for half of a label
     axis = figure.add_axes((left, 0.3 / height, 1.7 / width, 0.11 / height))
     ramp = np.linspace(-1 if signed else 0, 1, 128, dtype=np.float32)[None]
     gray = torch.full((3, 1, 128), 150, dtype=torch.uint8)
     axis.imshow(paint(gray, ramp), aspect="auto", extent=(float(ramp[0, 0]), 1, 0, 1))
     axis.set(yticks=[], xticks=[-1, 0, 1] if signed else [0, 1])
-    end = f"{largest:.3g} x"
-    axis.set_xticklabels([end, "even", end] if signed else ["even", end], fontsize=7)
+    axis.set_xticklabels([most, "even", most] if signed else ["even", most], fontsize=7)
     axis.tick_params(length=2, pad=1)
     axis.spines[:].set_visible(False)
-    notes = [f"brightness: attention relative to an even share ({100 * share:.3g}%)"]
+    of = "each frame's own" if relative else f"an even share ({100 * share:.3g}%)"
+    notes = [f"brightness: attention relative to {of}"]
     if signed:
         notes.append("blue: negative weights")
     if many:

@@ -64,7 +64,7 @@ def write_film(
     index = query_of(attention)
     now = min(int(queries[0].center(index[0])), len(frames) - 1)
     scale = max(1.0, SHORT_SIDE / min(frames.shape[2:]))
-    still = _enlarge(frames[now].permute(1, 2, 0).numpy(), scale)
+    still = enlarge(frames[now].permute(1, 2, 0).numpy(), scale)
     (y0, y1), (x0, x1) = (queries[k].cell(index[k]) for k in (1, 2))
     box = [scale * value for value in (x0, y0, x1, y1)]
     draw = ImageDraw.Draw(still)
@@ -73,23 +73,24 @@ def write_film(
     shares = attention.shares.numpy().reshape([axis.count for axis in keys])
     film = []
     even = attention.attends_evenly
+    words = f"bright: where it attends to{' in this frame' if attention.each_frame else ''}"
     for frame in range(len(frames)):
         plain = frames[frame].permute(1, 2, 0).numpy()
-        lit = _enlarge(plain if even else paint(frames[frame], heat[frame]), scale)
+        lit = enlarge(plain if even else paint(frames[frame], heat[frame]), scale)
         step = keys[0].nearest(frame + 0.5)
         _dot(ImageDraw.Draw(lit), attention, keys, step, scale, top)
         when = f"frame {frame}" if times is None else f"{times[frame]:.2f} s"
         here = f"{when}: {shares[step].sum():.0%} of the attention\n"
-        here += "attends evenly: nothing to see" if even else "bright: where it attends to"
-        film.append(_join(still, lit, title or attention.block, here))
+        here += "attends evenly: nothing to see" if even else words
+        film.append(join(still, lit, title or attention.block, here))
     times_over = max(1, round(SECONDS * fps / len(film)))
     write_video(path, np.stack(film * times_over), fps=fps)
 
 
-def _enlarge(picture: NDArray[np.uint8], scale: float) -> Image.Image:
+def enlarge(picture: NDArray[np.uint8], scale: float) -> Image.Image:
+    """Enlarge a picture (H, W, 3); the edges of its pixels stay sharp."""
     height, width = picture.shape[:2]
     image = Image.fromarray(picture)
-    # BOX keeps the edges of cells sharp
     return image.resize((round(width * scale), round(height * scale)), Image.Resampling.BOX)
 
 
@@ -114,7 +115,8 @@ def _dot(
         draw.ellipse(circle, fill=color, outline="black", width=2)
 
 
-def _join(still: Image.Image, running: Image.Image, title: str, here: str) -> NDArray[np.uint8]:
+def join(still: Image.Image, running: Image.Image, title: str, here: str) -> NDArray[np.uint8]:
+    """Put two pictures side by side, each over lines of text; sizes of the page are even."""
     width, height = 2 * still.width + GAP, still.height + FOOT
     page = Image.new("RGB", (width + width % 2, height + height % 2), BACKGROUND)
     page.paste(still, (0, 0))

@@ -7,6 +7,7 @@ from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 LAYERS = (
@@ -76,6 +77,23 @@ class Axis:
 
 
 Grid = tuple[Axis, ...]  # one axis each of T, (H, W) or (T, H, W)
+
+
+def interpolation(axis: Axis, places: Tensor) -> Tensor:
+    """Divide places among the two positions around each, linearly: (K,) -> (K, n).
+
+    Its product with the values of the positions interpolates them at the places; outside, they are
+    those of the first or the last position.
+
+    >>> import torch
+    >>> interpolation(Axis(start=4, stride=8, count=3), torch.tensor([4.0, 10.0, 99.0]))
+    tensor([[1.0000, 0.0000, 0.0000],
+            [0.2500, 0.7500, 0.0000],
+            [0.0000, 0.0000, 1.0000]])
+    """
+    i = ((places - axis.start) / axis.stride).clamp(0, axis.count - 1)
+    steps = torch.arange(axis.count, dtype=i.dtype, device=i.device)
+    return (1 - (i.unsqueeze(1) - steps).abs()).clamp(min=0)
 
 
 def input_grid(size: Sequence[int]) -> Grid:

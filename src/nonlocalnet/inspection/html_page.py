@@ -173,6 +173,7 @@ def _describe(scene: Scene, number: int, block: BlockMap, thin: Thin) -> dict[st
         "extent": block.extent,
         "heads": block.heads,
         "evenly": summary.evenly,
+        "each_frame": scene.each_frame,
         "even": EVEN,
         "group": block.group,
         "key_group": key_group,

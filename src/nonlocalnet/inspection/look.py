@@ -53,6 +53,7 @@ def look(
     title: str = "",
     moment: float | str = 0.5,
     crop: bool = False,
+    each_frame: bool = False,
 ) -> Look:
     """Show what a position of a clip attends to in a network's non-local blocks.
 
@@ -74,6 +75,9 @@ def look(
         moment: position of the clip in the video, from 0 (first clip) to 1 (last), or in seconds,
             such as "1.5s": the clip whose center is nearest. For files only.
         crop: look at the center crop instead of whole frames. For files only.
+        each_frame: make brightness and arrows relative to each frame of a video, to see where in
+            every frame a point attends to, also where its own frame has nearly all of the
+            attention. The share of each frame is written below it.
 
     Returns:
         A `Look`: it displays itself in a notebook; `save` writes .html, .png, .mp4 or .json.
@@ -92,7 +96,6 @@ def look(
     ((2, 1, 2), torch.Size([4, 2, 2]))
     """
     look_at = family_of(model).load("look")
-    scene = look_at(
-        model, clip, at=at, block=block, head=head, top=top, title=title, moment=moment, crop=crop
-    )
+    shown = {"top": top, "title": title, "each_frame": each_frame}
+    scene = look_at(model, clip, at=at, block=block, head=head, moment=moment, crop=crop, **shown)
     return Look(**vars(scene))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -64,6 +64,7 @@ class Scene:
         image: (height, width) of an image that a detector padded at the right and bottom. The axes
             of the clip then cover image and padding, in pixels of the image, whatever the size of
             the frame.
+        each_frame: whether brightness is relative to each frame: see `Attention.light`.
         region: (x1, y1, x2, y2) that the blocks in a detector's head see; outlined in the frame.
     """
 
@@ -78,6 +79,7 @@ class Scene:
     multi_label: bool = False
     image: tuple[int, int] | None = None
     region: tuple[float, float, float, float] | None = None
+    each_frame: bool = False
 
     @property
     def block(self) -> BlockMap:
@@ -100,11 +102,13 @@ class Scene:
     @cached_property
     def attention(self) -> Attention:
         """The attention of the requested point, or else of the most distinctive one."""
-        if self.at is not None:
-            return self.analysis.attention(self.at, block=self.name)
         block = self.block
-        points = self.summaries[block.name][1]
-        return block.attention_of(points[0].query if points else (0,) * len(block.size))
+        if self.at is not None:
+            found = self.analysis.attention(self.at, block=self.name)
+        else:
+            points = self.summaries[block.name][1]
+            found = block.attention_of(points[0].query if points else (0,) * len(block.size))
+        return replace(found, each_frame=self.each_frame)
 
     @property
     def reason(self) -> str:

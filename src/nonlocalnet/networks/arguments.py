@@ -157,6 +157,8 @@ def _resolve(
         fields["temporal_group"] = LONG_CLIP_GROUP
     if row.get("extent") == "time":
         fields["subsample"] = None  # it would pool places, which are apart in this extent
+    if row.get("extent") == "causal":  # no position sees a later frame, so frames stay apart
+        fields |= {"temporal_stride": 1, "pool2_time": 1}
     fields |= row
     padding, strides = fields.get("stem_padding", 0), fields["strides"]
     return {"window": _last_side(crop, strides, padding)} | fields

@@ -34,7 +34,7 @@ class VideoResNet(nn.Module, SharesFrames):
         conv1_channels: channels of the stem.
         conv1_kernel: (time, space).
         temporal_stride: of conv1 and of pool1 each: 1 for sparse clips (8x8, 32x4), 2 for dense
-            ones (32x2, 128x1).
+            ones (32x2, 128x1); by name, 1 with frame-causal blocks, as `pool2_time`.
         stem_padding: of pool1 in space: 0 as in the official code, 1 as in torchvision.
         pool1_time: frames that pool1 takes the maximum of; None is its stride, as officially.
         pool2_time: the same of pool2, and its stride; 1 is no pool2.
@@ -210,9 +210,10 @@ class VideoResNet(nn.Module, SharesFrames):
     def forward(self, x: Tensor) -> Tensor:
         """Score the classes of each clip, from features averaged over the whole clip.
 
-        (B, 3, T, H, W) -> logits (B, K).
+        (B, 3, T, H, W) -> logits (B, K); without classifier, these features (B, C).
         """
-        return self.fc(self._average(self.features(x).mean(dim=(3, 4))))
+        x = self._average(self.features(x).mean(dim=(3, 4)))
+        return x if self.fc is None else self.fc(x)
 
     def logits_map(self, x: Tensor) -> Tensor:
         """Score the classes at every position of the average pooling's window, slid by one.
@@ -220,6 +221,8 @@ class VideoResNet(nn.Module, SharesFrames):
         (B, 3, T, H, W) -> (B, K, H' - window + 1, W' - window + 1); the window covers all frames.
         At the training crop this is `forward`, as one position.
         """
+        if self.fc is None:
+            raise ValueError("this network has no classifier (num_classes=0): it predicts nothing")
         x = self.features(x)
         size = x.shape[3:]
         window = size if self.window is None else [min(self.window, s) for s in size]

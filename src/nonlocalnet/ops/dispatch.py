@@ -12,7 +12,7 @@ from nonlocalnet.ops import dot_product, reference, softmax
 from nonlocalnet.ops.arguments import check_arguments, check_divides, queries_of_samples
 from nonlocalnet.ops.causal import frame_by_frame, seen
 from nonlocalnet.ops.concatenation import concatenation
-from nonlocalnet.ops.heads import join_heads, mask_of_heads, split_heads
+from nonlocalnet.ops.heads import join_heads, split_heads, split_operands
 from nonlocalnet.ops.plan import IMPLEMENTATIONS_OF, Implementation, Plan, choose
 from nonlocalnet.ops.precision import common_dtype, wide, without_autocast
 from nonlocalnet.ops.sharing import Processes, share_keys
@@ -140,7 +140,7 @@ def non_local(
             keys = dot_product.summaries(phi, values, mask, heads=heads, frames=frames, add=add)
             y = dot_product.from_summaries(theta, keys, causal_frames, w_z=w_z, like=g)
         else:
-            theta, phi, mask, w_f = _split_heads(theta, phi, mask, w_f, heads)
+            theta, phi, mask, w_f = split_operands(theta, phi, mask, w_f, heads)
             values = split_heads(values, heads)
             y = _compute(plan, theta, phi, values, pairwise, scale, mask, w_f, causal_frames)
             y = join_heads(y, heads)
@@ -323,24 +323,10 @@ def affinity(
         theta = theta.gather(1, index.long())
     with without_autocast(theta.device.type):
         theta, phi, w_f = _to(wide(common_dtype(theta, phi)), theta, phi, w_f)
-        theta, phi, mask, w_f = _split_heads(theta, phi, mask, w_f, heads)
+        theta, phi, mask, w_f = split_operands(theta, phi, mask, w_f, heads)
         options = {"scale": scale, "mask": mask, "w_f": w_f, "seen": visible}
         rows = reference.affinity(theta, phi, pairwise, **options)
     return rows if heads == 1 else rows.unflatten(0, (-1, heads))
-
-
-def _split_heads(
-    theta: Tensor, phi: Tensor, mask: Tensor | None, w_f: Tensor | None, heads: int
-) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
-    """Make a sample of each head; w_f, of which each head has its own part, goes into θ and φ."""
-    if heads > 1 and w_f is not None:
-        w_theta, w_phi = w_f.chunk(2)
-        if mask is not None:  # NaN in the padding must not reach a gradient
-            phi = phi.masked_fill(~mask.unsqueeze(2), 0)
-        theta, phi = theta * w_theta, phi * w_phi
-        w_f = torch.ones_like(w_f[: len(w_f) // heads])
-    theta, phi = split_heads(theta, heads), split_heads(phi, heads)
-    return theta, phi, mask_of_heads(mask, heads), w_f
 
 
 def _to(dtype: torch.dtype, *tensors: Tensor | None) -> tuple[Tensor, ...]:

@@ -23,6 +23,11 @@ from nonlocalnet.errors import PATH_LIMIT, printable
 class _SafeConsole(Console):
     """A console on which names of files and classes cannot move the cursor or hide text."""
 
+    @property
+    def is_terminal(self) -> bool:
+        """Whether bars can be drawn: not in a pipe, even if FORCE_COLOR is set, as in notebooks."""
+        return self.is_jupyter or (not self.file.closed and self.file.isatty())
+
     def render_str(self, text: str, **options: Any) -> Text:
         lines = (printable(line, PATH_LIMIT) for line in text.split("\n"))
         return super().render_str("\n".join(lines), **options)

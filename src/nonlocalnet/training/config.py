@@ -74,7 +74,8 @@ class TrainConfig:
     pairwise: Pairwise = setting("embedded_gaussian", argument=True)
     """Pairwise function of the non-local blocks."""
     extent: Extent = setting("spacetime", takes="videos", argument=True)
-    """Positions that each position attends to."""
+    """Positions that each position attends to; a C2D network with "causal" blocks computes a video
+    frame by frame as it arrives (`nonlocalnet watch`)."""
     norm: Norm = setting("batch", argument=True)
     """Normalization; "frozen" uses the constants of --init and suits long clips."""
     sync_norm: bool = False

@@ -7,7 +7,7 @@ from pathlib import Path
 from nonlocalnet.blocks.non_local_block import NonLocalBlock
 from nonlocalnet.checkpoints.metadata import WeightsInfo
 from nonlocalnet.errors import option
-from nonlocalnet.inspection.clip import look_at_clip, read_clip
+from nonlocalnet.inspection.clip import decode_clip, look_at_clip
 from nonlocalnet.inspection.figure import draw_figure
 from nonlocalnet.inspection.scene import place_point
 from nonlocalnet.networks.video_resnet import VideoResNet
@@ -41,7 +41,7 @@ class LookCallback:
             name = info.config["name"]
             raise ValueError(f"{name} has no non-local block for {option('look')} to draw")
         self.folder, self.title, self.info = folder, video.name, info
-        self.clip, self.view = read_clip(video, info)
+        self.clip, self.view = decode_clip(video, info)
         if at is None:
             frames, height, width = (n // 2 for n in self.clip.shape[1:])
             left, top = self.view.corner[1], self.view.corner[0]

@@ -204,7 +204,9 @@ def test_an_example_may_pool_to_one_key(pairwise, position, example):
     network = Strided(awake(pairwise, **options)).eval()
     sizes = ({2: torch.export.Dim.DYNAMIC, 3: torch.export.Dim.DYNAMIC},)
     x = torch.randn(1, 3, example, example)
-    program = torch.export.export(network, (x,), dynamic_shapes=sizes).module()
+    # torch 2.11 guards the parity of every pooled size, whatever the network
+    guards = {} if torch.__version__ >= "2.15" else {"check_guards": False}
+    program = torch.export.export(network, (x,), dynamic_shapes=sizes).module(**guards)
     one_key = example < 16 * 4
     for h, w in SIDES if one_key else [(80, 70), (96, 128)]:
         if min(h, w) >= 32:  # a map of one place is a constant to torch, whatever the network

@@ -73,6 +73,7 @@ def test_an_unknown_command(capsys):
         ),
         (["predict", "x.mp4", "--wieghts=w"], "no option --wieghts; did you mean --weights?"),
         (["test", "--weights", "w", "--data", "d", "--num_clip", "3"], "did you mean --num-clips?"),
+        (["data", "chekc", "x"], "data has no command 'chekc'; did you mean check?"),
         (["train", "--dta", "x"], "train has no option --dta; did you mean --data?"),
         (["train", "--no-smoke-tst"], "did you mean --no-smoke-test?"),
         (
@@ -100,7 +101,7 @@ def test_every_command_has_help_and_knows_its_options(command, capsys, monkeypat
     assert ended.value.code == 0
     said = capsys.readouterr().out
     assert f"nonlocalnet {command}" in said
-    line = r"^[│ ] +(?:-\w, )?(--[a-z-]+)(?:, (--no-[a-z-]+))?"
+    line = r"^[│ ] +(?:-\w, )?(--[a-z0-9-]+)(?:, (--no-[a-z0-9-]+))?"
     options = re.findall(line, said, re.MULTILINE)
     options = [word for pair in options for word in pair if word]
     assert "--help" in options

@@ -12,7 +12,8 @@ from nonlocalnet.evaluation import metrics
 ROOT = Path(__file__).parents[3]
 HOUSE = ROOT / "src" / "nonlocalnet"
 CONTRIBUTING = ROOT / "CONTRIBUTING.md"
-DOCUMENTS = [ROOT / "README.md", CONTRIBUTING, *sorted(ROOT.glob("docs/*.md"))]
+PAGES = [page for page in sorted(ROOT.glob("docs/**/*.md")) if "_build" not in page.parts]
+DOCUMENTS = [ROOT / "README.md", CONTRIBUTING, *PAGES]
 NEW = {"data/formats/birdsong.py"}  # which a reader of CONTRIBUTING writes
 CODE = re.compile(r"`([\w./-]+/[\w.-]*\.(?:py|js|md|toml|json)|[\w/]+/)`")
 DOTTED = re.compile(r"`(?:nonlocalnet\.)?((?:data|detection|evaluation|checkpoints|runtime|training"
@@ -26,7 +27,7 @@ def anchors(file: Path) -> set[str]:
     return {re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in titles}
 
 
-@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
 def test_links_lead_somewhere(document):
     for target, anchor in LINK.findall(document.read_text(encoding="utf-8")):
         file = (document.parent / target).resolve() if target else document

@@ -23,6 +23,8 @@ NAMES = [
     "look",
     "non_local",
     "predict",
+    "propagate",
+    "read_clip",
     "remove_non_local",
     "restore",
     "share_frames",

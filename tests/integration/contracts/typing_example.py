@@ -15,6 +15,7 @@ from nonlocalnet.data.video.reader import VideoError
 from nonlocalnet.deployment.export import Exported
 from nonlocalnet.detection.detect import Detections
 from nonlocalnet.inspection.look import Look
+from nonlocalnet.inspection.propagation import Propagation
 from nonlocalnet.networks.video_resnet import VideoResNet
 from nonlocalnet.ops.plan import Plan
 
@@ -46,8 +47,11 @@ def use(model: VideoResNet, video: Path) -> None:
     assert_type(nl.load_weights(model, video, new_blocks=True), LoadReport)
     assert_type(nl.export_weights(model, video, "caffe2"), list[str])
     assert_type(nl.export(model, video, any_size=True), Exported)
+    assert_type(nl.read_clip(video, model, moment="1s", crop="whole"), Tensor)
     assert_type(nl.predict(model, video, top=1, crop="whole"), list[tuple[str, float]])
     for _, found in nl.predict(model, [video, "b.mp4"], top=1):
         assert_type(found, list[tuple[str, float]] | VideoError)
     assert_type(nl.detect(model, video, score=0.5), Detections)
     assert_type(nl.look(model, video, at=(0, 1, 2)), Look)
+    clip = torch.zeros(3, 8, 32, 32, dtype=torch.uint8)
+    assert_type(nl.propagate(model, clip, points=[(1, 2)]), Propagation)

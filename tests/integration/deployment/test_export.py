@@ -144,6 +144,6 @@ def test_a_fixed_file_says_which_clips_it_takes(onnx_file):
     with pytest.raises(ValueError, match="clips of 2 frames of 32 x 32; got 2 of 40 x 40"):
         read.probabilities(torch.rand(1, 3, 2, 40, 40))
     with pytest.raises(
-        ValueError, match="gives probabilities: export it again with --output logits"
+        ValueError, match="gives probabilities: export it again with output='logits'"
     ):
         read(torch.rand(1, 3, 2, 32, 32))

@@ -57,10 +57,13 @@ const told = JSON.parse(readFileSync("cases.json", "utf8")).map(({ block, theta,
         const row = map.row(query);
         const top = map.top(row, 3).map((one) => one.key);
         const excess = [...map.excess(row)].map(finite);
+        const relative = Object.assign(Object.create(map), { each_frame: true });
+        const eachFrame = [...relative.excess(row)].map(finite);
         const measured = map.measure(query, row);
         const shares = [...measured.shares];
         const nearest = map.nearest(map.center(query));
-        found.push({ query, nearest, row: [...row].map(finite), top, excess, measured, shares });
+        const values = [...row].map(finite);
+        found.push({ query, nearest, row: values, top, excess, eachFrame, measured, shares });
       }
   return found;
 });
@@ -152,6 +155,11 @@ def test_rows_of_the_page_are_those_of_the_block(looks, told, pairwise, layout):
             assert float(mine.sum()) == pytest.approx(1, abs=1e-5)
         beyond = torch.tensor([w or 0.0 for w in one["excess"]])
         torch.testing.assert_close(beyond, excess(mine, int(seen.sum())), atol=1e-6, rtol=1e-4)
+        if len(block.size) == 3:
+            of_frames = excess(mine.view(block.key_size[0], -1), math.prod(block.key_size[1:]))
+            of_frames /= of_frames.abs().amax(1, keepdim=True).clamp(min=1e-30)
+            relative = torch.tensor([w or 0.0 for w in one["eachFrame"]])
+            torch.testing.assert_close(relative, of_frames.flatten(), atol=1e-4, rtol=1e-3)
         assert len(one["top"]) == min(3, int((beyond.abs() >= 0.02 * beyond.abs().max()).sum()))
         heaviest = mine.abs().argsort(descending=True, stable=True)[: len(one["top"])]
         assert mine[one["top"]].abs().tolist() == mine[heaviest].abs().tolist()

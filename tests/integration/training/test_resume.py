@@ -13,7 +13,7 @@ import pytest
 import torch
 
 import nonlocalnet as nl
-from launching import run_python, start_training, wait_for_lines, words_of
+from launching import start_training, wait_for_lines
 from nonlocalnet.cli import main
 from nonlocalnet.cli.train import read
 from nonlocalnet.runtime.log import read_metrics
@@ -165,7 +165,7 @@ def test_an_interrupt_leaves_a_checkpoint_and_resume_ends_the_run(config, number
     process = start_training(config, iterations=100_000, workers=1)
     wait_for_lines(config, 1, process)
     os.killpg(process.pid, number)  # Ctrl-C reaches the workers too
-    _, err = process.communicate(timeout=60)
+    _, err = process.communicate(timeout=200)
     assert process.returncode == 130, err
     assert "interrupted at iteration" in err
     assert "Traceback" not in err
@@ -273,7 +273,7 @@ def test_precise_norms_are_left_when_asked_to_end(config):
     )
     wait_for_lines(config, 1, process)  # the next thing is a pass over a million batches
     process.terminate()
-    _, err = process.communicate(timeout=60)
+    _, err = process.communicate(timeout=200)
     assert process.returncode == 130, err
     assert "interrupted at iteration 1;" in err
     state = Checkpoints(config.out / "checkpoints", 1).load()
@@ -300,8 +300,8 @@ def test_an_error_ends_the_run_though_processes_decode(config, tmp_path, bad_vid
     for path in sorted((data / "same").iterdir())[:bad_videos]:
         path.write_text("no video")
     config = dataclasses.replace(config, data=data, lr=0.1 if bad_videos else 1e30)
-    process = run_python("nonlocalnet", *words_of(config, iterations=50, workers=2))
-    _, err = process.communicate(timeout=60)
+    process = start_training(config, iterations=50, workers=2)
+    _, err = process.communicate(timeout=200)
     assert process.returncode == 2, err
     assert ("cannot be read, more than" if bad_videos else "the loss is") in err
 

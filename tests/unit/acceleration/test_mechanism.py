@@ -236,7 +236,9 @@ def test_autocast_gives_the_dtype_of_the_original(network, x):
     with torch.autocast("cpu", torch.bfloat16):
         y, expected = network(x), before(x)
     assert y.dtype is expected.dtype
-    torch.testing.assert_close(y, expected, atol=0.1, rtol=0.1)
+    # both round to bfloat16, in other places: near on the whole, not everywhere
+    difference = (y.float() - expected.float()).square().mean().sqrt()
+    assert difference < 0.02 * expected.float().square().mean().sqrt()
 
 
 def test_memory_format_is_that_of_the_original(network, x):

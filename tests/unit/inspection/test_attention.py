@@ -1,11 +1,15 @@
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 
 import nonlocalnet as nl
 from nonlocalnet.inspection.analysis import analyze
-from nonlocalnet.inspection.attention import EVEN, excess, uneven
+from nonlocalnet.inspection.attention import EVEN, Attention, excess, uneven
+from nonlocalnet.inspection.figure import draw_figure
+from nonlocalnet.inspection.geometry import Axis
+from nonlocalnet.inspection.html_page import metadata
 from nonlocalnet.inspection.scene import Scene
 
 PAIRWISE = ["embedded_gaussian", "dot_product", "concatenation"]
@@ -42,6 +46,31 @@ def test_keys_that_are_not_seen_are_no_part_of_it():
     wide = torch.cat([rows[:, :4], torch.zeros(5, 7), rows[:, 4:]], dim=1)
     torch.testing.assert_close(uneven(wide, 12), uneven(rows, 12))
     torch.testing.assert_close(excess(wide, 12)[:, 11:], excess(rows, 12)[:, 4:])
+
+
+def test_light_of_each_frame_by_hand():
+    weights = torch.tensor([[0.6, 0.2, 0.1], [0.03, 0.01, 0.02], [0.0, 0, 0]]).view(3, 1, 3)
+    grid = (Axis(0.5, 1, 3), Axis(0.5, 1, 1), Axis(0.5, 1, 3))
+    seen = Attention("a", (0, 0, 0), grid, grid, weights, "gaussian", (3.0, 1.0, 3.0))
+    within = replace(seen, each_frame=True)
+    assert seen.light.flatten().tolist() == pytest.approx([1, 0.18, 0, 0, 0, 0, 0, 0, 0], abs=0.01)
+    # means 0.3 and 0.02: excess 0.3, 0, 0 and 0.01, 0, 0
+    assert within.light.flatten().tolist() == pytest.approx([1, 0, 0, 1, 0, 0, 0, 0, 0])
+
+
+def test_each_frame_reaches_figure_and_page_and_is_for_videos(tmp_path):
+    torch.manual_seed(0)
+    block = nl.NonLocalBlock(4, 3, "gaussian", scale=9.0)
+    clip = torch.randn(3, 4, 6, 8)
+    network = torch.nn.Sequential(torch.nn.Conv3d(3, 4, 1), block)
+    found = nl.look(network, clip, at=(1, 2, 3), each_frame=True)
+    light = found.attention.light.flatten(1).amax(1)
+    assert light.tolist() == pytest.approx([1.0] * 4)
+    assert metadata(found)["blocks"][0]["each_frame"]
+    figure = draw_figure(found.frames, found.attention)
+    assert "relative to each frame's own" in figure.texts[-1].get_text()
+    with pytest.raises(ValueError, match="each_frame is for videos"):
+        nl.look(torch.nn.Sequential(nl.NonLocalBlock(3, 2)), clip[:, 0], each_frame=True)
 
 
 @pytest.mark.parametrize("pairwise", PAIRWISE)

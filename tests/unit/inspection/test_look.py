@@ -1,3 +1,6 @@
+import copy
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -5,10 +8,11 @@ import torch
 import nonlocalnet as nl
 from looking import BrightestPlace, clip_with_a_pixel
 from nonlocalnet.checkpoints.metadata import WeightsInfo
+from nonlocalnet.clips import Views
 from nonlocalnet.data.transforms import normalize
 from nonlocalnet.data.video.reader import VideoError
 from nonlocalnet.data.video.write import write_video
-from nonlocalnet.inspection.clip import read_clip
+from nonlocalnet.inspection.clip import decode_clip
 from nonlocalnet.inspection.scene import View
 
 
@@ -67,12 +71,39 @@ def test_places_by_arithmetic():
 
 def test_the_prediction_is_that_of_the_clip(model, video):
     found = nl.look(model, video)
-    clip, _ = read_clip(video, model.info)
+    clip, _ = decode_clip(video, model.info)
     model.eval()
     with torch.no_grad():
         p = model.probabilities(normalize(clip)[None])[0]
     assert found.prediction[0] == ("abc"[int(p.argmax())], pytest.approx(float(p.max())))
     assert len(found.prediction) == 3
+
+
+@pytest.mark.parametrize("views", [Views(), Views(crop=28, rule="tsm")], ids=str)
+def test_a_clip_that_is_read_is_what_predict_classifies(model, video, views):
+    other = copy.copy(model)
+    mean, std = (0.4, 0.5, 0.6), (0.2, 0.3, 0.4)
+    other.info = replace(model.info, mean=mean, std=std, views=views)
+    clip = nl.read_clip(video, other)
+    assert clip.shape == (1, 3, 4, *[views.crop or 32] * 2)
+    with torch.no_grad():
+        p = other.probabilities(clip)[0]
+    found = dict(nl.predict(other, video, num_clips=1))
+    assert found == pytest.approx(dict(zip("abc", p.tolist(), strict=True)))
+
+
+def test_a_clip_is_read_whole_at_a_moment_and_errors_say_what_to_do(model, video):
+    clip = nl.read_clip(video, model, moment="1.04s", crop="whole")
+    assert clip.shape == (1, 3, 4, 32, 48)
+    assert torch.equal(clip[0], normalize(decode_clip(video, model.info, moment="1.04s")[0]))
+    with pytest.raises(ValueError, match=r"got crop 40 and short_side 32"):
+        nl.read_clip(video, model, crop=40)
+    with pytest.raises(ValueError, match=r"load it with nl\.load"):
+        nl.read_clip(video, torch.nn.Linear(1, 1))
+    detector = torch.nn.Linear(1, 1)
+    detector.config, detector.info = {"name": "mask_rcnn_tiny_fpn"}, model.info
+    with pytest.raises(ValueError, match="this one takes images"):
+        nl.read_clip(video, detector)
 
 
 def test_bytes_and_normalized_clips_are_the_same(model):

@@ -68,6 +68,15 @@ def test_a_thousand_frames_online():
     torch.testing.assert_close(logits, net(x), **EXACT)
 
 
+@pytest.mark.parametrize("clip", ["8x8", "32x2", "64x1"])
+def test_networks_by_name_with_causal_blocks_can_stream(clip):
+    net = nl.create_model("c2d_tiny_nl2", num_classes=3, clip=clip, extent="causal").eval()
+    assert nl.Stream(net).difference(video(3, side=32).float()) < 1e-4
+    asked = nl.create_model("c2d_tiny_nl2", num_classes=3, extent="causal", pool2_time=2).eval()
+    with pytest.raises(ValueError, match="pool2"):
+        nl.Stream(asked)
+
+
 @pytest.mark.parametrize("head", ["logits_map", "probabilities"])
 def test_other_heads_are_of_all_frames_so_far(head):
     net, x = network(), video(5, side=40)

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from rich.console import Console
 from rich.table import Table
 
 from nonlocalnet.runtime import log
@@ -111,3 +112,9 @@ def test_names_cannot_act_on_the_terminal(capsys):
     assert not {"\x1b", "\r", "\u202e"} & set(said.out)
     assert r"\x1b[31mred" in said.out
     assert len(said.err) < 5000
+
+
+def test_a_pipe_is_no_terminal_even_with_forced_colors(monkeypatch):
+    monkeypatch.setenv("FORCE_COLOR", "1")  # as ipykernel does for the commands of a notebook
+    assert Console(stderr=True).is_terminal  # so rich would draw bars
+    assert not type(log.status)(stderr=True).is_terminal

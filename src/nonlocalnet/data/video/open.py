@@ -62,7 +62,9 @@ def open_video(
     except (av.FFmpegError, OSError) as error:
         raise VideoError(path, f"not a readable video ({error.strerror})") from error
     try:
-        return container, _video_stream(path, container, threads)
+        if container.format.name in LISTS:
+            raise VideoError(path, "a list of other files, not a video")
+        return container, best_stream(path, container, threads)
     except BaseException:
         container.close()
         raise
@@ -80,13 +82,12 @@ def _size_of(path: Path) -> int:
     return status.st_size
 
 
-def _video_stream(
-    path: Path | PackedVideo, container: av.container.InputContainer, threads: int
+def best_stream(
+    path: str | Path | PackedVideo, container: av.container.InputContainer, threads: int
 ) -> av.VideoStream:
+    """Choose the best video stream of what was opened: see `open_video`."""
     if container.format.name == "tty":  # FFmpeg renders text files as video
         raise VideoError(path, "a text file, not a video")
-    if container.format.name in LISTS:
-        raise VideoError(path, "a list of other files, not a video")
     if container.format.name.endswith("_pipe") or container.format.name == "image2":
         raise VideoError(path, "a picture, not a video")
     cover = Disposition.attached_pic | Disposition.timed_thumbnails

@@ -46,7 +46,11 @@ def shown_size(frame: av.VideoFrame) -> tuple[int, int]:
 
 def upright(image: np.ndarray, frame: av.VideoFrame) -> np.ndarray:
     """Rotate and mirror the pixels (H, W, C) of a frame to what is shown."""
-    matrix = display_matrix(frame)
+    return turn(image, display_matrix(frame))
+
+
+def turn(image: np.ndarray, matrix: np.ndarray | None) -> np.ndarray:
+    """Rotate and mirror pixels (H, W, C) as a display matrix (a, b, c, d) says."""
     if matrix is None:
         return image
     a, b, c, d = matrix

@@ -116,12 +116,24 @@ export class BlockMap {
     return () => true;
   }
 
-  /** By how much each |weight| exceeds the average, with its sign: as inspection/attention.py. */
+  /**
+   * By how much each |weight| exceeds the average, with its sign: as inspection/attention.py. With
+   * each_frame, the average is that of the key's frame, and the largest excess in a frame is 1.
+   */
   excess(weights) {
-    let sum = 0;
-    let seen = 0;
-    for (const w of weights) if (w === w) (sum += Math.abs(w)), seen++;
-    return weights.map((w) => Math.sign(w) * Math.max(0, Math.abs(w) - sum / seen));
+    const size = this.each_frame ? this.keys[1].count * this.keys[2].count : weights.length;
+    const found = new Float32Array(weights.length);
+    for (let first = 0; first < weights.length; first += size) {
+      const own = weights.subarray(first, first + size);
+      let sum = 0;
+      let seen = 0;
+      for (const w of own) if (w === w) (sum += Math.abs(w)), seen++;
+      const mean = sum / (this.each_frame ? own.length : seen);
+      const beyond = own.map((w) => Math.sign(w) * Math.max(0, Math.abs(w) - mean));
+      const most = beyond.reduce((most, w) => (w === w ? Math.max(most, Math.abs(w)) : most), 0);
+      found.set(this.each_frame && most > 0 ? beyond.map((w) => w / most) : beyond, first);
+    }
+    return found;
   }
 
   /** How far the weights are from uniform, from 0 to 1: as inspection/attention.py. */

@@ -374,13 +374,14 @@ export class Panel {
       if (!softmax) this.legend.append(make("span", { className: "hint" }, `The weights of this point add up to ${sum.toPrecision(2)}.`));
       return;
     }
-    const end = `${(1 + this.most / (sum * share)).toPrecision(3)} ×`;
+    const relative = this.block.each_frame;
+    const end = relative ? "most in the frame" : `${(1 + this.most / (sum * share)).toPrecision(3)} ×`;
     const own = share >= 0.01 ? percent(share) : `${(100 * share).toPrecision(2)}%`;
     this.legend.append(
       make("span", {}, signed ? end : "even"),
       make("i", { className: signed ? "ramp signed" : "ramp" }),
       make("span", {}, end),
-      make("span", { className: "hint" }, `Brightness: attention relative to an even share (${own})${signed ? "; blue: negative weights" : ""}.`),
+      make("span", { className: "hint" }, `Brightness: attention relative to ${relative ? "each frame's own" : `an even share (${own})`}${signed ? "; blue: negative weights" : ""}.`),
     );
   }
 
