@@ -12,6 +12,8 @@ from contextvars import ContextVar
 from pathlib import Path
 from typing import NoReturn
 
+from nonlocalnet.addresses import shown_path
+
 LONG = 25  # a list of more names is not read
 LIMIT = 1000  # characters of what a file says, in a message
 PATH_LIMIT = 4096  # the longest that systems take
@@ -26,6 +28,7 @@ EXTRAS = {
     "huggingface_hub": "hub",
     "tensorboard": "tensorboard",
     "pyarrow": "parquet",
+    "aiohttp": "remote",
     "onnx": "onnx",
     "onnxscript": "onnx",
     "onnxruntime": "onnx",
@@ -135,16 +138,16 @@ def option(name: str, value: object = None) -> str:
 class FileError(ValueError):
     """Say which file cannot be used, and why: "PATH: reason", fit to be printed."""
 
-    def __init__(self, path: str | os.PathLike[str], reason: str = "") -> None:
+    def __init__(self, path: object, reason: str = "") -> None:
         super().__init__(path, reason)
-        self.path = Path(path)
+        self.path = Path(str(path))
         self.reason = reason
 
     def __str__(self) -> str:
         # a DataLoader rebuilds a worker's error from its text alone: then there is no reason
         if not self.reason:
             return str(self.args[0])
-        return f"{printable(self.args[0], PATH_LIMIT)}: {printable(self.reason)}"
+        return f"{printable(shown_path(self.args[0]), PATH_LIMIT)}: {printable(self.reason)}"
 
 
 @contextlib.contextmanager

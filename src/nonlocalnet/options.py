@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
+from nonlocalnet.addresses import exists
 from nonlocalnet.errors import check_choice, option, shown
 
 Pairwise = Literal["gaussian", "embedded_gaussian", "dot_product", "concatenation"]
@@ -159,14 +160,14 @@ def check_values(options: Any) -> None:
 
 
 def check_paths(options: Any) -> None:
-    """Check that what the paths name exists.
+    """Check that what the paths name exists, except at an address, which is not asked yet.
 
     Raises:
         FileNotFoundError: it says what is expected there.
     """
     for name, rule in rules_of(options).items():
         path = getattr(options, name)
-        if rule.names is not None and path is not None and not Path(path).exists():
+        if rule.names is not None and path is not None and not exists(Path(path)):
             raise FileNotFoundError(f"no file or folder at {path}: name {rule.names}")
 
 

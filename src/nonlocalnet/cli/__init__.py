@@ -17,7 +17,7 @@ from nonlocalnet.errors import EXTRAS, PATH_LIMIT, printable, typed_options
 
 COMMANDS = {
     "models": "list the networks with their parameters and multiply-adds",
-    "data": "check a data set, or copy it with smaller videos",
+    "data": "check a data set, copy it with smaller videos, or pack it into tar files",
     "train": "train a network on videos, or a detector on COCO",
     "recipes": "list the training runs of the paper, with commands and scores",
     "test": "test a network on labeled videos, or a detector on COCO",

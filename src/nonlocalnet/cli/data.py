@@ -1,8 +1,10 @@
-"""Check a data set of videos or of images with COCO annotations, or copy it with smaller videos."""
+"""Check a data set of videos or of images with COCO annotations; copy it with smaller videos, or
+pack it into tar files."""
 
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
+from nonlocalnet.addresses import pack_at
 from nonlocalnet.options import check_paths, check_takes, setting
 
 if TYPE_CHECKING:
@@ -18,6 +21,19 @@ if TYPE_CHECKING:
     from nonlocalnet.detection.check import CocoReport
 
 SHOWN = 20  # rows of a table
+UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
+UNITS |= {"KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40}
+
+
+def parse_size(text: str) -> int:
+    """Read a number of bytes such as "1GB", "500 MB" or "1.5GiB"."""
+    match = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?) ?([A-Za-z]*)", text, re.ASCII)
+    size = int(float(match[1]) * UNITS.get(match[2].upper(), 0)) if match else 0
+    if size < 1:
+        raise ValueError(
+            f"--shard-size is a number and kB, MB, GB or GiB, such as 1GB; got {text!r}"
+        )
+    return size
 
 
 def _cores() -> int:
@@ -73,13 +89,34 @@ class Resize:
     """Number of encoding processes."""
 
 
+@dataclass(frozen=True)
+class Pack:
+    """Copy the videos of a data set into a few tar files with an index, which --data takes."""
+
+    source: tyro.conf.Positional[Path] = setting(names="a data set, a folder or a list")
+    """The data set: its folder, a folder of classes, or a list (docs/data.md)."""
+    out: tyro.conf.Positional[Path] = setting()
+    """Folder of the packed data. Started again, the command continues."""
+    shard_size: str = setting("1GB", parse=parse_size)
+    """Size of a tar file; only one with a single video may be larger."""
+    val: Path | None = setting(None, names="a data set, a folder or a list")
+    """Another data set or list to use as validation split."""
+    root: Path | None = setting(None, names="the folder of the listed videos")
+    """Folder of the listed videos; default: the folder of the source."""
+    classes: Path | None = setting(None, names="a file of class names")
+    """File of class names, one per line in label order; default: those of the source."""
+    split: int = 1
+    """Official split to use, for UCF101 and HMDB51."""
+
+
 Options = (
     Annotated[Check, tyro.conf.subcommand("check")]
     | Annotated[Resize, tyro.conf.subcommand("resize")]
+    | Annotated[Pack, tyro.conf.subcommand("pack")]
 )
 
 
-def command(options: Check | Resize) -> int:
+def command(options: Check | Resize | Pack) -> int:
     if isinstance(options, Check) and options.images is not None:
         check_takes(options, "images", "these are images with COCO annotations")
         if not options.images.is_dir():
@@ -87,6 +124,8 @@ def command(options: Check | Resize) -> int:
     check_paths(options)
     if isinstance(options, Resize):
         return _resize(options)
+    if isinstance(options, Pack):
+        return _pack(options)
     return _check(options) if options.images is None else _check_images(options, options.images)
 
 
@@ -110,7 +149,7 @@ def _check(options: Check) -> int:
     with Bar("checking", total) as bar:
         report = check_dataset(
             data,
-            folder=options.root or options.source,
+            folder=None if pack_at(options.source) else options.root or options.source,
             workers=options.workers,
             min_frames=options.min_frames,
             time_limit=options.time_limit,
@@ -158,7 +197,7 @@ def _print_contents(data: VideoSplits, report: CheckReport) -> None:
     _print_table(("label", "class", *(f"videos, {name}" for name in data.splits)), rows)
     if more:
         console.print(f"and {more} more classes")
-    if any(path.is_dir() for path in map(Path, report.files)):
+    if any(r.path.is_dir() for records in data.splits.values() for r in records):
         rate = f"{ASSUMED_RATE:g} frames per second"
         console.print(f"folders of frames do not state their rate: {rate} are assumed")
     for note in report.notes:
@@ -215,6 +254,8 @@ def _resize(options: Resize) -> int:
     from nonlocalnet.errors import printable
     from nonlocalnet.runtime.log import Bar, console
 
+    if pack_at(options.source) is not None:
+        raise ValueError(f"{options.source} is packed: resize the files that it was packed from")
     found = find_videos(options.source)
     for note in found.notes(known=LISTS):
         console.print(note, soft_wrap=True)
@@ -239,6 +280,40 @@ def _resize(options: Resize) -> int:
         soft_wrap=True,
     )
     return 1 if report.bad else 0
+
+
+def _pack(options: Pack) -> int:
+    from nonlocalnet.data.datasets import read_entries
+    from nonlocalnet.data.packs.write import pack_dataset
+    from nonlocalnet.networks.options import read_classes
+    from nonlocalnet.runtime.log import Bar, console
+
+    found = read_entries(
+        options.source,
+        val=options.val,
+        root=options.root,
+        classes=None if options.classes is None else read_classes(options.classes),
+        split=options.split,
+    )
+    for note in found.notes:
+        console.print(note, soft_wrap=True)
+    total = len([*found.train, *found.val, *found.test])
+    with Bar("packing", total) as bar:
+        report = pack_dataset(
+            options.source,
+            found,
+            options.out,
+            shard_size=parse_size(options.shard_size),
+            progress=bar.advance,
+        )
+    if report.missing:
+        console.print(f"{report.missing} listed videos do not exist", soft_wrap=True)
+    console.print(
+        f"{options.out}: {report.videos} videos in {report.shards} tar files, {report.before} of "
+        "them there before",
+        soft_wrap=True,
+    )
+    return 0
 
 
 def _write(report: CheckReport | CocoReport, file: Path | None) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import tyro
 
+from nonlocalnet.addresses import address_of
 from nonlocalnet.cli.network import VideoNetworkOptions, check_weights, load_network
 from nonlocalnet.errors import FileError, check_choice, option
 from nonlocalnet.options import setting
@@ -20,6 +22,7 @@ from nonlocalnet.options import setting
 if TYPE_CHECKING:
     import torch
 
+    from nonlocalnet.data.packs.video import PackedVideo
     from nonlocalnet.networks.registry import Network
 
 SHOWN = 2  # classes of each of many videos
@@ -27,13 +30,22 @@ LISTED = 10  # unreadable videos
 DAY = 24 * 3600.0  # seconds that one process may be behind another
 
 
+def parse_part(text: str) -> tuple[int, int]:
+    """Read "I/N": the number of a part, from 1, and that of all parts."""
+    match = re.fullmatch(r"([1-9][0-9]*)/([1-9][0-9]*)", text, re.ASCII)
+    if match is None or int(match[1]) > int(match[2]):
+        raise ValueError(f"--part must be 1/N to N/N, such as 3/16; got {text!r}")
+    return int(match[1]), int(match[2])
+
+
 @dataclass(frozen=True, kw_only=True)
 class Options(VideoNetworkOptions):
     """Options of `nonlocalnet predict`."""
 
     videos: tyro.conf.Positional[tuple[Path, ...]]
-    """Video files; folders, in which videos are found at any depth; lists, which are .txt or
-    .csv files of one path per line, with or without labels; or patterns such as
+    """Video files; folders, in which videos are found at any depth; packed data (a folder or an
+    address, docs/data.md); lists, which are .txt or .csv files of one path per line, with or
+    without labels; or patterns such as
     "clips/**/*.mp4"."""
     top: int = setting(5, least=1)
     """Number of classes to print or write; the table for several videos has two of each."""
@@ -52,6 +64,9 @@ class Options(VideoNetworkOptions):
     """A .csv, .jsonl or .parquet file with a row per video, written as they are computed. Started
     again, the command continues it. With --every, files for the segments: .csv, .json (also the
     curves of all classes), .png or .html (to look at)."""
+    part: str | None = setting(None, parse=parse_part)
+    """I/N: only the I-th of N parts of the videos, such as 3/16, for the tasks of an array job. By
+    its path, each video is in exactly one part; each part needs a file of its own."""
     every: float | None = setting(None, above=0, below=math.inf)
     """Seconds between two moments of one long video: compute the probabilities at each, and the
     segments in which a class is probable."""
@@ -70,12 +85,15 @@ def command(options: Options) -> int:
     check_weights(options.weights)
     _check_output(options)
 
-    from nonlocalnet.data.paths import expand_paths
+    from nonlocalnet.data.paths import expand_paths, take_part
 
     videos, notes = expand_paths(options.videos)
     if not any(video.exists() for video in videos):
         others = ", and none of the other videos exists" if len(videos) > 1 else ""
         raise FileError(videos[0], f"no such file{others}")
+    if options.part is not None:
+        total, videos = len(videos), take_part(videos, *parse_part(options.part))
+        notes.append(f"part {options.part} has {len(videos)} of {total} videos")
 
     from nonlocalnet.runtime.distributed import process_group
     from nonlocalnet.runtime.log import status
@@ -83,6 +101,8 @@ def command(options: Options) -> int:
     with process_group(options.device, timeout=DAY) as device:
         for note in notes:
             status.print(note, soft_wrap=True)
+        if not videos:
+            return 0
         if options.every is not None:
             return _follow(options, options.every, videos, device)
         if options.out:
@@ -116,7 +136,7 @@ def _check_output(options: Options) -> None:
 
     for path in options.out:
         check_choice("ending of the file", path.suffix.lower(), SUFFIXES)
-    for name in ("num_clips", "top"):
+    for name in ("num_clips", "top", "part"):
         if getattr(options, name) != getattr(Options, name):
             raise ValueError(f"{option(name)} has no use with --every")
     if several:
@@ -127,7 +147,9 @@ def _views(options: Options) -> dict[str, Any]:
     return {name: getattr(options, name) for name in ("num_clips", "num_crops", "side", "crop")}
 
 
-def _write(options: Options, videos: Sequence[Path], out: Path, device: torch.device) -> int:
+def _write(
+    options: Options, videos: Sequence[Path | PackedVideo], out: Path, device: torch.device
+) -> int:
     """Write a row per video, and say which could not be read."""
     from nonlocalnet.checkpoints.zoo import find_weights, sha256_of
     from nonlocalnet.evaluation.prediction import write_predictions
@@ -139,6 +161,7 @@ def _write(options: Options, videos: Sequence[Path], out: Path, device: torch.de
     weights = broadcast(find_weights(options.weights) if rank() == 0 else None)
     model = load_network(weights, options.clip, options.set, device, takes="videos")
     about = {"weights": str(options.weights), "sha256": sha256_of(weights), "set": [*options.set]}
+    about["part"] = options.part
     rows = write_predictions(
         *(model, videos, out),
         about=about,
@@ -155,7 +178,9 @@ def _write(options: Options, videos: Sequence[Path], out: Path, device: torch.de
     return _say_failed(len(errors), len(videos))
 
 
-def _follow(options: Options, every: float, videos: Sequence[Path], device: torch.device) -> int:
+def _follow(
+    options: Options, every: float, videos: Sequence[Path | PackedVideo], device: torch.device
+) -> int:
     """Compute the probabilities over the time of one video; print and write its segments."""
     if len(videos) > 1:
         raise ValueError(f"--every takes one video; got {len(videos)}, {videos[1]} for one")
@@ -197,7 +222,7 @@ def _follow(options: Options, every: float, videos: Sequence[Path], device: torc
     return 2 if timeline.error else 0
 
 
-def _look_command(options: Options, video: Path, model: Network) -> str:
+def _look_command(options: Options, video: Path | PackedVideo, model: Network) -> str:
     """Write the command that shows what a network attends to; empty for one without blocks."""
     from nonlocalnet.blocks import NonLocalBlock
 
@@ -209,7 +234,7 @@ def _look_command(options: Options, video: Path, model: Network) -> str:
     return f"{shlex.join(words)} --moment MOMENTs"
 
 
-def _print(options: Options, videos: Sequence[Path], device: torch.device) -> int:
+def _print(options: Options, videos: Sequence[Path | PackedVideo], device: torch.device) -> int:
     """Print a table, or JSON as it is computed."""
     import json
     from contextlib import closing
@@ -221,7 +246,7 @@ def _print(options: Options, videos: Sequence[Path], device: torch.device) -> in
     model = load_network(options.weights, options.clip, options.set, device, takes="videos")
     workers = options.workers if len(videos) > 1 else 0
     views = {"top": options.top, "workers": workers, **_views(options)}
-    found: dict[Path, list[tuple[str, float]]] = {}
+    found: dict[Path | PackedVideo, list[tuple[str, float]]] = {}
     try:
         with (
             Bar("predict", len(videos)) as bar,
@@ -251,7 +276,7 @@ def _say_failed(failed: int, videos: int) -> int:
     return 2 if failed else 0
 
 
-def _print_table(found: dict[Path, list[tuple[str, float]]], *, one: bool) -> None:
+def _print_table(found: dict[Path | PackedVideo, list[tuple[str, float]]], *, one: bool) -> None:
     """Print all classes of one video, or the two most probable ones of each of several."""
     from rich.table import Table
 
@@ -264,12 +289,15 @@ def _print_table(found: dict[Path, list[tuple[str, float]]], *, one: bool) -> No
             table.add_row(name, f"{probability:.3f}")
         print_table(table)
         return
-    home = os.path.commonpath([os.path.abspath(video.parent) for video in found])
+    names = [str(video) for video in found]
+    if not any(map(address_of, names)):
+        home = os.path.commonpath([os.path.dirname(os.path.abspath(name)) for name in names])
+        names = [os.path.relpath(name, home) for name in names]
     shown = min(SHOWN, max(map(len, found.values())))
     table = Table("video", *("class", "p", "then", "p")[: 2 * shown])
-    for video, best in found.items():
+    for video, best in zip(names, found.values(), strict=True):
         pairs = ((name, f"{probability:.3f}") for name, probability in best[:shown])
-        table.add_row(os.path.relpath(video, home), *(cell for pair in pairs for cell in pair))
+        table.add_row(video, *(cell for pair in pairs for cell in pair))
     print_table(table)
     if max(map(len, found.values())) > shown:
         console.print("--json prints more classes of each")

@@ -14,10 +14,12 @@ from av.logging import Capture
 
 from nonlocalnet.data.datasets import VideoRecord, VideoSplits
 from nonlocalnet.data.find_videos import LISTS, find_videos, name_some
+from nonlocalnet.data.packs.video import PackedVideo
 from nonlocalnet.data.video.frame_folder import ASSUMED_RATE, FrameFolder
 from nonlocalnet.data.video.frame_index import decode_in_order, index_frames
 from nonlocalnet.data.video.open import VideoError, open_video
 from nonlocalnet.data.video.rotation import shown_size
+from nonlocalnet.errors import FileError
 from nonlocalnet.runtime.isolated import Failure, run_isolated
 
 UNFIT = ("unreadable", "damaged", "short", "duplicate", "leak")
@@ -88,34 +90,36 @@ class CheckReport:
         return json.dumps(content, indent=1) + "\n"
 
 
-def check_file(path: Path) -> FileReport:
+def check_file(path: Path | PackedVideo) -> FileReport:
     """Decode a whole file and report what is wrong with it; this does not raise.
 
-    Damage is what FFmpeg repairs and only says in its log, and frames that a header or the packets
-    announce but decoding does not give.
+    Damage is what FFmpeg repairs and only says in its log, frames that a header or the packets
+    announce but decoding does not give, and bytes of a packed video that are not those packed.
     """
     try:
+        if isinstance(path, PackedVideo) and not path.is_intact():
+            return FileReport(error=f"{path.shard} has other bytes there than were packed")
         if path.is_dir():
             return _decode_folder(path)
-        with path.open("rb") as file:
+        with path.open() if isinstance(path, PackedVideo) else path.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
         # the decoder logs what it does not raise
         av.logging.set_level(av.logging.ERROR)
         with Capture(local=True) as log:
             report = _decode_whole(path)
         messages = [text.strip() for level, _, text in log if level <= av.logging.ERROR]
-    except (VideoError, OSError) as error:
-        reason = error.reason if isinstance(error, VideoError) else error.strerror
+    except (FileError, OSError) as error:
+        reason = error.reason if isinstance(error, FileError) else error.strerror
         return FileReport(error=str(reason))
     damage = report.damage or ("; ".join(dict.fromkeys(messages[:3])) if messages else "")
     return replace(report, digest=digest, damage=damage)
 
 
-def _decode_folder(path: Path) -> FileReport:
+def _decode_folder(path: Path | PackedVideo) -> FileReport:
     with FrameFolder(path) as folder:
         digest = hashlib.sha256()
         for picture in folder.pictures:
-            digest.update(hashlib.sha256(picture.read_bytes()).digest())
+            digest.update(hashlib.sha256(folder.read(picture)).digest())
         sizes = [(f.height, f.width) for f in folder.decode(range(folder.num_frames))]
         return FileReport(
             folder.num_frames,
@@ -127,10 +131,10 @@ def _decode_folder(path: Path) -> FileReport:
         )
 
 
-def _decode_whole(path: Path) -> FileReport:
+def _decode_whole(path: Path | PackedVideo) -> FileReport:
     container, stream = open_video(path)
     with container:
-        index = index_frames(container, stream)
+        index = index_frames(path, container, stream)
         announced, alone = stream.frames, len(container.streams) == 1
         if stream.duration is not None and stream.time_base is not None:
             promised = float(stream.duration * stream.time_base)
@@ -218,7 +222,8 @@ def check_dataset(
     ]
     _judge(splits, report, min_frames)
     if folder is not None and folder.is_dir():
-        listed = {path.resolve() for path in (*paths, *data.test)}
+        files = [path for path in (*paths, *data.test) if isinstance(path, Path)]
+        listed = {path.resolve() for path in files}
         found = find_videos(folder)
         report.notes += [] if data.walked else found.notes(known=LISTS)
         report.findings += [
@@ -231,7 +236,7 @@ def check_dataset(
 
 def _judge(splits: dict[str, list[VideoRecord]], report: CheckReport, min_frames: int) -> None:
     """Find what is wrong with each video; validation first, as it keeps videos that leaked."""
-    first: dict[str, tuple[str, Path]] = {}
+    first: dict[str, tuple[str, Path | PackedVideo]] = {}
     for split in reversed(list(splits)):
         good = report.good[split] = []
         for record in splits[split]:
@@ -300,7 +305,9 @@ def write_good(report: CheckReport, classes: list[str], folder: Path) -> list[Pa
     return written
 
 
-def _stamp(path: Path) -> tuple[str, int, int]:
+def _stamp(path: Path | PackedVideo) -> tuple[str, int, int]:
+    if isinstance(path, PackedVideo):
+        return str(path), path.length, int(path.sha256[:15], 16)
     try:
         status = path.stat()
         if path.is_dir():  # a change of a picture does not change its folder

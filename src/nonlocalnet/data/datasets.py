@@ -15,7 +15,8 @@ from nonlocalnet.data.classes import (
 )
 from nonlocalnet.data.find_videos import plain
 from nonlocalnet.data.formats import read_annotations
-from nonlocalnet.data.formats.base import Entry, Source
+from nonlocalnet.data.formats.base import Annotations, Entry, Source
+from nonlocalnet.data.packs.video import PackedVideo
 from nonlocalnet.errors import option, printable, shown
 
 MAX_CLASSES = 1_000_000  # of a list of numbers: the last one may be a time or an id
@@ -26,13 +27,13 @@ class VideoRecord:
     """A video and its labels.
 
     Args:
-        path: its file or its folder of frames.
+        path: its file or its folder of frames, or where it is in packed data.
         labels: class numbers: one, several (multi-label) or none.
         name: as the data set writes it.
         num_frames: the number of frames that a list gives for a folder of frames.
     """
 
-    path: Path
+    path: Path | PackedVideo
     labels: tuple[int, ...]
     name: str
     num_frames: int | None = None
@@ -63,7 +64,7 @@ class VideoSplits:
     absent: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     faults: tuple[str, ...] = ()
-    test: tuple[Path, ...] = ()
+    test: tuple[Path | PackedVideo, ...] = ()
     walked: bool = False
 
     @property
@@ -97,9 +98,10 @@ def read_dataset(
     """Read a data set in any of the formats of docs/data.md, found out from its files.
 
     Args:
-        source: a folder with annotation files (Charades, Something-Something, Jester, UCF101,
-            HMDB51, Kinetics), with train.txt and val.txt, with train/ and val/, or a folder of
-            classes; or one list or table. The first in this order decides.
+        source: packed data, which is a folder with an index or an address; a folder with
+            annotation files (Charades, Something-Something, Jester, UCF101, HMDB51, Kinetics), with
+            train.txt and val.txt, with train/ and val/, or a folder of classes; or one list or
+            table. The first in this order decides.
         val: another list, table or folder to validate on, instead of the source's own.
         root: the folder of the videos; by default the source's.
         classes: names in the order of their labels, instead of the source's.
@@ -110,21 +112,45 @@ def read_dataset(
         ValueError: a file is not of its format, a label has no class, or no listed video exists;
             the message names file and line.
     """
+    return number_labels(
+        source, read_entries(source, val=val, root=root, classes=classes, split=split)
+    )
+
+
+def read_entries(
+    source: str | Path,
+    *,
+    val: str | Path | None = None,
+    root: str | Path | None = None,
+    classes: Sequence[str] | None = None,
+    split: int = 1,
+) -> Annotations:
+    """Read what a data set lists, as it lists it: see `read_dataset`."""
     base = None if root is None else Path(root)
     place = Source(Path(source), base, classes, split)
     found = read_annotations(place)
     train, held_out = found.train, found.val
     if not train:  # a validation list alone
         train, held_out = held_out, []
-    names, notes = classes or found.classes, list(found.notes)
+    names, notes = classes or found.classes, found.notes
     if val is not None:
         other = read_annotations(replace(place, path=Path(val), classes=names))
         held_out = other.train or other.val
-        notes += [f"{Path(val).name}: {note}" for note in other.notes]
+        notes += tuple(f"{Path(val).name}: {note}" for note in other.notes)
         names = names or other.classes
+    names = None if names is None else list(names)
+    return replace(found, train=train, val=held_out, classes=names, notes=notes)
+
+
+def number_labels(source: str | Path, found: Annotations) -> VideoSplits:
+    """Give the labels of what a data set lists their numbers, and check them.
+
+    Raises:
+        ValueError: as `read_dataset`, whose source is given for messages.
+    """
+    train, held_out, names, notes = found.train, found.val, found.classes, list(found.notes)
     if names is None:
         names = [found.pattern.format(n) for n in range(_count_classes(train + held_out))]
-    names = list(names)
     listed = [_number(part, names) for part in (train, held_out)]
     training, validation = (
         [

@@ -15,6 +15,8 @@ from functools import cache, cached_property
 from pathlib import Path
 
 from nonlocalnet.data.numbering import numbered
+from nonlocalnet.data.packs.index import find_packed
+from nonlocalnet.data.packs.video import PackedVideo
 from nonlocalnet.data.suffixes import SUFFIXES, is_video, is_video_file
 from nonlocalnet.errors import printable
 
@@ -198,8 +200,10 @@ def plain(name: str) -> str:
     return " ".join(name.replace("_", " ").split()).casefold()
 
 
-def find_listed(paths: Sequence[Path]) -> list[Path | None]:
+def find_listed(paths: Sequence[Path]) -> list[Path | PackedVideo | None]:
     """Find the files that a list names; a video may have another of `SUFFIXES` by now.
+
+    A path may lead into packed data.
 
     Returns:
         A path for each, or None where there is no such file.
@@ -217,11 +221,11 @@ def find_listed(paths: Sequence[Path]) -> list[Path | None]:
             names.setdefault(os.path.splitext(name)[0], name)
         return names | {name: name for name in there}
 
-    found: list[Path | None] = []
+    found: list[Path | PackedVideo | None] = []
     for path in paths:
         names = listing(str(path.parent))
         match = names.get(path.name) or names.get(video_stem(path.name))
-        found.append(None if match is None else path.with_name(match))
+        found.append(find_packed(path) if match is None else path.with_name(match))
     return found
 
 

@@ -116,7 +116,7 @@ def resize_video(source: Path, target: Path, short_side: int, crf: int) -> None:
         frames = copy(source, partial, short_side, crf)
         container, stream = open_video(partial)
         with container:
-            copied = index_frames(container, stream).num_frames
+            copied = index_frames(partial, container, stream).num_frames
         if copied != frames:
             raise VideoError(source, f"its copy has {copied} of {frames} frames")
         os.replace(partial, target)
@@ -127,7 +127,7 @@ def resize_video(source: Path, target: Path, short_side: int, crf: int) -> None:
 def _copy(source: Path, target: Path, short_side: int, crf: int) -> int:
     container, stream = open_video(source)
     with container:
-        index = index_frames(container, stream)
+        index = index_frames(source, container, stream)
     container, stream = open_video(source)
     rate = Fraction(stream.average_rate or stream.guessed_rate or 25)
     # without reliable time stamps, frames follow each other at the average rate

@@ -13,6 +13,7 @@ from torch import Tensor
 from nonlocalnet.checkpoints.metadata import WeightsInfo
 from nonlocalnet.data.dataset import VideoDataset
 from nonlocalnet.data.datasets import VideoRecord
+from nonlocalnet.data.packs.video import PackedVideo
 from nonlocalnet.data.transforms import TestTransform
 from nonlocalnet.data.video.reader import VideoError
 from nonlocalnet.evaluation.multiview import Unreadable, score_videos
@@ -29,12 +30,13 @@ from nonlocalnet.runtime.distributed import (
 from nonlocalnet.runtime.log import Bar, status
 
 Classes = list[tuple[str, float]]  # (class, probability), by descending probability
+Video = str | os.PathLike | PackedVideo
 
 
 @overload
 def predict(
     model: Network,
-    path: str | os.PathLike,
+    path: Video,
     *,
     top: int = 5,
     num_clips: int | None = None,
@@ -48,7 +50,7 @@ def predict(
 @overload
 def predict(
     model: Network,
-    path: Iterable[str | os.PathLike],
+    path: Iterable[Video],
     *,
     top: int = 5,
     num_clips: int | None = None,
@@ -56,12 +58,12 @@ def predict(
     side: int | None = None,
     crop: Crop | None = None,
     workers: int = 0,
-) -> Generator[tuple[Path, Classes | VideoError]]: ...
+) -> Generator[tuple[Path | PackedVideo, Classes | VideoError]]: ...
 
 
 def predict(
     model: Network,
-    path: str | os.PathLike | Iterable[str | os.PathLike],
+    path: Video | Iterable[Video],
     *,
     top: int = 5,
     num_clips: int | None = None,
@@ -69,12 +71,12 @@ def predict(
     side: int | None = None,
     crop: Crop | None = None,
     workers: int = 0,
-) -> Classes | Generator[tuple[Path, Classes | VideoError]]:
+) -> Classes | Generator[tuple[Path | PackedVideo, Classes | VideoError]]:
     """Classify one video file, or many.
 
     Args:
         model: a network from `nl.load`, which knows clip, size and class names.
-        path: the video, or several.
+        path: the video, or several; also in packed data, as "packed/val/a.mp4".
         top: number of classes to return.
         num_clips, num_crops, side, crop: the views, as in `evaluation.views.make_test_set`.
         workers: decoding processes; 0 decodes in this process.
@@ -92,14 +94,19 @@ def predict(
     if top < 1 or (num_clips is not None and num_clips < 1):
         raise ValueError(f"top and num_clips must be at least 1; got {top} and {num_clips}")
     views = {"num_clips": num_clips, "num_crops": num_crops, "side": side, "crop": crop}
-    if not isinstance(path, (str, os.PathLike)):
-        dataset = make_unlabeled_set(list(map(Path, path)), info, **views)
+    if not isinstance(path, Video):
+        dataset = make_unlabeled_set(list(map(as_path, path)), info, **views)
         return predict_some(model, dataset, range(len(dataset)), top=top, workers=workers)
-    dataset = make_unlabeled_set([Path(path)], info, **views)
+    dataset = make_unlabeled_set([as_path(path)], info, **views)
     ((_, found),) = predict_some(model, dataset, [0], top=top, workers=workers)
     if isinstance(found, VideoError):
         raise found
     return found
+
+
+def as_path(video: Video) -> Path | PackedVideo:
+    """Make a `Path` of a path; a packed video stays as it is."""
+    return video if isinstance(video, PackedVideo) else Path(video)
 
 
 def info_of(model: Network) -> WeightsInfo:
@@ -114,7 +121,9 @@ def info_of(model: Network) -> WeightsInfo:
     return info
 
 
-def make_unlabeled_set(paths: Sequence[Path], info: WeightsInfo, **views: Any) -> VideoDataset:
+def make_unlabeled_set(
+    paths: Sequence[Path | PackedVideo], info: WeightsInfo, **views: Any
+) -> VideoDataset:
     """Create a test set of videos without labels; views are those of `make_test_set`."""
     records = [VideoRecord(path, (0,), str(path)) for path in paths]  # the label is not used
     return make_test_set(records, info, **views)
@@ -122,7 +131,7 @@ def make_unlabeled_set(paths: Sequence[Path], info: WeightsInfo, **views: Any) -
 
 def predict_some(
     model: Network, dataset: VideoDataset, indices: Sequence[int], *, top: int, workers: int
-) -> Generator[tuple[Path, Classes | VideoError]]:
+) -> Generator[tuple[Path | PackedVideo, Classes | VideoError]]:
     """Classify some videos of a test set: see `predict`."""
     info = model.info
     options: dict[str, Any] = {
@@ -141,7 +150,7 @@ def predict_some(
 
 def write_predictions(
     model: Network,
-    paths: Sequence[Path],
+    paths: Sequence[Path | PackedVideo],
     out: Path,
     *,
     about: Mapping[str, Any],

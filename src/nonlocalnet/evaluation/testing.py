@@ -9,6 +9,7 @@ from typing import Any, cast
 import torch
 from rich.table import Table
 
+from nonlocalnet.addresses import pack_at
 from nonlocalnet.checkpoints.metadata import WeightsInfo
 from nonlocalnet.data.dataset import VideoDataset
 from nonlocalnet.data.datasets import VideoRecord, VideoSplits, read_dataset
@@ -104,13 +105,14 @@ def _read(options: Any, info: WeightsInfo) -> VideoSplits:
     """Read the videos; labels are indices of the network's classes."""
     where: dict[str, Any] = {"root": options.root, "split": options.split}
     data, known = options.data, info.classes
+    alone = pack_at(data) is None and data.is_file()  # a list or a table
     try:
-        found = read_dataset(data, classes=known if known and data.is_file() else None, **where)
+        found = read_dataset(data, classes=known if known and alone else None, **where)
     except ValueError as error:
         if _lists_videos_alone(data):
             raise ValueError(f"{error} ({PREDICT})") from None
         raise
-    if data.is_file() or not known or same_names(found.classes, known):
+    if alone or not known or same_names(found.classes, known):
         return found
     if not set(map(plain, found.classes)) <= set(map(plain, known)):
         raise ValueError(
@@ -124,6 +126,8 @@ def _read(options: Any, info: WeightsInfo) -> VideoSplits:
 
 def _lists_videos_alone(data: Path) -> bool:
     """Return whether this is a video, a folder of videos or a list of names, without labels."""
+    if pack_at(data) is not None:
+        return False
     if data.is_dir():
         return any(is_video(file.name) for file in data.iterdir())
     if is_video(data.name):

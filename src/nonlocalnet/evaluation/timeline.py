@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import math
-import os
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -18,11 +17,12 @@ from PIL import Image
 from torch import Tensor
 
 from nonlocalnet.clips import ClipSpec
+from nonlocalnet.data.packs.video import PackedVideo
 from nonlocalnet.data.transforms import TestTransform
 from nonlocalnet.data.video.reader import FrameFolder, VideoError, VideoReader, open_reader
 from nonlocalnet.errors import option
 from nonlocalnet.evaluation.multiview import Forward
-from nonlocalnet.evaluation.prediction import info_of, make_unlabeled_set
+from nonlocalnet.evaluation.prediction import Video, as_path, info_of, make_unlabeled_set
 from nonlocalnet.evaluation.views import Crop
 from nonlocalnet.networks.registry import Network
 
@@ -67,7 +67,7 @@ class Timeline:
         error: why the video could be read only so far; "" if it was read to its end.
     """
 
-    path: Path
+    path: Path | PackedVideo
     classes: Sequence[str]
     duration: float
     every: float
@@ -210,7 +210,7 @@ def _frame_at(times: Sequence[float], time: float) -> int:
 @torch.no_grad()
 def compute_timeline(
     model: Network,
-    path: str | os.PathLike,
+    path: Video,
     *,
     every: float = 1.0,
     window: float | None = None,
@@ -252,7 +252,7 @@ def compute_timeline(
     if not (0 < every < math.inf and (window is None or 0 < window < math.inf)):
         raise ValueError(f"every and window must be above 0 seconds; got {every} and {window}")
     views = {"num_clips": 1, "num_crops": num_crops, "side": side, "crop": crop}
-    dataset = make_unlabeled_set([Path(path)], info, **views)
+    dataset = make_unlabeled_set([as_path(path)], info, **views)
     clip, transform = dataset.clip, cast("TestTransform", dataset.transform)
     forward = Forward(model, dataset.normalize, info.multi_label, info.views.average)
     at_once = CPU_WINDOWS if forward.device.type == "cpu" else ACCELERATOR_WINDOWS
@@ -298,7 +298,7 @@ def compute_timeline(
     finally:
         model.train(was_training)
     return Timeline(
-        path=Path(path),
+        path=as_path(path),
         classes=[info.class_name(k) for k in range(dataset.num_classes)],
         duration=min(duration, len(rows) * every) if error else duration,
         every=every,

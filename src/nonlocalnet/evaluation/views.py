@@ -11,6 +11,7 @@ from nonlocalnet.checkpoints.metadata import WeightsInfo
 from nonlocalnet.clips import ClipSpec
 from nonlocalnet.data.dataset import VideoDataset
 from nonlocalnet.data.datasets import VideoRecord
+from nonlocalnet.data.packs.video import PackedVideo
 from nonlocalnet.data.transforms import TestTransform
 
 SIZED = 1000  # largest number of videos whose sizes are read
@@ -38,7 +39,9 @@ def identify_videos(records: Sequence[VideoRecord]) -> str:
     return hashlib.sha256("\n".join(lines).encode(errors="surrogateescape")).hexdigest()
 
 
-def _bytes(path: Path) -> int:
+def _bytes(path: Path | PackedVideo) -> int:
+    if isinstance(path, PackedVideo):
+        return path.length if path.is_file() else 0
     return path.stat().st_size if path.is_file() else 0
 
 

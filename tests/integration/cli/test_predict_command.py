@@ -238,6 +238,62 @@ def test_many_paths_in_python(work):
         nl.predict(model, [])
 
 
+def test_packed_data_gets_a_row_per_video(work, tmp_path, capsys):
+    names = ["v0.mp4", "more/v1.mp4", "broken.mp4", "v2.mp4"]
+    (work / "some.txt").write_text("".join(f"videos/{name} -\n" for name in names))
+    packed = tmp_path / "packed"
+    assert main(["data", "pack", str(work / "some.txt"), str(packed), "--shard-size", "20kB"]) == 0
+    given = ("--num-clips", "1", "--top", "3")
+    loose = [work / "videos" / name for name in names]
+    assert main(words(work, *loose, *given, "--out", tmp_path / "loose.csv")) == 2
+    assert main(words(work, packed, *given, "--out", tmp_path / "packed.csv")) == 2
+    assert f"{packed}/broken.mp4: not a readable video" in capsys.readouterr().err
+    found, expected = table(tmp_path / "packed.csv"), table(tmp_path / "loose.csv")
+    assert list(found) == [f"{packed}/{name}" for name in names]
+    for row, other in zip(found.values(), expected.values(), strict=True):
+        assert {**row, "video": ""} == {**other, "video": ""}
+    # a packed video, a list of some, and the whole of it name the same videos
+    (tmp_path / "some.txt").write_text("packed/v0.mp4\npacked/v2.mp4\n")
+    more = (tmp_path / "some.txt", packed / "v2.mp4", packed)
+    assert main(words(work, *more, *given, "--out", tmp_path / "packed.csv")) == 2
+    assert table(tmp_path / "packed.csv") == found
+    model = nl.load(work / "w.safetensors")
+    (_, one), _ = nl.predict(model, [packed / "v0.mp4", str(packed / "v2.mp4")], num_clips=1)
+    assert one[0][0] == found[f"{packed}/v0.mp4"]["class_1"]
+
+
+def test_parts_share_out_the_videos(work, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(work)  # the part of a video depends on its path as it is given
+    given = ("--num-clips", "1", "--out")
+    assert main(words(work, "videos", *given, tmp_path / "all.csv")) == 2
+    lines = []
+    for part in ("1/2", "2/2"):
+        out = tmp_path / f"{part[0]}.csv"
+        main(words(work, "videos", *given, out, "--part", part))
+        videos = list(table(out))
+        assert len(videos) < 7
+        out.write_text(out.read_text()[:-9])  # as if preempted
+        capsys.readouterr()
+        main(words(work, "videos", *given, out, "--part", part))
+        assert list(table(out)) == videos
+        assert f"part {part} has {len(videos)} of 7 videos" in capsys.readouterr().err
+        header, *more = out.read_text().splitlines(keepends=True)
+        lines += more
+    (tmp_path / "parts.csv").write_text("".join([header, *lines]))
+    assert len(lines) == 7
+    check_equal(tmp_path / "all.csv", tmp_path / "parts.csv")
+    assert main(words(work, "videos", *given, tmp_path / "1.csv", "--part", "2/2")) == 2
+    assert "computed with part 1/2 instead of 2/2" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "part", ["0/3", "4/3", "3", "1/0", "1/3/5", "-1/3", " 1/3", "1 / 3", "٣/٤"]
+)
+def test_a_part_is_read_strictly(work, part, capsys):
+    assert main(words(work, work / "videos", f"--part={part}")) == 2
+    assert "--part must be 1/N to N/N, such as 3/16; got" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("more", "said"),
     [

@@ -16,11 +16,14 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
+import torch
 
 from nonlocalnet.clips import ClipSpec
 from nonlocalnet.data.check import CheckReport, check_dataset, check_file
 from nonlocalnet.data.dataset import VideoDataset
-from nonlocalnet.data.datasets import VideoRecord, read_dataset
+from nonlocalnet.data.datasets import VideoRecord, read_dataset, read_entries
+from nonlocalnet.data.packs.video import PackedVideo
+from nonlocalnet.data.packs.write import pack_dataset
 from nonlocalnet.data.transforms import TestTransform, TrainTransform
 from nonlocalnet.data.video.reader import VideoError, VideoReader, decode, decode_all, probe
 from nonlocalnet.runtime.isolated import Failure, run_isolated
@@ -222,6 +225,26 @@ def call(function: Callable, path: Path) -> object:
 @pytest.fixture(scope="module")
 def seen(found) -> dict[str, dict[str, object]]:
     return {name: result for (function, name), result in found.items() if function is entries}
+
+
+def test_packed_files_give_the_same_frames_and_errors(corpus, tmp_path):
+    names = [*GOOD, *BAD, *CUT]
+    (corpus / "all.txt").write_text("".join(f"{name} 0\n" for name in names))
+    pack_dataset(corpus / "all.txt", read_entries(corpus / "all.txt"), tmp_path / "packed")
+    (corpus / "all.txt").unlink()
+
+    def read(path: Path | PackedVideo) -> object:
+        try:
+            return decode_all(path)
+        except VideoError as error:
+            return error.reason
+
+    for record in read_dataset(tmp_path / "packed").train:
+        loose, packed = read(corpus / record.name), read(record.path)
+        if isinstance(loose, str):
+            assert packed == loose, record.name
+        else:
+            assert torch.equal(packed, loose), record.name
 
 
 @pytest.mark.parametrize("name", GOOD)

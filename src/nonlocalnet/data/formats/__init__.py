@@ -15,6 +15,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Protocol
 
+from nonlocalnet.addresses import exists
 from nonlocalnet.data.find_videos import LISTS
 from nonlocalnet.data.formats import (
     charades,
@@ -23,6 +24,7 @@ from nonlocalnet.data.formats import (
     jester,
     kinetics,
     lists,
+    packed,
     something,
     ucf101,
 )
@@ -39,6 +41,7 @@ class Format(Protocol):
 
 # the first that matches is used; the last two take every file and every folder
 FORMATS: list[Format] = [
+    packed,
     charades,
     something,
     jester,
@@ -57,7 +60,7 @@ def read_annotations(source: Source) -> Annotations:
         FileNotFoundError: there is nothing at the path.
         ValueError: a file is not of its format; the message names file and line.
     """
-    if not source.path.exists():
+    if not exists(source.path):
         raise FileNotFoundError(
             f"no videos at {source.path}: name a data set's folder, a folder of classes, or a list "
             "file"

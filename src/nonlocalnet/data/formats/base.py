@@ -8,6 +8,7 @@ from functools import cached_property
 from pathlib import Path
 
 from nonlocalnet.data.find_videos import FoundVideos, find_videos
+from nonlocalnet.data.packs.video import PackedVideo
 
 
 @dataclass(frozen=True)
@@ -24,7 +25,7 @@ class Entry:
 
     name: str
     label: str | tuple[int, ...]
-    path: Path | None
+    path: Path | PackedVideo | None
     where: str
     num_frames: int | None = None
 

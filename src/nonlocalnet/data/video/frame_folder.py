@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import cast
 
@@ -10,9 +10,10 @@ import av
 import numpy as np
 
 from nonlocalnet.data.numbering import numbered
+from nonlocalnet.data.packs.video import PackedVideo
 from nonlocalnet.data.video.frame_reader import Fit, FrameReader
 from nonlocalnet.data.video.open import MAX_PIXELS, VideoError, VideoInfo
-from nonlocalnet.errors import printable
+from nonlocalnet.errors import FileError, printable
 
 ASSUMED_RATE = 25.0  # frames a second: pictures do not say
 
@@ -33,10 +34,18 @@ class FrameFolder(FrameReader):
 
     _kind = "folder"
 
-    def __init__(self, path: str | Path) -> None:
+    def __init__(self, path: str | Path | PackedVideo) -> None:
         super().__init__(path)
+        self._read: Callable[[Path], bytes] = Path.read_bytes
         try:
-            series = numbered(self.path.iterdir(), asked=True)
+            if isinstance(self.path, PackedVideo):
+                files = self.path.read_pictures()
+                self._read = files.read
+            else:
+                files = self.path.iterdir()
+            series = numbered(files, asked=True)
+        except FileError as error:
+            raise VideoError(self.path, error.reason) from None
         except OSError as error:
             raise VideoError(self.path, f"cannot be listed ({error.strerror})") from None
         if series is None:
@@ -56,6 +65,10 @@ class FrameFolder(FrameReader):
         self.pictures = series.frames
         self.missing = series.missing
         self._contexts: dict[str, av.VideoCodecContext] = {}
+
+    def read(self, picture: Path) -> bytes:
+        """Read the bytes of one of `pictures`."""
+        return self._read(picture)
 
     def close(self) -> None:
         """Release the decoders."""
@@ -101,7 +114,7 @@ class FrameFolder(FrameReader):
 
     def _decode(self, picture: Path) -> av.VideoFrame:
         try:
-            data = picture.read_bytes()
+            data = self.read(picture)
         except OSError as error:
             raise self._fault(picture, f"cannot be read ({error.strerror})") from None
         codec = next((name for head, name in CODECS.items() if data.startswith(head)), None)

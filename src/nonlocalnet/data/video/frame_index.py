@@ -14,6 +14,7 @@ from pathlib import Path
 
 import av
 
+from nonlocalnet.data.packs.video import PackedVideo
 from nonlocalnet.data.video.open import open_video
 from nonlocalnet.data.video.restarts import Restarts
 
@@ -48,8 +49,10 @@ class FrameIndex:
         return self.keys[place - 1] if place else None
 
 
-def index_frames(container: av.container.InputContainer, stream: av.VideoStream) -> FrameIndex:
-    """Read all packets of a stream; the container is at its end afterwards.
+def index_frames(
+    path: Path | PackedVideo, container: av.container.InputContainer, stream: av.VideoStream
+) -> FrameIndex:
+    """Read all packets of a stream of a video; the container is at its end afterwards.
 
     The index of a truncated file ends where the file does. Of a file that begins in the middle of a
     stream, the frames before the first restart are decoded, to see which of them can be: what they
@@ -79,7 +82,7 @@ def index_frames(container: av.container.InputContainer, stream: av.VideoStream)
         return FrameIndex(len(shown), packets, unusable, (), (), 0.0)
     sound = min(keys, default=None)
     if restarts.known and (sound is None or stamps[0] < sound):
-        early = _decoded_before(sound, Path(container.name), unusable)
+        early = _decoded_before(sound, path, unusable)
         stamps = [s for s in stamps if s in early or (sound is not None and s >= sound)]
         if not stamps:
             return FrameIndex(0, packets, unusable, (), (), 0.0)
@@ -96,7 +99,7 @@ def index_frames(container: av.container.InputContainer, stream: av.VideoStream)
     )
 
 
-def _decoded_before(stop: int | None, path: Path, unusable: int) -> Set[int | None]:
+def _decoded_before(stop: int | None, path: Path | PackedVideo, unusable: int) -> Set[int | None]:
     """Decode a video's first frames, up to the time stamp `stop`, and collect their stamps."""
     container, stream = open_video(path)
     stamps: set[int | None] = set()

@@ -12,6 +12,7 @@ import av
 import numpy as np
 from av.video.reformatter import VideoReformatter
 
+from nonlocalnet.data.packs.video import PackedVideo
 from nonlocalnet.data.sampling import limit_short_side
 from nonlocalnet.data.video.open import VideoError, VideoInfo
 
@@ -28,8 +29,8 @@ class FrameReader(ABC):
 
     _kind = "video"  # for messages
 
-    def __init__(self, path: str | Path) -> None:
-        self.path = Path(path)
+    def __init__(self, path: str | Path | PackedVideo) -> None:
+        self.path = Path(path) if isinstance(path, str) else path
         self._reformatter = VideoReformatter()  # one for all frames: it keeps its scaler's tables
 
     def __enter__(self) -> Self:

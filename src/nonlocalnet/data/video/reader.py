@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING
 import av
 import numpy as np
 
+from nonlocalnet.data.packs.index import find_packed
+from nonlocalnet.data.packs.video import PackedVideo
 from nonlocalnet.data.video.frame_folder import FrameFolder
 from nonlocalnet.data.video.frame_index import decode_in_order, index_frames, whole_packets
 from nonlocalnet.data.video.frame_reader import Fit, FrameReader
@@ -31,14 +33,14 @@ class VideoReader(FrameReader):
     """Open a video file, for its length and its frames.
 
     Args:
-        path: a local file.
+        path: a local file, or a video in packed data.
         threads: of the decoder; the workers of a DataLoader run in parallel already.
 
     Raises:
         VideoError: the file cannot be read.
     """
 
-    def __init__(self, path: str | Path, *, threads: int = 1) -> None:
+    def __init__(self, path: str | Path | PackedVideo, *, threads: int = 1) -> None:
         super().__init__(path)
         self._threads = threads
         self._container, self._stream = open_video(self.path, threads=threads)
@@ -47,7 +49,7 @@ class VideoReader(FrameReader):
         context = self._stream.codec_context
         self._height, self._width = context.height, context.width
         try:
-            self._index = index_frames(self._container, self._stream)
+            self._index = index_frames(self.path, self._container, self._stream)
             if self._index.num_frames == 0:
                 raise VideoError(self.path, "the video stream holds no frames")
         except BaseException:
@@ -167,18 +169,30 @@ class VideoReader(FrameReader):
         return super()._length() + cut
 
 
-def open_reader(path: str | os.PathLike, *, threads: int = 1) -> VideoReader | FrameFolder:
-    """Open a video file or a folder of numbered pictures.
+def open_reader(
+    path: str | os.PathLike | PackedVideo, *, threads: int = 1
+) -> VideoReader | FrameFolder:
+    """Open a video file or a folder of numbered pictures, also in packed data.
+
+    Args:
+        path: a path, which may lead into packed data ("packed/val/a.mp4"), or a packed video.
+        threads: of the decoder.
 
     Raises:
         VideoError: it cannot be read.
+        RuntimeError: an address cannot be read.
     """
-    if Path(path).is_dir():
-        return FrameFolder(Path(path))
-    return VideoReader(Path(path), threads=threads)
+    video = path if isinstance(path, PackedVideo) else Path(path)
+    if video.is_dir():
+        return FrameFolder(video)
+    if isinstance(video, Path) and not video.exists():
+        packed = find_packed(video)
+        if packed is not None:
+            return open_reader(packed, threads=threads)
+    return VideoReader(video, threads=threads)
 
 
-def probe(path: str | Path) -> VideoInfo:
+def probe(path: str | Path | PackedVideo) -> VideoInfo:
     """Describe a video: true frame count, size as shown, average rate, duration.
 
     This counts packets and decodes a single frame, for the rotation. Non-square pixels are not
