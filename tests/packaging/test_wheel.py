@@ -49,6 +49,7 @@ USES = {
     "HubNetwork.of(model).save_pretrained('hub'); HubNetwork.from_pretrained('hub')",
     "tensorboard": CORE
     + "from torch.utils.tensorboard import SummaryWriter\nSummaryWriter('logs').close()",
+    "remote": CORE + "import fsspec",
     "parquet": CORE + VIDEO.replace("p.csv", "p.parquet"),
 }
 
