@@ -27,7 +27,6 @@ from selenium import webdriver
 
 import nonlocalnet as nl
 from nonlocalnet.checkpoints.zoo import find_weights
-from nonlocalnet.data.video.reader import decode_all
 from nonlocalnet.inspection.follow import follow
 from nonlocalnet.inspection.follow_files import draw
 from nonlocalnet.inspection.geometry import interpolation
@@ -44,14 +43,14 @@ TROUSERS = 76.0, 135.0
 CUT = 40, 55, 260, 190  # left, top, right and bottom of what is shown, pixels
 GLOW = LinearSegmentedColormap.from_list("glow", [(1, 0.69, 0), (1, 0.45, 0), (0.9, 0.1, 0.1)])
 sys.path.insert(0, str(ROOT / "examples"))
-from demo import LOOKED_AT, attention_picture, center_of_square  # noqa: E402
+from demo import LOOKED_AT, attention_picture, center_of_square, read_clip  # noqa: E402
 
 
 @dataclass(frozen=True)
 class Options:
     demo: Path = Path("demo")
     """Folder that examples/demo.py wrote."""
-    weights: str = "runs/c2d_tiny_nl2_seed1/model.safetensors"
+    weights: str = "best.safetensors"
     """Of a network that learned the task, in that folder."""
     video: int = 4
     """Which of the test videos with squares of one color look.png shows."""
@@ -71,10 +70,10 @@ def main(options: Options) -> int:
     figure.savefig(IMAGES / "attention.png")
     print(caption)
     video = videos[options.video]
-    frames = decode_all(video)
+    frames = read_clip(video)
     y, x = center_of_square(frames[-1])
     at = len(frames) - 1, x - 0.5, y - 0.5
-    found = nl.look(nl.load(weights), video, at, block=1, title="two squares")
+    found = nl.look(nl.load(weights), video, at, block=2, title="two squares")
     print(video, found.prediction, found.reason)
     with tempfile.TemporaryDirectory() as folder:
         screenshot(found.save(Path(folder) / "look.html"), IMAGES / "look.png")
