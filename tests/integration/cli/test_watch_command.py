@@ -199,6 +199,7 @@ def test_a_picture_on_a_terminal(work, monkeypatch, capsys):
     console = log._SafeConsole(force_terminal=True, width=80, highlight=False, markup=False)
     assert isinstance(console, Console)
     monkeypatch.setattr(log, "console", console)
+    monkeypatch.setattr(type(console), "is_terminal", True)
     assert main(words(work, work / "v.ts", network="causal")) == 0
     said = capsys.readouterr()
     assert "probability" in said.out
