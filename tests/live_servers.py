@@ -79,6 +79,18 @@ def rtsp(connection: socket.socket) -> Callable[[bytes], None]:
 
 
 @contextmanager
+def _running(run: Callable[[], None], over: threading.Event) -> Iterator[None]:
+    """Run a function in a thread, and end it by the event."""
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join(timeout=10)
+
+
+@contextmanager
 def serve(*connections: bytes, greet: Greet = http, pace: float = 0.0) -> Iterator[int]:
     """Send each connection its bytes and close it; refuse further ones. Yield the port.
 
@@ -112,13 +124,8 @@ def serve(*connections: bytes, greet: Greet = http, pace: float = 0.0) -> Iterat
         finally:
             server.close()
 
-    thread = threading.Thread(target=run, daemon=True)
-    thread.start()
-    try:
+    with _running(run, over):
         yield port
-    finally:
-        over.set()
-        thread.join(timeout=10)
 
 
 @contextmanager
@@ -136,10 +143,5 @@ def send_udp(data: bytes, pace: float) -> Iterator[int]:
                     sender.sendto(part, ("127.0.0.1", port))
                     over.wait(pace)
 
-    thread = threading.Thread(target=run, daemon=True)
-    thread.start()
-    try:
+    with _running(run, over):
         yield port
-    finally:
-        over.set()
-        thread.join(timeout=10)

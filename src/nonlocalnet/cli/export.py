@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Literal
 import tyro
 
 from nonlocalnet.cli.network import VideoNetworkOptions, check_weights, load_network
+from nonlocalnet.deployment import SUFFIXES
 from nonlocalnet.errors import FileError, check_choice, option
 from nonlocalnet.options import setting
 
@@ -17,8 +18,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from nonlocalnet.checkpoints.metadata import WeightsInfo
-
-SUFFIXES = (".onnx", ".pt2")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,6 +41,8 @@ def command(options: Options) -> int:
     out = options.out
     check_choice("ending of the file", out.suffix, SUFFIXES)
     check_weights(options.weights)
+    if options.weights.suffix == ".onnx":
+        raise ValueError(f"{options.weights} is exported already; name the weights that it is from")
     if options.int8 and out.suffix != ".onnx":
         raise ValueError(f"{option('int8')} is for .onnx files; got {out}")
     if not options.int8 and options.most != Options.most:

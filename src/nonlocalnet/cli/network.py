@@ -90,6 +90,11 @@ def load_network(
 
     check_weights(weights)
     if weights.suffix == ".onnx":
+        if compares or takes == "images":
+            raise ValueError(
+                f"{weights} is an exported network of videos, which predict, watch and test take; "
+                "here, name the weights that it is from"
+            )
         return _load_onnx(weights, clip, options)
     path = weights if weights.is_file() else find_weights(weights)
     given = parse_options(options)

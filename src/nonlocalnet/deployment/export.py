@@ -20,11 +20,11 @@ from torch.utils import _pytree as pytree
 from nonlocalnet.checkpoints.files import KEY
 from nonlocalnet.checkpoints.metadata import WeightsInfo
 from nonlocalnet.clips import ClipSpec
+from nonlocalnet.deployment import SUFFIXES
 from nonlocalnet.errors import check_choice
 from nonlocalnet.networks.registry import Network, family_of
 from nonlocalnet.runtime.atomic import write_atomically
 
-SUFFIXES = (".onnx", ".pt2")
 INPUT = "clips"
 OUTPUT = "nonlocalnet.output"  # in the metadata
 Scores = Literal["probabilities", "logits"]
@@ -87,9 +87,10 @@ def export(
             does not take frames of any size.
         RuntimeError: the numbers of the file differ from those of the network.
 
-    >>> import nonlocalnet as nl, torch
+    >>> import tempfile, torch, nonlocalnet as nl
     >>> block = nl.NonLocalBlock(4, dims=2)
-    >>> done = nl.export(block, "/tmp/block.pt2", example=torch.randn(2, 4, 6, 6))
+    >>> path = tempfile.mkdtemp() + "/block.pt2"
+    >>> done = nl.export(block, path, example=torch.randn(2, 4, 6, 6))
     >>> program = torch.export.load(done.path).module()
     >>> program(torch.randn(5, 4, 6, 6)).shape
     torch.Size([5, 4, 6, 6])
@@ -225,10 +226,7 @@ def _compare(model: nn.Module, run: Run, path: Path, inputs: tuple, any_size: bo
     """Compare outputs for the example, one sample and three, and another size of frames."""
 
     def resize(x: Tensor) -> Tensor:
-        if x.dim() < 4:
-            return x
-        padded = nn.functional.pad(x, (0, PIXELS, 0, PIXELS // 2))
-        return padded if x.dim() < 6 else x
+        return nn.functional.pad(x, (0, PIXELS, 0, PIXELS // 2)) if x.dim() > 3 else x
 
     tried = [
         inputs,

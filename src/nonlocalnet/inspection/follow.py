@@ -52,6 +52,7 @@ def follow(
     fps: float = 4.0,
     seconds: float | None = None,
     short_side: int | Literal["auto"] = "auto",
+    radius: float | None = None,
     **options: Any,
 ) -> Followed:
     """Follow points of one frame of a video file to its end.
@@ -64,6 +65,7 @@ def follow(
         fps: frames a second to look at; others are left out.
         seconds: how long to follow them; None is to the end.
         short_side: of the frames that the network sees: see `nl.propagate`.
+        radius: as in `nl.propagate`, in pixels of the video.
         **options: of `nl.propagate`.
 
     Raises:
@@ -89,6 +91,7 @@ def follow(
         frames.transpose(0, 1),
         points=placed.clamp(min=0),
         short_side=short_side,
+        radius=None if radius is None else radius * scale[0],  # both are alike but for rounding
         **options,
     )
     return Followed(Path(path).name, frames, [times[i] for i in indices], scale, found)

@@ -132,7 +132,9 @@ def propagate(
     given = _frames(frames)
     size = given.shape[2], given.shape[3]
     if (mask is None) == (points is None):
-        raise ValueError("give either mask or points; got " + ("both" if points else "neither"))
+        raise ValueError(
+            "give either mask or points; got " + ("neither" if mask is None else "both")
+        )
     labels = None if mask is None else _mask(mask, size)
     places = None if points is None else _points(points, size)
     side = _short_side(network) if short_side == "auto" else short_side

@@ -138,9 +138,8 @@ class Trainer:
         self.progress = Progress(run.task, config.batch_size, device)
         options = {name: getattr(config, name) for name in LEARNER_OPTIONS}
         self.learner = Learner(run.network, device, **options)
-        self.log = MetricsLog(
-            config.out / "metrics.jsonl", tensorboard=config.tensorboard and rank() == 0
-        )
+        board = config.tensorboard and rank() == 0
+        self.log = MetricsLog(config.out / "metrics.jsonl", tensorboard=board)
         if run.saved is not None:
             self.learner.restore(run.saved)
             for name in self.KEPT:

@@ -12,6 +12,7 @@ from nonlocalnet.checkpoints import features
 from nonlocalnet.cli import main
 from nonlocalnet.data.video.reader import decode_all, open_reader
 from nonlocalnet.data.video.write import write_video
+from nonlocalnet.inspection import follow as module
 from nonlocalnet.networks import create_model
 
 FRAMES, STEP = 6, 8  # the square moves by a position of res4 from frame to frame
@@ -100,6 +101,21 @@ def test_follow_starts_at_seconds_and_ends_after_some(video, classifier, tmp_pat
     (point,) = json.loads((tmp_path / "a.json").read_text())["points"]
     assert [row["seconds"] for row in point["positions"]] == pytest.approx([0.25, 0.5])
     assert "0.50" in capsys.readouterr().out
+
+
+def test_the_radius_is_in_pixels_of_the_video_though_frames_are_scaled(video, monkeypatch):
+    given = {}
+
+    def propagate(network, frames, **options):
+        given.update(options, height=frames.shape[2])
+        return None
+
+    monkeypatch.setattr(module, "SHORT_SIDE", 24)  # half of the video's
+    monkeypatch.setattr(module, "propagate", propagate)
+    module.follow(None, video, [(12, 20)], radius=10.0)
+    assert given["height"] == 24
+    assert given["radius"] == 5.0
+    assert given["points"].tolist() == [[5.75, 9.75]]  # the center (12.5, 20.5), halved
 
 
 def test_look_with_an_image_classifier(video, classifier, tmp_path, capsys):

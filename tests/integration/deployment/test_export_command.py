@@ -46,3 +46,20 @@ def test_what_makes_no_sense_is_said_before_anything_is_read(words, said, tmp_pa
     (tmp_path / "w.safetensors").touch()
     assert main(["export", "--weights", str(tmp_path / "w.safetensors"), *words]) == 2
     assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["export", "again.onnx"], "is exported already; name the weights that it is from"),
+        (["look", "v.mp4"], "name the weights that it is from"),
+        (["follow", "v.mp4", "--at", "0,1,1"], "name the weights that it is from"),
+        (["predict", "v.mp4", "--set", "pairwise=gaussian"], "is a fixed program: give"),
+    ],
+)
+def test_an_exported_file_is_refused_where_it_does_not_serve(words, said, tmp_path, capsys):
+    for name in ("w.onnx", "v.mp4"):
+        (tmp_path / name).touch()
+    words = [str(tmp_path / word) if word == "v.mp4" else word for word in words]
+    assert main([*words, "--weights", str(tmp_path / "w.onnx")]) == 2
+    assert said in " ".join(capsys.readouterr().err.split())

@@ -154,6 +154,10 @@ def test_blocks_of_video_networks_compare_frame_by_frame():
     [
         ({"points": None}, "give either mask or points; got neither"),
         ({"mask": torch.zeros(12, 16, dtype=torch.long)}, "got both"),
+        (
+            {"mask": torch.zeros(12, 16, dtype=torch.long), "points": torch.ones(2, 2)},
+            "got both",
+        ),
         ({"points": [(16, 3)]}, "points must lie in the frame, 16 x 12"),
         ({"points": [(1, 2, 3)]}, r"points must be x, y of each point, \(K, 2\)"),
         ({"points": None, "mask": torch.zeros(3, 3, dtype=torch.long)}, "mask must be labels"),

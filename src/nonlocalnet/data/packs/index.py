@@ -25,6 +25,7 @@ from nonlocalnet.addresses import (
 )
 from nonlocalnet.data.packs.remote import read_file
 from nonlocalnet.data.packs.video import PackedVideo, Shard
+from nonlocalnet.errors import shown
 
 VERSION = 1
 SPLITS = ("train", "val", "test")
@@ -126,7 +127,7 @@ def _parse(folder: Path, data: bytes) -> Pack:
     about: dict[str, Any] = {}
     splits: dict[str, list[Line]] = {split: [] for split in SPLITS}
     shard, split = None, SPLITS[0]
-    for number, text in enumerate(data.decode().split("\n"), 1):
+    for number, text in enumerate(data.decode(errors="replace").split("\n"), 1):
         if not text:
             continue
         try:
@@ -134,7 +135,10 @@ def _parse(folder: Path, data: bytes) -> Pack:
             if number == 1:
                 about = fields
                 if about["nonlocalnet_pack"] != VERSION:
-                    raise ValueError(f"version {about['nonlocalnet_pack']} is not known here")
+                    raise ValueError(
+                        f"{where} has version {shown(about['nonlocalnet_pack'])} of packed data, "
+                        f"and this nonlocalnet reads version {VERSION}: update it"
+                    )
             elif "shard" in fields:
                 shard, split = Shard(folder, fields["shard"], fields["bytes"]), fields["split"]
             else:
@@ -142,7 +146,9 @@ def _parse(folder: Path, data: bytes) -> Pack:
         except json.JSONDecodeError as error:
             raise ValueError(f"{where}:{number}: not readable as JSON ({error})") from None
         except (LookupError, TypeError, AttributeError):
-            raise ValueError(f"{where}:{number}: not a line of packed data: {text[:80]}") from None
+            raise ValueError(
+                f"{where}:{number}: not a line of packed data: {shown(text)}"
+            ) from None
     for name, lines in splits.items():
         if len(lines) != (listed := about.get("videos", {}).get(name)):
             raise ValueError(
