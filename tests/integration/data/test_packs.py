@@ -344,7 +344,7 @@ def test_damage_of_packed_data_is_told(packed, tmp_path, in_this_process):
         (lambda text: text[:-100], r"pack\.jsonl:19: not readable as JSON"),
         (lambda text: text.rstrip(b"\n").rpartition(b"\n")[0], "has 5 of 6 videos of val"),
         (lambda text: text.replace(b'"label"', b'"lable"'), r"pack\.jsonl:3: not a line"),
-        (lambda text: text.replace(b'pack": 1', b'pack": 2'), "version 2 is not known"),
+        (lambda text: text.replace(b'pack": 1', b'pack": 2'), "has version 2 of packed data"),
         (lambda text: b"[]\n" + text, r"pack\.jsonl:1: not a line of packed data"),
     ):
         with pytest.raises(ValueError, match=match):

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gc
 import random
 from pathlib import Path
 
@@ -93,6 +94,24 @@ def test_frames_are_the_ones_that_were_written(tmp_path, encode, moving):
     assert image.shape == (1, 3, 32, 32)
     assert image[0, 0].float().mean() > 180
     assert image[0, 1:].float().mean() < 20
+
+
+def test_no_decoded_frame_outlives_its_use(tmp_path, encode, moving):
+    """Frames in circles would stay until Python looks for such, and it does not see their size."""
+
+    def alive():
+        return sum(type(thing) is av.VideoFrame for thing in gc.get_objects())
+
+    video = encode(tmp_path / "a.mp4", moving, "libx264", GOP)
+    gc.collect()
+    gc.disable()
+    try:
+        before = alive()
+        decode_all(video)
+        decode(video, [0, 9, 30])
+        assert alive() == before
+    finally:
+        gc.enable()
 
 
 def test_all_real_clips(shared, in_order):

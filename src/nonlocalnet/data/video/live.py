@@ -24,7 +24,7 @@ from av.video.reformatter import VideoReformatter
 
 from nonlocalnet.data.sampling import limit_short_side
 from nonlocalnet.data.video.open import VideoError, best_stream
-from nonlocalnet.data.video.rotation import display_matrix, turn
+from nonlocalnet.data.video.rotation import upright
 from nonlocalnet.data.video.source import Source
 from nonlocalnet.runtime.handover import Handover
 
@@ -127,7 +127,7 @@ class LiveReader:
         Raises:
             VideoError: the source cannot be read, or is lost for good.
         """
-        clock, size, part, decoder, stored, matrix = _Clock(), None, -1, None, None, None
+        clock, size, part, decoder = _Clock(), None, -1, None
         arrivals: dict[int | None, float] = {}
         while True:
             try:
@@ -140,7 +140,6 @@ class LiveReader:
                 decoder = item.decoder
                 clock.restart()
                 arrivals.clear()
-                stored = None
             arrivals[item.packet.pts] = item.arrival
             if len(arrivals) > REORDERED:
                 del arrivals[next(iter(arrivals))]
@@ -157,10 +156,7 @@ class LiveReader:
                     continue
                 arrival = arrivals.pop(frame.pts, item.arrival)
                 moment, fresh = clock.tell(frame, arrival)
-                # once: a frame whose side data were read is in a circle, and large
-                if stored != (frame.height, frame.width):
-                    stored, matrix = (frame.height, frame.width), display_matrix(frame)
-                image = turn(self._to_rgb(frame), matrix)
+                image = upright(self._to_rgb(frame), frame)
                 part += fresh or image.shape != size
                 size = image.shape
                 yield LiveFrame(moment, arrival, image, part)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any, cast
+
 import av
 import numpy as np
+from av.sidedata.sidedata import SideDataContainer
 from av.sidedata.sidedata import Type as SideDataType
 
 
@@ -27,7 +30,10 @@ def display_matrix(frame: av.VideoFrame) -> np.ndarray | None:
     Returns:
         None where the frame has no such matrix: it is shown as it is stored.
     """
-    data = frame.side_data.get(SideDataType.DISPLAYMATRIX)  # ty: ignore[no-matching-overload]
+    # `frame.side_data` would be kept in the frame and refers to it: frames in such circles stay in
+    # memory until Python looks for circles, and it does not see how large they are
+    side_data = cast("Any", SideDataContainer)(frame)  # its stub lacks the argument
+    data = side_data.get(SideDataType.DISPLAYMATRIX)
     # 3 x 3 numbers, libavutil/display.h
     return None if data is None else np.frombuffer(data, np.int32)[[0, 1, 3, 4]]
 
@@ -46,11 +52,7 @@ def shown_size(frame: av.VideoFrame) -> tuple[int, int]:
 
 def upright(image: np.ndarray, frame: av.VideoFrame) -> np.ndarray:
     """Rotate and mirror the pixels (H, W, C) of a frame to what is shown."""
-    return turn(image, display_matrix(frame))
-
-
-def turn(image: np.ndarray, matrix: np.ndarray | None) -> np.ndarray:
-    """Rotate and mirror pixels (H, W, C) as a display matrix (a, b, c, d) says."""
+    matrix = display_matrix(frame)
     if matrix is None:
         return image
     a, b, c, d = matrix
