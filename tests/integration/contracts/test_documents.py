@@ -35,6 +35,14 @@ def test_links_lead_somewhere(document):
         assert not anchor or anchor in anchors(file), f"{target}#{anchor}"
 
 
+def test_no_table_is_still_to_be_filled_in():
+    for page in [*DOCUMENTS, *ROOT.glob("docs/*/*.md")]:
+        left = re.findall(
+            r"^[A-Z][A-Z_]{4,}$|\b(?:TODO|FIXME|TBD)\b", page.read_text(), re.MULTILINE
+        )
+        assert left == [], page.name
+
+
 def test_files_and_names_in_documents_exist():
     named = [(d, n) for d in DOCUMENTS[1:] for n in CODE.findall(d.read_text(encoding="utf-8"))]
     ours = [(d, n) for d, n in named if (HOUSE / n.split("/")[0]).exists() or d.name in SPEAKING]
