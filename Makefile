@@ -2,6 +2,9 @@
 PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
+# Python keeps the modules that it has compiled, whatever the environment says: without them each
+# process of the tests spends 6 seconds of processor time on compiling torch again.
+export PYTHONDONTWRITEBYTECODE :=
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test test-unit test-all test-peers test-wheel lowest docs docs-notebooks lint check format clean
