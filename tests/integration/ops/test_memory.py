@@ -19,7 +19,7 @@ MEASURED = {  # one form for each implementation
     if name not in ("auto", "triton")
 }
 N, M, WIDTH = 12544, 3136, 16
-LINEAR = 3 * (N + M) * 2 * WIDTH * 4  # bytes: all inputs, or all gradients, three times
+LINEAR = 5 * (N + M) * 2 * WIDTH * 4  # bytes: all inputs, or all gradients, five times
 BUDGET = 12 * 2**20
 FRAMES = 16
 
