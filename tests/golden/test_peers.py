@@ -90,7 +90,13 @@ def error(logits, expected, of: str = "") -> float:
 # --- the oracle's full-size networks
 
 
-@pytest.mark.parametrize("name", ["pyslowfast_C2D_8x8_R50", "pyslowfast_I3D_NLN_8x8_R50"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param("pyslowfast_C2D_8x8_R50", marks=pytest.mark.slow),
+        "pyslowfast_I3D_NLN_8x8_R50",
+    ],
+)
 @torch.no_grad()
 def test_pyslowfast(oracle, tmp_path, name):
     manifest = json.loads((oracle / "peers" / f"{name}.json").read_text())

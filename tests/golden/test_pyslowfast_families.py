@@ -177,9 +177,10 @@ def error_of_peer(network, content, of: str = "") -> float:
             "slow_r50_nl_groups",
             [{"temporal_group": None}, {"subsample": [1, 2, 2]}, {"temporal_group": {"res4": 2}}],
         ),
-        (
+        pytest.param(
             "slowfast_r50_nl_dilated",
             [{"temporal_group": None}, {"dilations": None}, {"subsample": [1, 2, 2]}],
+            marks=pytest.mark.slow,
         ),
     ],
 )

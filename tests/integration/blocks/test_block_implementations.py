@@ -214,10 +214,9 @@ def test_an_example_may_pool_to_one_key(pairwise, position, example):
             torch.testing.assert_close(program(x), network(x), rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # of the exporter
-@pytest.mark.parametrize(
-    "pairwise", [pytest.param("embedded_gaussian", marks=pytest.mark.slow), "concatenation"]
-)
+@pytest.mark.parametrize("pairwise", ["embedded_gaussian", "concatenation"])
 def test_onnx_of_an_example_that_pools_to_one_key(pairwise, tmp_path):
     pytest.importorskip("onnxscript")
     onnxruntime = pytest.importorskip("onnxruntime")

@@ -126,7 +126,12 @@ def test_train_test_resume_with_what_is_typed(work, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("case", "model", "said"),
     [
-        ("cat0", "mask_rcnn_tiny_fpn", "4 training images, 2 classes;"),
+        pytest.param(
+            "cat0",
+            "mask_rcnn_tiny_fpn",
+            "4 training images, 2 classes;",
+            marks=pytest.mark.slow,
+        ),
         ("kp5", "keypoint_rcnn_tiny_fpn", "1 classes, 5 keypoints (none is swapped in"),
     ],
 )

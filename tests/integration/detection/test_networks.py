@@ -51,7 +51,7 @@ def filled_at_random(network):
     return state
 
 
-@pytest.mark.parametrize("kind", ["mask", "keypoint"])
+@pytest.mark.parametrize("kind", ["mask", pytest.param("keypoint", marks=pytest.mark.slow)])
 @torch.no_grad()
 def test_with_torchvisions_weights_detections_are_torchvisions_bit_for_bit(kind, tmp_path):
     backbone = resnet_fpn_backbone(backbone_name="resnet50", weights=None)
@@ -136,6 +136,7 @@ def test_an_image_classifier_fills_the_backbone(tmp_path):
         load_weights(on_meta("mask_rcnn_r101_fpn"), tmp_path / "resnet50.pth")
 
 
+@pytest.mark.slow
 def test_a_resnext_fills_x152_and_no_video_network(tmp_path):
     network = create_model("mask_rcnn_x152_fpn_nl1")
     body = network.backbone.body

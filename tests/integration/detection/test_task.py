@@ -93,8 +93,8 @@ def lines(config, kind):
 @pytest.mark.parametrize(
     "options",
     [
-        {"jitter": 0.3, "workers": 1},
-        {"model": "keypoint_rcnn_tiny_fpn_nl5", "ema": 0.9, "accumulate": 2},
+        {"model": "keypoint_rcnn_tiny_fpn_nl5", "workers": 1, "jitter": 0.3, "accumulate": 2},
+        pytest.param({"ema": 0.9}, marks=pytest.mark.slow),
     ],
 )
 def test_a_run_in_parts_equals_an_unbroken_one_bit_for_bit(config, tmp_path, options):

@@ -144,7 +144,7 @@ def test_a_compiled_causal_block_takes_any_number_of_frames(pairwise):
 
 
 @pytest.mark.parametrize(
-    "pairwise", [FORMS[0], pytest.param(FORMS[1], marks=pytest.mark.slow), FORMS[2]]
+    "pairwise", [FORMS[0], *(pytest.param(form, marks=pytest.mark.slow) for form in FORMS[1:])]
 )
 def test_an_exported_causal_block_takes_any_number_of_frames(pairwise):
     block = awake(pairwise).eval()

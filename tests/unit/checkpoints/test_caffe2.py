@@ -70,6 +70,7 @@ def test_names_map_one_to_one_onto_the_network(oracle):
     }
 
 
+@pytest.mark.slow
 def test_names_of_the_whole_oracle(shared):
     assert check_names(shared / "oracle" / "manifests") == set(MODELS)
 

@@ -625,7 +625,12 @@ UNUSUAL = {
 }
 
 
-@pytest.mark.parametrize("name", UNUSUAL)
+IN_THE_GATE = ("pairwise", "extent", "scale", "temporal_group")
+
+
+@pytest.mark.parametrize(
+    "name", [n if n in IN_THE_GATE else pytest.param(n, marks=pytest.mark.slow) for n in UNUSUAL]
+)
 def test_whatever_an_official_file_does_not_say_is_named_until_it_is_told(tmp_path, name):
     """Networks that differ in this alone have one and the same file."""
     options = {"norm": "frozen"} if name == "temporal_group" else {}

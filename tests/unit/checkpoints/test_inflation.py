@@ -50,7 +50,7 @@ def close(a, b) -> bool:
     return bool((a - b).abs().max() <= WITHIN * b.abs().max())
 
 
-@pytest.mark.parametrize("clip", ["8x8", "32x2"])
+@pytest.mark.parametrize("clip", ["8x8", pytest.param("32x2", marks=pytest.mark.slow)])
 @torch.no_grad()
 def test_c2d_gives_the_classifiers_answer_on_a_still_video(classifier, file, clip):
     model = nl.create_model("c2d_r50_nl5", num_classes=1000, clip=clip, crop=64, stem_padding=1)
@@ -68,7 +68,7 @@ def test_c2d_gives_the_classifiers_answer_on_a_still_video(classifier, file, cli
     assert not close(other.eval()(still(image, 32)), classifier(image))
 
 
-@pytest.mark.parametrize("name", ["i3d_r50", "i3d3x3x3_r50"])
+@pytest.mark.parametrize("name", ["i3d_r50", pytest.param("i3d3x3x3_r50", marks=pytest.mark.slow)])
 @torch.no_grad()
 def test_i3d_gives_the_image_features_where_it_sees_no_end_of_the_clip(classifier, file, name):
     """Kernels reach 18 frames; at the ends they see zeros, and the mean over the clip differs."""

@@ -62,12 +62,11 @@ def edit(path, **sections):
     [
         ("slow_r50_nl5", {"clip": "4x16"}),
         ("slow_r50_nl5", {"clip": "32x2", "temporal_group": {"res3": 8, "res4": 16}}),
-        ("slow_r101", {}),
-        ("i3d_r101_nl5", {"non_local": {"res3": (1, 3), "res4": (1, 3, 5)}, **EXPORTS}),
+        ("i3d_r50_nl5", {"non_local": {"res3": (1, 3), "res4": (1, 3, 5)}, **EXPORTS}),
         ("c2d_r50_nl5", {"subsample": {"res3": (2, 2, 2), "res4": None}, **EXPORTS}),
         ("c2d_r50_nl5", {"temporal_group": {"res3": 2}, "clip": "16x8", **EXPORTS}),
         ("i3d_r50", {"strides": (1, 2, 2, 1), "dilations": (1, 1, 1, 2), "window": 2, **EXPORTS}),
-        *((name, {}) for name in SLOWFAST),
+        *(pytest.param(name, {}, marks=pytest.mark.slow) for name in ("slow_r101", *SLOWFAST)),
         ("slowfast_8x8_r50", {"lateral_kernel": 7, "beta": 4, "alpha": 2}),
         (
             "slowfast_8x8_r50",
@@ -152,7 +151,7 @@ def test_blocks_that_the_configuration_states_are_no_sign_of_a_missing_piece(tmp
 TOLD = {"clip": "32x2", "alpha": 4, "pairwise": "dot_product", "subsample": (1, 2, 2)}
 
 
-@pytest.mark.parametrize("form", ["caffe2", "pyslowfast"])
+@pytest.mark.parametrize("form", ["caffe2", pytest.param("pyslowfast", marks=pytest.mark.slow)])
 def test_what_slowfast_files_do_not_say_is_asked_for(tmp_path, form):
     model = network("slowfast_8x8_r50_nl5", temporal_group={"res3": 4}, strides=(1, 2, 2, 1))
     path = tmp_path / "x"
@@ -189,7 +188,10 @@ def test_slow_files_of_caffe2_have_no_pool2_and_pad_their_stem(tmp_path):
     assert same(again, model)
 
 
-@pytest.mark.parametrize(("folder", "count", "strides"), [("ava", 80, 1), ("pretrain", 600, 2)])
+@pytest.mark.parametrize(
+    ("folder", "count", "strides"),
+    [pytest.param("ava", 80, 1, marks=pytest.mark.slow), ("pretrain", 600, 2)],
+)
 def test_the_networks_for_ava_are_known_by_their_names(tmp_path, folder, count, strides):
     ava = {"strides": (1, 2, 2, 1), "dilations": (1, 1, 1, 2)} if folder == "ava" else {}
     model = network("slowfast_16x8_r101_nl3", subsample=(2, 2, 2), num_classes=count, **ava)

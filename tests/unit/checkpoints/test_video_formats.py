@@ -80,7 +80,16 @@ FILES = [
 ]
 
 
-@pytest.mark.parametrize(("format", "name", "options", "keys", "told"), FILES)
+IN_THE_GATE = (0, 2, 3, 6, 7, 10, 13)  # of each project one with and one without blocks
+
+
+@pytest.mark.parametrize(
+    ("format", "name", "options", "keys", "told"),
+    [
+        case if i in IN_THE_GATE else pytest.param(*case, marks=pytest.mark.slow)
+        for i, case in enumerate(FILES)
+    ],
+)
 def test_there_and_back(tmp_path, format, name, options, keys, told):
     model = network(name, **options)
     path = save(tmp_path / "x.pth", format, model)

@@ -41,8 +41,10 @@ def test_networks_have_the_size_that_their_authors_state(name, millions):
     ("name", "options", "cost"),
     [
         ("slowfast_4x16_r50", {}, 36.1),
-        ("slowfast_16x8_r101", {}, 213),
-        ("slowfast_16x8_r101_nl3", {"subsample": (2, 2, 2)}, 234),
+        pytest.param("slowfast_16x8_r101", {}, 213, marks=pytest.mark.slow),
+        pytest.param(
+            "slowfast_16x8_r101_nl3", {"subsample": (2, 2, 2)}, 234, marks=pytest.mark.slow
+        ),
     ],
 )
 def test_networks_cost_what_their_paper_states(name, options, cost):
