@@ -7,7 +7,7 @@ READY := .venv/.ready
 export PYTHONDONTWRITEBYTECODE :=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-unit test-all test-peers test-wheel lowest docs docs-notebooks lint check format clean
+.PHONY: help setup demo test test-unit test-all test-peers test-wheel lowest gpu docs docs-notebooks lint check format clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -51,6 +51,9 @@ docs-notebooks: setup  ## run the tutorials as notebooks, in their order, in doc
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --group docs
 	rm -rf docs/_build/run
 	$(BIN)/python docs/notebooks.py docs/_build/run
+
+gpu:  ## check and measure all on a GPU, in 9 minutes, with the torch that PYTHON has; OUT=FOLDER
+	PYTHONPATH=src $(PYTHON) benchmarks/gpu.py --out $(or $(OUT),gpu)
 
 LOWEST := .lowest/bin
 lowest: setup  ## tests and commands with the lowest versions that pyproject.toml allows
