@@ -7,7 +7,7 @@ import math
 import sys
 import textwrap
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -74,22 +74,15 @@ class MetricsLog:
 
     Args:
         path: the file.
-        tensorboard: also write numbers to TensorBoard's event files next to it; needs the extra
-            "tensorboard".
+        trackers: called with each line, as a dictionary, after it was written. One that raises is
+            named and not called again: the run continues.
     """
 
-    def __init__(self, path: Path, *, tensorboard: bool = False) -> None:
-        self.path, self._board = path, None
+    def __init__(
+        self, path: Path, trackers: Sequence[Callable[[dict[str, Any]], None]] = ()
+    ) -> None:
+        self.path, self._trackers = path, list(trackers)
         self.lines: list[str] = []  # the content of the file, which checkpoints keep too
-        if tensorboard:
-            try:
-                from torch.utils.tensorboard.writer import SummaryWriter
-            except ImportError:
-                raise ValueError(
-                    "TensorBoard's files need a package: pip install 'nonlocalnet[tensorboard]'"
-                ) from None
-
-            self._board = SummaryWriter(str(path.parent / "tensorboard"))
 
     def write(self, kind: str, **values: Any) -> None:
         """Append a line {"kind": kind, ...}; NaN and infinity, which JSON lacks, become null."""
@@ -97,7 +90,8 @@ class MetricsLog:
             key: None if isinstance(value, float) and not math.isfinite(value) else value
             for key, value in values.items()
         }
-        line = json.dumps({"kind": kind, **clean})
+        entry = {"kind": kind, **clean}
+        line = json.dumps(entry)
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             with self.path.open("a") as file:
@@ -105,16 +99,21 @@ class MetricsLog:
         except OSError as error:
             raise OSError(f"{self.path} could not be written: {error.strerror}") from None
         self.lines.append(line)
-        if self._board is None:
-            return
-        for key, value in clean.items():
-            if isinstance(value, (int, float)) and key != "iteration":
-                self._board.add_scalar(f"{kind}/{key}", value, values.get("iteration"))
+        for tracker in [*self._trackers]:
+            self._call(tracker, lambda tracker=tracker: tracker(dict(entry)))
 
     def close(self) -> None:
-        """Flush TensorBoard's event files."""
-        if self._board is not None:
-            self._board.close()
+        """Close the trackers that can be closed."""
+        for tracker in [*self._trackers]:
+            self._call(tracker, getattr(tracker, "close", lambda: None))
+
+    def _call(self, tracker: Callable, function: Callable[[], object]) -> None:
+        try:
+            function()
+        except Exception as error:  # whatever a tool or its server does
+            self._trackers.remove(tracker)
+            name, reason = tracker.__module__, f"{type(error).__name__}: {error}"
+            status.print(f"the tracker of {name} gets no more numbers: {reason}")
 
     def restore(self, lines: Sequence[str]) -> bool:
         """Replace the content of the file by these lines; return whether it started with them."""

@@ -34,6 +34,19 @@ PRETRAINED = (*DEPTHS, "x152")
 FEW_BATCHES = 10  # running averages are more precise than fewer batches
 
 
+def parse_tracker(name: str) -> tuple[str, str]:
+    """Split "MODULE:FUNCTION" or "FILE.py:FUNCTION".
+
+    >>> parse_tracker("examples/track_wandb.py:start")
+    ('examples/track_wandb.py', 'start')
+    """
+    place, _, function = name.rpartition(":")
+    if not place or not function.isidentifier():
+        form = "MODULE:FUNCTION or FILE.py:FUNCTION"
+        raise ValueError(f"{option('tracker')} must be {form}; got {name!r}")
+    return place, function
+
+
 @dataclass(frozen=True)
 class TrainConfig:
     """Options of `nonlocalnet train`."""
@@ -170,6 +183,9 @@ class TrainConfig:
     """FRAME X Y: another point of --look, as frame of the clip and pixel of the video."""
     tensorboard: bool = setting(False, free=True, compared="json")
     """Also write TensorBoard event files; needs the extra tensorboard."""
+    tracker: str | None = setting(None, free=True, compared="json", parse=parse_tracker)
+    """MODULE:FUNCTION or FILE.py:FUNCTION that sends the numbers of metrics.jsonl elsewhere, such
+    as examples/track_wandb.py:start."""
     device: str = setting("auto", free=True, compared="json")
     """cpu, cuda, ...; auto uses a GPU if there is one."""
     resume: bool = setting(False, free=True, early=True, compared="nowhere")

@@ -40,6 +40,7 @@ from nonlocalnet.training.optim import learning_rate
 from nonlocalnet.training.progress import Progress
 from nonlocalnet.training.setup import check_config, restore_log, set_up
 from nonlocalnet.training.signals import Interrupted, StopSignal
+from nonlocalnet.training.trackers import start_trackers
 
 LEARNER_OPTIONS = (
     *("lr", "momentum", "weight_decay", "max_grad_norm", "precision", "ema"),
@@ -138,8 +139,7 @@ class Trainer:
         self.progress = Progress(run.task, config.batch_size, device)
         options = {name: getattr(config, name) for name in LEARNER_OPTIONS}
         self.learner = Learner(run.network, device, **options)
-        board = config.tensorboard and rank() == 0
-        self.log = MetricsLog(config.out / "metrics.jsonl", tensorboard=board)
+        self.log = MetricsLog(config.out / "metrics.jsonl", start_trackers(config))
         if run.saved is not None:
             self.learner.restore(run.saved)
             for name in self.KEPT:
