@@ -32,7 +32,9 @@ COMMANDS = {
     "convert": "convert weights between this and other code bases",
     "export": "export a network as an ONNX file or a torch.export program",
     "zoo": "list and download released checkpoints",
+    "completion": "print a script that completes commands and options in a shell",
 }
+QUIET = "--quiet"  # of every command
 
 
 @typed_options()
@@ -62,7 +64,14 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         module = importlib.import_module(f"nonlocalnet.cli.{name}")
         own = hasattr(module, "read")
-        return module.command(module.read(rest) if own else read(name, module, rest))
+        words = [word for word in rest if word != QUIET]
+        options = module.read(words) if own else read(name, module, words)
+        if QUIET not in rest:
+            return module.command(options)
+        from nonlocalnet.runtime.log import without_messages
+
+        with without_messages():
+            return module.command(options)
     except KeyboardInterrupt:
         _fail("interrupted")
         return 130
@@ -95,6 +104,9 @@ def _sentence(error: Exception) -> str:
 
 
 def _usage() -> str:
-    lines = [f"  {name:<9} {text}" for name, text in COMMANDS.items()]
-    more = "Run `nonlocalnet COMMAND --help` for the options of a command."
+    lines = [f"  {name:<10} {text}" for name, text in COMMANDS.items()]
+    more = (
+        "Run `nonlocalnet COMMAND --help` for the options of a command. With --quiet, a command\n"
+    )
+    more += "prints results and errors, and neither progress nor messages."
     return "\n".join(["usage: nonlocalnet COMMAND ...", "", *lines, "", more])

@@ -53,12 +53,12 @@ def check_names(command: str, kind: Any, args: Sequence[str]) -> None:
     Raises:
         ValueError: an unknown option; the message has the nearest one.
     """
-    parts = _parts(kind)
+    parts = part_names(kind)
     if parts and args and not args[0].startswith("-") and args[0] not in parts:
         near = difflib.get_close_matches(args[0], parts, n=1)
         hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(parts)}"
         raise ValueError(f"{command} has no command {args[0]!r}; {hint}")
-    known = {"--help", *_names(kind)}
+    known = {"--help", *option_names(kind)}
     for arg in args:
         word = arg.partition("=")[0]
         if word.startswith("--") and word.replace("_", "-") not in known:
@@ -67,7 +67,7 @@ def check_names(command: str, kind: Any, args: Sequence[str]) -> None:
             raise ValueError(f"{command} has no option {word}; {hint}")
 
 
-def _parts(kind: Any) -> list[str]:
+def part_names(kind: Any) -> list[str]:
     """List the names of a union's commands, such as check and resize of `data`."""
     kinds = [] if isinstance(kind, type) else get_args(kind)
     return [
@@ -78,18 +78,18 @@ def _parts(kind: Any) -> list[str]:
     ]
 
 
-def _names(kind: Any) -> Iterator[str]:
+def option_names(kind: Any) -> Iterator[str]:
     """Yield the options of dataclasses, in a union or nested, as they are typed."""
     if not isinstance(kind, type):  # a union, or a type with annotations for tyro
         for inner in get_args(kind):
-            yield from _names(inner)
+            yield from option_names(inner)
         return
     if not dataclasses.is_dataclass(kind):
         return
     for name, hint in get_type_hints(kind, include_extras=True).items():
         inner, *marks = get_args(hint) if hasattr(hint, "__metadata__") else (hint,)
         if dataclasses.is_dataclass(inner):
-            yield from _names(inner)
+            yield from option_names(inner)
         elif POSITIONAL not in marks:
             word = name.replace("_", "-")
             yield from ([f"--{word}", f"--no-{word}"] if inner is bool else [f"--{word}"])

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import sys
 import textwrap
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -36,6 +37,16 @@ class _SafeConsole(Console):
 console = _SafeConsole(highlight=False, markup=False)  # results, on stdout
 # messages and progress, on stderr: on one console, else they would overwrite each other
 status = _SafeConsole(highlight=False, markup=False, stderr=True)
+
+
+@contextlib.contextmanager
+def without_messages() -> Generator[None]:
+    """Show neither messages nor progress."""
+    before, status.quiet = status.quiet, True
+    try:
+        yield
+    finally:
+        status.quiet = before
 
 
 def print_table(table: Table) -> None:
