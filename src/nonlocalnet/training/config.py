@@ -37,8 +37,8 @@ FEW_BATCHES = 10  # running averages are more precise than fewer batches
 def parse_tracker(name: str) -> tuple[str, str]:
     """Split "MODULE:FUNCTION" or "FILE.py:FUNCTION".
 
-    >>> parse_tracker("examples/track_wandb.py:start")
-    ('examples/track_wandb.py', 'start')
+    >>> parse_tracker("examples/trackers/wandb_run.py:start")
+    ('examples/trackers/wandb_run.py', 'start')
     """
     place, _, function = name.rpartition(":")
     if not place or not function.isidentifier():
@@ -185,7 +185,7 @@ class TrainConfig:
     """Also write TensorBoard event files; needs the extra tensorboard."""
     tracker: str | None = setting(None, free=True, compared="json", parse=parse_tracker)
     """MODULE:FUNCTION or FILE.py:FUNCTION that sends the numbers of metrics.jsonl elsewhere, such
-    as examples/track_wandb.py:start."""
+    as examples/trackers/wandb_run.py:start."""
     device: str = setting("auto", free=True, compared="json")
     """cpu, cuda, ...; auto uses a GPU if there is one."""
     resume: bool = setting(False, free=True, early=True, compared="nowhere")

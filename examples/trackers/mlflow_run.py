@@ -1,7 +1,7 @@
 """Send the numbers of a training run to MLflow.
 
     pip install mlflow
-    nonlocalnet train ... --tracker examples/track_mlflow.py:start
+    nonlocalnet train ... --tracker examples/trackers/mlflow_run.py:start
 
 MLFLOW_TRACKING_URI names the server; without it, MLflow writes to the current folder.
 """

@@ -1,7 +1,7 @@
 """Send the numbers of a training run to Weights & Biases.
 
     pip install wandb
-    nonlocalnet train ... --tracker examples/track_wandb.py:start
+    nonlocalnet train ... --tracker examples/trackers/wandb_run.py:start
 
 WANDB_MODE=offline keeps them in the folder of the run, and WANDB_PROJECT names another project.
 """
