@@ -11,7 +11,7 @@ from typing import Any
 import tyro
 
 from nonlocalnet.clips import ClipSpec
-from nonlocalnet.errors import option
+from nonlocalnet.errors import option, shown
 from nonlocalnet.networks.options import parse_options
 from nonlocalnet.networks.registry import find_row
 from nonlocalnet.networks.rows import DEPTHS
@@ -43,7 +43,7 @@ def parse_tracker(name: str) -> tuple[str, str]:
     place, _, function = name.rpartition(":")
     if not place or not function.isidentifier():
         form = "MODULE:FUNCTION or FILE.py:FUNCTION"
-        raise ValueError(f"{option('tracker')} must be {form}; got {name!r}")
+        raise ValueError(f"{option('tracker')} must be {form}; got {shown(name)}")
     return place, function
 
 
