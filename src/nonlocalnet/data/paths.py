@@ -117,7 +117,7 @@ def take_part(videos: Sequence[Video], number: int, parts: int) -> list[Video]:
 
 def _listed(row: Row, folder: Path) -> Path | PackedVideo:
     """Return the video that a line names: all of it, or without a label and a number of frames."""
-    names = [row.text, row.path, *(row.folder or ())[:1]]
+    names = [row.text, row.path, *(folder.name for folder in row.folders)]
     paths = [folder / name for name in names if name]
     there = (path if path.exists() else find_packed(path) for path in paths)
     named = (path for path in paths if is_video(path.name))

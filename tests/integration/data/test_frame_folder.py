@@ -179,6 +179,16 @@ def test_resize_makes_videos_of_them(rawframes, tmp_path, moving):
     # the lists with numbers of frames find them
     data = read_dataset(tmp_path, root=tmp_path / "small")
     assert [r.path.name for r in data.train] == ["one two.mp4", "z.mp4"]
+    assert not any("frames" in note for note in data.notes)
+    small = tmp_path / "small/list.txt"
+    small.write_text("a/one two 3 1\nb/z 5 0\n")  # two labels?
+    (note,) = (note for note in read_dataset(small).notes if "frames" in note)
+    assert note.startswith("a/one two has 8 frames, its line says 3")
+    small.write_text("a/one two.mp4 8 1\nb/z.mp4 8 0\n")
+    with pytest.raises(ValueError, match=r"list.txt:1: 8 in .* is the number of frames"):
+        read_dataset(small)
+    small.write_text("a/one two.mp4 1 8\nb/z.mp4 0 1\n")
+    assert [r.labels for r in read_dataset(small).train] == [(1, 8), (0, 1)]
     frames = decode_all(data.train[1].path)
     assert frames.shape == (8, 3, 24, 32)
     expected = decode_all(rawframes / "b/z", short_side=24).float()

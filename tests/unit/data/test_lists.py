@@ -99,13 +99,12 @@ def test_an_empty_list(tmp_path):
             read(tmp_path / name)
 
 
-def test_a_list_from_a_pipe(tmp_path):
+@pytest.mark.parametrize("text", ["a.mp4 2\n", "path,label\na.mp4,2\n"])
+def test_a_list_from_a_pipe(tmp_path, text):
     # as the shell's <(...) gives it
     a = touch(tmp_path / "a.mp4")
     os.mkfifo(tmp_path / "list")
-    writer = threading.Thread(
-        target=(tmp_path / "list").write_text, args=("a.mp4 2\n",), daemon=True
-    )
+    writer = threading.Thread(target=(tmp_path / "list").write_text, args=(text,), daemon=True)
     writer.start()
     assert read_dataset(tmp_path / "list").train == [VideoRecord(a, (2,), "a.mp4")]
     writer.join()

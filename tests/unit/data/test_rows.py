@@ -121,3 +121,91 @@ def test_paths_of_unusual_suffixes(tmp_path: Path):
         ("bee/a.MTS", (1,)),
         ("bee/h263.3gp", (1,)),
     ]
+
+
+@pytest.fixture
+def folders(tmp_path) -> Path:
+    """Folders of 9, 7 and 5 pictures: "a", "b 2" and "c"."""
+    for name, count in (("a", 9), ("b 2", 7), ("c", 5)):
+        (tmp_path / name).mkdir()
+        for i in range(count):
+            (tmp_path / name / f"{i}.jpg").touch()
+    return tmp_path / "list.txt"
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("a 9 1 5\nb 2 7 0\nc 5 2 3 4\n", [(1, 5), (0,), (2, 3, 4)]),
+        ("a\t9\t1\t5\nb 2\t7\t0\t3\nc\t5\t1\t0\n", [(1, 5), (0, 3), (0, 1)]),  # as offsets do
+        ("a 9 1,5\nb 2 7 -\nc 5 0\n", [(1, 5), (), (0,)]),
+        ("a 9 jump\nb 2 7 long jump\nc 5 jump\n", ["jump", "long jump", "jump"]),
+    ],
+)
+def test_folders_with_several_labels_and_with_names(folders, text, expected):
+    folders.write_text(text)
+    records = read_list(folders)
+    assert [r.label for r in records] == expected
+    assert [(r.name, r.num_frames) for r in records] == [("a", 9), ("b 2", 7), ("c", 5)]
+
+
+@pytest.mark.parametrize(
+    "text", ["a 0 9 1\nc 2 3 0\n", "gone 9 5 3\nc 2 3 0\n", "a 0 9 1 2\n", "a 1 8 0\nb 2 1 6 1\n"]
+)
+def test_offsets_in_folders_are_refused(folders, text):
+    folders.write_text(text)
+    with pytest.raises(ValueError, match=r"list\.txt:[12]: .*OFFSET.*not read.*NUM_FRAMES 1,5"):
+        read_list(folders)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "v/a b.mp4 long jump\nc.mp4 run\n",
+        "v/a b.mp4, long jump\nc.mp4, run\n",
+        '"v/a b.mp4"\t"long jump"\nc.mp4\trun\n',
+        "path label\nv/a b.mp4 long jump\nc.mp4 run\n",
+        "name;class\nv/a b.mp4;long jump\nc.mp4;run\n",
+    ],
+)
+def test_names_as_labels(tmp_path, text):
+    for name in ("v/a b.mp4", "c.mp4"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    (tmp_path / "train.txt").write_text(text)
+    (tmp_path / "val.txt").write_text("c.mp4 run\nv/a b.mp4 Long_Jump\n")
+    data = read_dataset(tmp_path / "train.txt", val=tmp_path / "val.txt")
+    assert data.classes == ["long jump", "run"]
+    assert [r.labels for r in data.train + data.val] == [(0,), (1,), (1,), (0,)]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("a.mp4 jump\nb.mp4 3\n", r"list\.txt:1: expected .*class names in all lines"),
+        ("a.mp4 0\nb.mp4 jump\n", r"list\.txt:2: expected"),
+        ("a.mp4 run\nb.mp4 jump,run\n", r"list\.txt:2: 'jump,run' may be one class or several"),
+        ("a.mp4 b.mp4\n", "expected"),
+        ("a.mp4 10s\n", "expected"),
+    ],
+)
+def test_what_is_no_name_is_refused(tmp_path, text, message):
+    (tmp_path / "list.txt").write_text(text)
+    with pytest.raises(ValueError, match=message):
+        read_list(tmp_path / "list.txt")
+
+
+def test_names_in_one_split_and_numbers_in_the_other(tmp_path):
+    (tmp_path / "a.mp4").touch()
+    (tmp_path / "train.txt").write_text("a.mp4 run\n")
+    (tmp_path / "val.txt").write_text("a.mp4 0\n")
+    with pytest.raises(ValueError, match="names in one and numbers in the other"):
+        read_dataset(tmp_path)
+    (tmp_path / "classes.txt").write_text("run\n")
+    assert read_dataset(tmp_path).classes == ["run"]
+
+
+def test_columns_that_are_not_used_are_named(tmp_path):
+    (tmp_path / "a.mp4").touch()
+    (tmp_path / "list.csv").write_text("path,start,end,label\na.mp4,0,9,0\n")
+    assert read_dataset(tmp_path / "list.csv").notes == ("2 columns are not used: start, end",)

@@ -40,7 +40,11 @@ def read_names(file: Path) -> list[str]:
 
 def open_table(file: Path, size: int = -1) -> csv.DictReader:
     """Open a .csv whose first line names its columns; the delimiter may be a comma, ; or a tab."""
-    text = read_text(file, size)
+    return parse_table(read_text(file, size))
+
+
+def parse_table(text: str) -> csv.DictReader:
+    """Read the text of a .csv, as `open_table` does."""
     line = next((line for line in text.splitlines() if line.strip()), "")
     delimiter = max(",;\t", key=line.count)
     lines = io.StringIO(text.lstrip("\r\n"), newline="")
