@@ -228,9 +228,11 @@ def _is_own(own: Collection[str], host: str, name: str) -> bool:
 
 def _is_foreign(request: Request) -> bool:
     """Return whether the request comes from another web page, according to the browser."""
-    origin = request.headers.get("origin")
+    # older browsers say no more than where a picture is: Referer; our own page sends none
+    origin = request.headers.get("origin", request.headers.get("referer"))
+    host = None if origin is None else origin.partition("://")[2].partition("/")[0]
     return request.headers.get("sec-fetch-site", "none") not in ("same-origin", "none") or (
-        origin is not None and origin.partition("://")[2] != request.headers.get("host")
+        host is not None and host != request.headers.get("host")
     )
 
 

@@ -237,6 +237,12 @@ def test_what_the_browser_says_of_who_asks(client, site, status):
     assert client.ask("/", headers={"Sec-Fetch-Site": site})[0] == 200  # a link to the page
 
 
+def test_what_older_browsers_say_of_who_asks(client):
+    for page, status in (("http://evil.example/x", 403), (f"http://{client.address}/", 200)):
+        assert client.ask("/api/contents", headers={"Referer": page})[0] == status
+        assert client.ask("/", headers={"Referer": page})[0] == 200
+
+
 def test_an_upload_can_be_looked_at(client, video):
     name = "<script>\u202e../\x00\n" + "x" * 10_000
     own = {"Origin": f"http://{client.address}"}
