@@ -55,6 +55,10 @@ class Command:
 
     returncode = property(poll)
 
+    @property
+    def exitcodes(self):
+        return [process.exitcode for process in self._all]
+
     def communicate(self, timeout=None):
         for process in self._all:
             process.join(timeout)

@@ -55,12 +55,15 @@ def command(options: Options) -> int:
 
     from nonlocalnet.checkpoints.zoo import find_weights
     from nonlocalnet.networks.registry import family_of
-    from nonlocalnet.runtime.distributed import broadcast, process_group, rank
+    from nonlocalnet.runtime.distributed import broadcast, fail_together, process_group, rank
 
     with process_group(options.device) as device:
         # one process downloads a release, the others wait for it
-        weights = broadcast(find_weights(options.weights) if rank() == 0 else None)
-        model = load_network(weights, options.clip, options.set, device)
+        with fail_together():
+            found = find_weights(options.weights) if rank() == 0 else None
+        weights = broadcast(found)
+        with fail_together():
+            model = load_network(weights, options.clip, options.set, device)
         family = family_of(model)
         check_takes(options, family.takes, f"{options.weights} takes {family.takes}")
         family.load("test")(model, options, device)

@@ -103,6 +103,29 @@ def all_reduce_sum(values: list[float], device: torch.device) -> list[float]:
 
 
 @contextlib.contextmanager
+def fail_together() -> Generator[None]:
+    """End all processes if the block fails in one of them; the others would wait for it.
+
+    All processes must enter the block, and it must not call collectives. A process that dies in it
+    is not noticed.
+
+    Raises:
+        RuntimeError: the block failed in another process; the message has its reason.
+    """
+    failure: Exception | None = None
+    try:
+        yield
+    except Exception as error:
+        failure = error
+    reasons = all_gather(None if failure is None else str(failure) or type(failure).__name__)
+    if failure is not None:
+        raise failure
+    for number, reason in enumerate(reasons):
+        if reason is not None:
+            raise RuntimeError(f"process {number} of this run failed: {reason}")
+
+
+@contextlib.contextmanager
 def explain_peer_failure(advice: str) -> Generator[None]:
     """Replace the errors of torch.distributed after the death of another process by a clear one.
 

@@ -20,7 +20,7 @@ from nonlocalnet.networks.rows import DEPTHS
 from nonlocalnet.options import check_paths
 from nonlocalnet.runtime.atomic import remove_leftovers
 from nonlocalnet.runtime.device import meta_device
-from nonlocalnet.runtime.distributed import broadcast, rank, world_size
+from nonlocalnet.runtime.distributed import broadcast, fail_together, rank, world_size
 from nonlocalnet.runtime.log import MetricsLog, status
 from nonlocalnet.training.checkpoints import Checkpoints
 from nonlocalnet.training.config import FREE, TrainConfig
@@ -67,13 +67,27 @@ def set_up(config: TrainConfig, checkpoints: Checkpoints) -> RunSetup:
             different; options or labels contradict each other.
         FileNotFoundError: data or weights do not exist.
     """
+    with fail_together():
+        saved = _find_state(config, checkpoints)
+    saved = broadcast(saved)
+    with fail_together():
+        return _set_up(config, saved)
+
+
+def _find_state(config: TrainConfig, checkpoints: Checkpoints) -> dict[str, Any] | None:
+    """Read the state to resume from, in the first process."""
     weights = config.out / "model.safetensors"
     if (checkpoints.files() or weights.exists()) and not config.resume:
         raise ValueError(
             f"{config.out} holds a run already: choose another folder, or pass "
             f"{option('resume', True)}"
         )
-    saved = broadcast(checkpoints.load() if rank() == 0 else None)
+    return checkpoints.load() if rank() == 0 else None
+
+
+def _set_up(config: TrainConfig, saved: dict[str, Any] | None) -> RunSetup:
+    """Set up a run that starts from a state, if there is one."""
+    weights = config.out / "model.safetensors"
     if saved is not None:
         config.check_goes_on(_saved_config(config, saved))
     elif weights.exists():

@@ -27,6 +27,7 @@ from nonlocalnet.runtime.distributed import (
     all_gather,
     all_reduce_sum,
     explain_peer_failure,
+    fail_together,
     process_group,
     rank,
     world_size,
@@ -38,7 +39,7 @@ from nonlocalnet.training.learner import Learner
 from nonlocalnet.training.loader import Batches, derive_seed, endless_batches
 from nonlocalnet.training.optim import learning_rate
 from nonlocalnet.training.progress import Progress
-from nonlocalnet.training.setup import check_config, restore_log, set_up
+from nonlocalnet.training.setup import RunSetup, check_config, restore_log, set_up
 from nonlocalnet.training.signals import Interrupted, StopSignal
 from nonlocalnet.training.trackers import start_trackers
 
@@ -90,13 +91,15 @@ def train(config: TrainConfig) -> Result:
     we validate on the middle clip and crop.
     """
     config = config.resolve()
-    with process_group(config.device) as device:
-        check_config(config)
+    with process_group(config.device) as device, contextlib.ExitStack() as stack:
         trainer: Trainer | None = None
         folder = run_folder(config.out, lambda: trainer is not None and trainer.iteration > 0)
-        with folder if rank() == 0 else contextlib.nullcontext():
-            trainer = Trainer(config, device)
-            return trainer.fit()
+        with fail_together():
+            check_config(config)
+            if rank() == 0:
+                stack.enter_context(folder)
+        trainer = Trainer(config, device)
+        return trainer.fit()
 
 
 class Trainer:
@@ -146,17 +149,23 @@ class Trainer:
                 setattr(self, name, run.saved[name])
             status.print(f"resumed at iteration {self.iteration}")
         self.look = None
-        if config.look is not None and rank() == 0:
+        with fail_together():
+            if rank() == 0:
+                self._prepare_files(run)
+
+    def _prepare_files(self, run: RunSetup) -> None:
+        """Open what only the first process writes, and write the options of the run."""
+        config = self.config
+        if config.look is not None:
             from nonlocalnet.training.look_callback import LookCallback
 
             folder = config.out / "look"
             self.look = LookCallback(config.look, config.look_at, run.network, self.info(), folder)
-        if rank() == 0:
-            restore_log(self.log, run.saved)
-            file, text = config.out / "config.json", config.as_json()
-            # the options of a finished run stay as they are
-            if self.iteration < config.iterations or not TrainConfig.is_at(file):
-                write_atomically(file, lambda place: place.write_text(text))
+        restore_log(self.log, run.saved)
+        file, text = config.out / "config.json", config.as_json()
+        # the options of a finished run stay as they are
+        if self.iteration < config.iterations or not TrainConfig.is_at(file):
+            write_atomically(file, lambda place: place.write_text(text))
 
     def fit(self) -> Result:
         """Update until the last iteration or a signal, and save the result."""

@@ -14,7 +14,7 @@ from launching import Command, start_training, torchrun, wait_for_lines, words_o
 from nonlocalnet.checkpoints.metadata import WeightsInfo
 from nonlocalnet.checkpoints.save import save_weights
 from nonlocalnet.runtime.log import read_metrics
-from nonlocalnet.training.checkpoints import Checkpoints
+from nonlocalnet.training.checkpoints import Checkpoints, lock
 from nonlocalnet.training.config import TrainConfig
 from nonlocalnet.training.trainer import train
 
@@ -139,6 +139,20 @@ def test_a_dead_process_ends_the_others_soon_and_resume_goes_on(frozen, tmp_path
     more = TrainConfig.find(run.out)
     more = dataclasses.replace(more, iterations=saved["iteration"] + 1, resume=True)
     assert train(more).iteration == saved["iteration"] + 1
+
+
+@pytest.mark.slow
+def test_what_one_process_refuses_ends_all_at_once(config, tmp_path):
+    config.out.mkdir(parents=True)
+    with lock(config.out):  # the first process alone takes it
+        process = start(2, config)
+        begun = time.monotonic()
+        _, err = process.communicate(timeout=100)
+    assert time.monotonic() - begun < 60  # collectives wait for half an hour
+    assert process.exitcodes == [2, 2]
+    assert "process 0: process" in err
+    assert "process 1: process 0 of this run failed: process" in err
+    assert "Traceback" not in err
 
 
 @pytest.mark.slow

@@ -653,11 +653,16 @@ def test_no_more_is_assumed_than_the_network_has(tmp_path):
     assert assumed(tmp_path / "x.pkl", clip="8x8") == all_of_it - of_blocks
     export_weights(network("c2d_r50_nl5"), tmp_path / "x.pkl", "caffe2")
     assert "scale" not in assumed(tmp_path / "x.pkl", clip="8x8", pairwise="dot_product")
+    # shapes show the plain Gaussian
+    export_weights(network("c2d_r50_nl5", pairwise="gaussian"), tmp_path / "x.pkl", "caffe2")
+    model, names = load_and_tell(tmp_path / "x.pkl", clip="8x8")
+    assert model.arguments["pairwise"] == "gaussian"
+    assert "pairwise" not in names
 
 
 def test_without_a_configuration_others_say_as_little(layouts, tmp_path):
     input_ = {"mean", "std", "multi_label"}
-    strides = {"temporal_stride", "pool2_time"}
+    strides = {"temporal_stride", "pool2_time", "strides"}
     others = {"strides", "dilations", "temporal_group"}
     for layout, form, names in (
         ("pyslowfast", "embedded_gaussian", {"subsample", "pool2_time", "window", *others}),

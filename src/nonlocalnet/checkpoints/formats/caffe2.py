@@ -115,8 +115,9 @@ def _assume(result: Translated) -> None:
         "as in video-nonlocal-net; PySlowFast's files need 1, C2D_NOPOOL also pool2_time=1",
     )
     if blocks := result.fields["non_local"]:
-        form = f"{why}; the dot product has the same tensors"
-        assumed["pairwise"] = ("embedded_gaussian", form)
+        if "pairwise" not in result.fields:
+            form = f"{why}; the dot product has the same tensors"
+            assumed["pairwise"] = ("embedded_gaussian", form)
         assumed["scale"], assumed["subsample"] = ("auto", why), ((1, 2, 2), why)
         assumed["subsample_position"] = ("before", why)
         assumed["extent"] = ("spacetime", why)

@@ -19,6 +19,7 @@ CROPS = {"CenterCrop": 1, "ThreeCrop": 3, "TenCrop": 10}
 DENSE = "DenseSampleFrames"
 NAMES = {"frames": "clip_len", "rate": "frame_interval", "clips": "num_clips"}
 SAMPLERS = ("SampleFrames", DENSE, "SampleAVAFrames")
+STRIDES = ((1, 2, 2, 2), "as in its networks for clips; those for AVA have (1, 2, 2, 1)")
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,7 @@ KINDS = {
             "temporal_stride": (2, "as in its I3D; its 'heavy' ones need 1"),
             "pool2_time": (2, "as in its released I3D"),
             "scale": (None, "as in its released I3D"),
+            "strides": STRIDES,
         },
     ),
     "ResNet3dSlowOnly": Kind(
@@ -66,7 +68,7 @@ KINDS = {
             "pool1_stride_s": 2,
             "temporal_strides": (1, 1, 1, 1),
         },
-        {"scale": ("auto", "as in its released SlowOnly")},
+        {"scale": ("auto", "as in its released SlowOnly"), "strides": STRIDES},
     ),
     "ResNetTSM": Kind(
         {"temporal_stride": 1, "pool2_time": 1},
