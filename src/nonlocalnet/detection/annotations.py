@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageOps
 
-from nonlocalnet.errors import FileError
+from nonlocalnet.errors import FileError, shown
 
 # COCO's keypoints of a person, for files that name none
 PERSON_KEYPOINTS = (
@@ -74,6 +74,16 @@ def read_annotations(path: str | Path) -> dict[str, Any]:
                         f"entry {i} of its {part} has no {key} of type {kind.__name__}: pass a "
                         "file of instances or person keypoints",
                     )
+    for part, name in (("images", "file_name"), ("categories", "name")):
+        seen: dict[int, str] = {}
+        for entry in content[part]:
+            if entry["id"] in seen:
+                raise CocoError(
+                    path,
+                    f"the {part} {shown(seen[entry['id']])} and {shown(entry[name])} have the same "
+                    f"id {entry['id']}: number them",
+                )
+            seen[entry["id"]] = entry[name]
     for category in content["categories"]:
         names = category.setdefault("keypoints", [])
         if not isinstance(names, list) or not all(isinstance(name, str) for name in names):

@@ -356,7 +356,7 @@ def test_classes_that_differ_in_case_alone_are_told(tmp_path):
 
 
 def test_labels_of_lists(tmp_path):
-    touch(*(tmp_path / f"{i}.mp4" for i in range(5)))
+    touch(*(tmp_path / f"{i}.mp4" for i in range(1, 5)))
     train = write(tmp_path / "train.txt", "1.mp4 1\n2.mp4 2\n3.mp4 3\n")
     (hint, empty) = read_dataset(train).notes
     assert hint.startswith("labels start at 1, and should start at 0: they count as 4 classes")

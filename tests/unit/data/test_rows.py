@@ -209,3 +209,15 @@ def test_columns_that_are_not_used_are_named(tmp_path):
     (tmp_path / "a.mp4").touch()
     (tmp_path / "list.csv").write_text("path,start,end,label\na.mp4,0,9,0\n")
     assert read_dataset(tmp_path / "list.csv").notes == ("2 columns are not used: start, end",)
+
+
+def test_videos_in_no_list_are_named(tmp_path):
+    for name in ("ant/1.mp4", "bee/1.mp4", "wasp/1.mp4", "wasp/2.mp4", "fly/1.mp4"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    (tmp_path / "train.txt").write_text("ant/1.mp4 0\n")
+    (tmp_path / "val.txt").write_text(f"{tmp_path}/bee/1 0\n")
+    (tmp_path / "test.txt").write_text("fly/1.mp4\n")
+    note = "2 videos of the folder are in no list: wasp/1.mp4, wasp/2.mp4"
+    assert read_dataset(tmp_path).notes == (note,)
+    assert read_dataset(tmp_path / "train.txt").notes == ()  # one list is asked for

@@ -163,6 +163,11 @@ def test_compressed_run_lengths_are_drawn_too(picture):
         ('{"images": [7], "categories": []}', "entry 0 of its images has no id"),
         ('{"images": [], "annotations": [{"id": 1, "image_id": 1, "caption": "a"}], '
          '"categories": []}', "no category_id of type int: pass a file of instances"),
+        ('{"images": [], "categories": [{"id": 1, "name": "cat"}, {"id": 1, "name": "dog"}]}',
+         "categories 'cat' and 'dog' have the same id 1"),
+        ('{"images": [{"id": 3, "file_name": "a.jpg", "height": 1, "width": 1}, {"id": 3, '
+         '"file_name": "b.jpg", "height": 1, "width": 1}], "categories": []}',
+         "images 'a.jpg' and 'b.jpg' have the same id 3"),
     ],
 )  # fmt: skip
 def test_a_file_that_is_not_cocos_is_refused(tmp_path, text, message):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Sequence
 from dataclasses import replace
@@ -14,12 +15,11 @@ from nonlocalnet.data.formats.base import Annotations, Entry, Source
 from nonlocalnet.data.formats.rows import Row, is_label, read_rows, split_labels
 from nonlocalnet.data.formats.text import read_names
 from nonlocalnet.data.suffixes import is_video
-from nonlocalnet.data.video.open import VideoError
-from nonlocalnet.data.video.reader import open_reader
-from nonlocalnet.errors import option, shown
+from nonlocalnet.errors import FileError, option, shown
 
 TRAIN = ("train", "trainlist")
 VAL = ("val", "vallist", "validation", "validate")
+TEST = ("test", "testlist")  # no command uses it; its lines may have no labels
 MOST_DIGITS = 19  # of a label
 
 
@@ -63,13 +63,44 @@ def read(source: Source) -> Annotations:
                 f"other: write the names in the order of their numbers in {index.name}"
             )
         names = sorted({name for part in (train, val) if part for name in part.classes or ()})
+    test = _read_test(source)
+    notes, listed = (), list(test)
+    for name, part in (("train", train), ("val", val)):
+        if part is not None:
+            notes += tuple(f"{name}: {note}" for note in part.notes)
+            listed += part.train
+    notes += _note_unlisted(source, listed)
     return replace(
         first,
         train=train.train if train else [],
         val=val.train if val else [],
         classes=None if names is None else list(names),
         multi_label=any(part.multi_label for part in (train, val) if part),
+        notes=notes,
+        test=test,
     )
+
+
+def _read_test(source: Source) -> list[Entry]:
+    file = _find(source, TEST)
+    if file is None:
+        return []
+    base = source.root or source.folder
+    names = [(name, row) for row in read_rows(file) for name in (row.path, row.text) if name]
+    paths = find_listed([base / name for name, _ in names])
+    found = zip(names, paths, strict=True)
+    return [Entry(name, (), path, row.where) for (name, row), path in found if path is not None]
+
+
+def _note_unlisted(source: Source, listed: Sequence[Entry]) -> tuple[str, ...]:
+    """Say how many videos of the folder are in no list: a class may vanish that way."""
+    base = source.root or source.folder
+    if not base.is_dir():
+        return ()
+    paths = {os.path.abspath(entry.path) for entry in listed if isinstance(entry.path, Path)}
+    videos = [video for video in source.videos.videos if os.path.abspath(video) not in paths]
+    names = [video.relative_to(base).as_posix() for video in videos]
+    return (name_some("{} video{s} of the folder {is} in no list", names),) if names else ()
 
 
 def _find(source: Source, names: Sequence[str]) -> Path | None:
@@ -193,10 +224,12 @@ def _count_frames(entry: Entry) -> int | None:
     """Count the frames of a video; None if it is missing or cannot be read."""
     if entry.path is None:
         return None
+    from nonlocalnet.data.video.reader import open_reader
+
     try:
         with open_reader(entry.path) as video:
             return video.num_frames
-    except VideoError:
+    except FileError:
         return None
 
 
