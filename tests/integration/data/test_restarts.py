@@ -146,6 +146,17 @@ def test_encoders_and_containers(tmp_path, encode, in_order, scene):
     compare(tmp_path, encode, in_order, scene[:60], FEW)
 
 
+def test_what_a_damaged_piece_of_hevc_shows_is_alike(tmp_path, encode, in_order):
+    # x265 cuts slices short; the decoder leaves in their place what its memory held before
+    rng = np.random.default_rng(1)
+    texture = rng.integers(0, 255, (25, 40, 3), dtype=np.uint8).repeat(8, 0).repeat(8, 1)
+    frames = np.stack([texture[i // 2 : i // 2 + 96, i : i + 128] for i in range(100)])
+    frames = np.clip(frames + rng.integers(-6, 7, frames.shape), 0, 255).astype(np.uint8)
+    options = {"x265-params": f"crf=24:keyint=15:bframes=3:open-gop=0:ref=3:slices=3:{QUIET}"}
+    path = encode(tmp_path / "a.mkv", frames, "libx265", options)
+    check(path, in_order(path))
+
+
 @pytest.mark.slow
 def test_all_encoders_and_containers(tmp_path, encode, in_order, scene):
     compare(tmp_path, encode, in_order, scene, ALL)

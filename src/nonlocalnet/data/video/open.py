@@ -33,12 +33,18 @@ class VideoInfo:
 
 
 def open_video(
-    path: Path | PackedVideo, *, threads: int = 1
+    path: Path | PackedVideo, *, threads: int = 1, strict: bool = False
 ) -> tuple[av.container.InputContainer, av.VideoStream]:
     """Open a file, or a video in packed data, and its best stream, to be decoded with `threads`.
 
     The best stream is FFmpeg's choice: the default one, else the one with more frames, then more
     bits. Cover pictures and thumbnails do not count as video streams.
+
+    Args:
+        path: the video.
+        threads: of the decoder.
+        strict: let damage in HEVC raise an error. Otherwise, a frame that lacks a piece shows there
+            what was in memory before.
 
     Raises:
         VideoError: the file is missing, empty, a picture or no video, or its frames have more than
@@ -64,7 +70,10 @@ def open_video(
     try:
         if container.format.name in LISTS:
             raise VideoError(path, "a list of other files, not a video")
-        return container, best_stream(path, container, threads)
+        stream = best_stream(path, container, threads)
+        if strict and stream.codec_context.name == "hevc":
+            stream.codec_context.options |= {"err_detect": "explode"}
+        return container, stream
     except BaseException:
         container.close()
         raise

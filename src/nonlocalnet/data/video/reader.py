@@ -43,7 +43,7 @@ class VideoReader(FrameReader):
     def __init__(self, path: str | Path | PackedVideo, *, threads: int = 1) -> None:
         super().__init__(path)
         self._threads = threads
-        self._container, self._stream = open_video(self.path, threads=threads)
+        self._open(strict=True)
         self._closed = False
         # a stream's size may change midway, and its codec's context with it
         context = self._stream.codec_context
@@ -55,6 +55,10 @@ class VideoReader(FrameReader):
         except BaseException:
             self.close()
             raise
+
+    def _open(self, *, strict: bool) -> None:
+        self._strict = strict
+        self._container, self._stream = open_video(self.path, threads=self._threads, strict=strict)
 
     def close(self) -> None:
         """Close the file; closing it twice does no harm."""
@@ -100,6 +104,9 @@ class VideoReader(FrameReader):
         index = self._index
         if not index.stamps:
             raise _NotAsIndexed
+        if not self._strict:
+            self._container.close()
+            self._open(strict=True)
         number = {stamp: i for i, stamp in enumerate(index.stamps)}
         stamps = {index.stamps[i] for i in wanted}
         frames: Iterator[av.VideoFrame] | None = None
@@ -142,7 +149,7 @@ class VideoReader(FrameReader):
 
     def _pick_in_order(self, wanted: list[int], size: tuple[int, int]) -> Iterator[np.ndarray]:
         self._container.close()
-        self._container, self._stream = open_video(self.path, threads=self._threads)
+        self._open(strict=False)  # what is missing shows what a decoder without a seek shows
         picked = 0
         position = -1
         try:
