@@ -92,7 +92,7 @@ class MetricsLog:
     def __init__(
         self, path: Path, trackers: Sequence[Callable[[dict[str, Any]], None]] = ()
     ) -> None:
-        self.path, self._trackers = path, list(trackers)
+        self.path, self.trackers = path, list(trackers)
         self.lines: list[str] = []  # the content of the file, which checkpoints keep too
 
     def write(self, kind: str, **values: Any) -> None:
@@ -110,19 +110,19 @@ class MetricsLog:
         except OSError as error:
             raise OSError(f"{self.path} could not be written: {error.strerror}") from None
         self.lines.append(line)
-        for tracker in [*self._trackers]:
+        for tracker in [*self.trackers]:
             self._call(tracker, lambda tracker=tracker: tracker(dict(entry)))
 
     def close(self) -> None:
         """Close the trackers that can be closed."""
-        for tracker in [*self._trackers]:
+        for tracker in [*self.trackers]:
             self._call(tracker, getattr(tracker, "close", lambda: None))
 
     def _call(self, tracker: Callable, function: Callable[[], object]) -> None:
         try:
             function()
         except Exception as error:  # whatever a tool or its server does
-            self._trackers.remove(tracker)
+            self.trackers.remove(tracker)
             name, reason = tracker.__module__, f"{type(error).__name__}: {error}"
             status.print(f"the tracker of {name} gets no more numbers: {reason}")
 

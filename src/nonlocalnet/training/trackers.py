@@ -10,14 +10,13 @@ from types import ModuleType
 from typing import Any
 
 from nonlocalnet.errors import option
-from nonlocalnet.runtime.distributed import rank
 from nonlocalnet.training.config import TrainConfig, parse_tracker
 
 Tracker = Callable[[dict[str, Any]], None]
 
 
 def start_trackers(config: TrainConfig) -> list[Tracker]:
-    """Start what `tensorboard` and `tracker` ask for; only the first process of a run has any.
+    """Start what `tensorboard` and `tracker` ask for.
 
     Returns:
         Functions that take each line of metrics.jsonl, {"kind": "train", "iteration": 20, ...}. One
@@ -26,8 +25,6 @@ def start_trackers(config: TrainConfig) -> list[Tracker]:
     Raises:
         ValueError: a package, module or function is missing, or the function raised.
     """
-    if rank() > 0:
-        return []
     found: list[Tracker] = [TensorBoard(config.out / "tensorboard")] if config.tensorboard else []
     if config.tracker is not None:
         start = find_function(config.tracker)

@@ -142,7 +142,7 @@ class Trainer:
         self.progress = Progress(run.task, config.batch_size, device)
         options = {name: getattr(config, name) for name in LEARNER_OPTIONS}
         self.learner = Learner(run.network, device, **options)
-        self.log = MetricsLog(config.out / "metrics.jsonl", start_trackers(config))
+        self.log = MetricsLog(config.out / "metrics.jsonl")
         if run.saved is not None:
             self.learner.restore(run.saved)
             for name in self.KEPT:
@@ -162,6 +162,7 @@ class Trainer:
             folder = config.out / "look"
             self.look = LookCallback(config.look, config.look_at, run.network, self.info(), folder)
         restore_log(self.log, run.saved)
+        self.log.trackers += start_trackers(config)
         file, text = config.out / "config.json", config.as_json()
         # the options of a finished run stay as they are
         if self.iteration < config.iterations or not TrainConfig.is_at(file):

@@ -69,11 +69,6 @@ def test_what_the_function_raises_is_one_sentence(config, tmp_path):
         start_trackers(dataclasses.replace(config, tracker=f"{tmp_path}/t.py:start"))
 
 
-def test_only_the_first_process_tracks(config, monkeypatch):
-    monkeypatch.setattr("nonlocalnet.training.trackers.rank", lambda: 1)
-    assert start_trackers(dataclasses.replace(config, tracker="nowhere:start")) == []
-
-
 @pytest.mark.parametrize("name", ["wandb", ":start", "a.py:", "a.py:two words"])
 def test_a_name_of_another_form_is_refused(config, name):
     with pytest.raises(ValueError, match=r"tracker must be MODULE:FUNCTION or FILE\.py:FUNCTION"):
