@@ -24,7 +24,7 @@ def check_arguments(
     if theta.ndim != 3:
         raise ValueError(f"theta must be (B, N, d); got {tuple(theta.shape)}")
     batch, _, d = theta.shape
-    if phi.ndim != 3 or phi.shape[0] != batch or phi.shape[2] != d:
+    if phi.ndim != 3 or phi.shape[::2] != (batch, d):
         raise ValueError(
             f"phi must be (B, M, d) with the B and d of theta, ({batch}, M, {d}); "
             f"got {tuple(phi.shape)}"
@@ -52,6 +52,8 @@ def check_arguments(
 
 def check_divides(name: str, number: int, sizes: dict[str, int]) -> None:
     """Raise unless a number divides sizes."""
+    if number == 1:
+        return
     if number < 1 or any(size % number for size in sizes.values()):
         given = " and ".join(f"{key} = {size}" for key, size in sizes.items())
         raise ValueError(f"{name} must be at least 1 and divide {given}; got {number!r}")

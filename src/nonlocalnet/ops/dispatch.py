@@ -145,7 +145,7 @@ def non_local(
             y = _compute(plan, theta, phi, values, pairwise, scale, mask, w_f, causal_frames)
             y = join_heads(y, heads)
             y = y if w_z is None else dot_product.project(y, w_z, like=g)
-    return y.to(g.dtype)
+    return y if y.dtype == g.dtype else y.to(g.dtype)
 
 
 def of_last_frames(
@@ -252,16 +252,18 @@ def explain(
     linear: 200.0 times fewer multiply-adds
     """
     check_arguments(theta, phi, pairwise, scale, mask, w_f, heads, causal_frames)
-    if g.ndim != 3 or g.shape[:2] != phi.shape[:2]:
+    batch, n, d = theta.shape
+    m = phi.shape[1]
+    if g.ndim != 3 or g.shape[:2] != (batch, m):
         raise ValueError(
-            f"g must be (B, M, c) with the B and M of phi, {tuple(phi.shape[:2])}; "
-            f"got {tuple(g.shape)}"
+            f"g must be (B, M, c) with the B and M of phi, ({batch}, {m}); got {tuple(g.shape)}"
         )
-    check_divides("heads", heads, {"d": theta.shape[2], "c": g.shape[2]})
+    c = g.shape[2]
+    check_divides("heads", heads, {"d": d, "c": c})
     tensors = [t for t in (theta, phi, g, w_f) if t is not None]
     return choose(
         pairwise,
-        (theta.shape[0], theta.shape[1], phi.shape[1], theta.shape[2], g.shape[2]),
+        (batch, n, m, d, c),
         dtype=common_dtype(theta, phi, g),
         device=theta.device.type,
         grad=torch.is_grad_enabled() and any(t.requires_grad for t in tensors),
@@ -331,4 +333,5 @@ def affinity(
 
 def _to(dtype: torch.dtype, *tensors: Tensor | None) -> tuple[Tensor, ...]:
     """Convert tensors to a dtype; None stays None."""
-    return tuple(None if t is None else t.to(dtype) for t in tensors)  # ty: ignore
+    same = [t if t is None or t.dtype == dtype else t.to(dtype) for t in tensors]
+    return tuple(same)  # ty: ignore

@@ -163,7 +163,8 @@ def _softmax(size: Size, dtype: torch.dtype, device: str, grad: bool, budget: in
     d, c = size.d, size.c
     if recording():
         return "fused", "exported as torch's attention, for any size"
-    fits = _matrix_bytes(size, _products("gaussian", "reference", dtype, device)) <= budget
+    products = _products("gaussian", "reference", dtype, device)
+    fits = _matrix_bytes(size, products) <= budget
     if device == "cuda":
         narrow = max(d, c) <= CUDA_FUSED_WIDTH and d % 8 == c % 8 == 0
         if narrow and dtype != torch.float64:
@@ -173,8 +174,7 @@ def _softmax(size: Size, dtype: torch.dtype, device: str, grad: bool, budget: in
         return (
             ("reference", _FITS) if fits else ("chunked", "torch has no fast kernel for this head")
         )
-    half = product_dtype(dtype, device).itemsize == 2
-    fused = device == "cpu" and d == c and not half
+    fused = device == "cpu" and d == c and products.itemsize > 2
     if fused and not grad and size.batch * size.pairs >= CPU_FUSED_FROM:
         return "fused", "without gradients torch's attention is faster at this size"
     if fits:
